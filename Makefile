@@ -1,0 +1,60 @@
+# `make` alone prints the targets.
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+DATA ?= var/demo
+PORT ?= 8780
+export PIP_CONSTRAINT :=
+
+.DEFAULT_GOAL := help
+.PHONY: help run install test test-slow check format lock bench clean ohif
+
+help: ## print these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(STAMP) ohif ## set everything up: .venv, dependencies, the OHIF viewer
+
+run: install ## load the demo studies and serve on http://127.0.0.1:$(PORT)
+	@$(PY) -m server.cli demo --data $(DATA)
+	@$(PY) -m server.cli serve --data $(DATA) --port $(PORT)
+
+test: $(STAMP) ohif ## install and run all tests
+	@$(PY) -m pytest -n auto --dist worksteal $(ARGS)
+
+test-slow: $(STAMP) ohif ## the long sets: fault loops, giant uploads
+	@$(PY) -m pytest --runslow -m slow $(ARGS)
+
+check: $(STAMP) ## format, lint, types, architecture
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(PY) -m pytest tests/test_architecture.py
+
+format: $(STAMP) ## format the code
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+bench: $(STAMP) ## measure against Orthanc and nginx, in one run
+	@$(PY) -m benchmarks $(ARGS)
+
+lock: $(STAMP) ## lock the dependencies again, with hashes
+	@for f in bootstrap base dev; do \
+	  case $$f in bootstrap) from=requirements/bootstrap.in;; base) from=pyproject.toml;; dev) from="pyproject.toml --group dev";; esac; \
+	  $(VENV)/bin/uv pip compile --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header -q $$from -o requirements/$$f.txt; \
+	done
+
+ohif: $(STAMP)
+	@$(PY) -m server.web.ohif
+
+clean: ## remove the environment and the demo data
+	rm -rf $(VENV) var server/web/static
+
+$(STAMP): requirements/bootstrap.txt requirements/dev.txt pyproject.toml
+	@python=$$(bash requirements/find-python.sh) || exit 1; \
+	echo "readingroom: setting up $(VENV) with $$python"; \
+	[ -x $(PY) ] || "$$python" -m venv $(VENV)
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/uv pip sync -q --require-hashes requirements/dev.txt requirements/bootstrap.txt
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/uv pip install -q --no-deps --no-build-isolation -e .
+	@touch $(STAMP)

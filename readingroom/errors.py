@@ -1,0 +1,94 @@
+"""What can go wrong, as meaning; `server/status.py` turns meaning into numbers.
+
+::
+
+    ReadingRoomError
+    ├── Invalid                 what was sent cannot be taken
+    │   ├── NotDicom            bytes that are no DICOM object, or a broken one
+    │   ├── NotThisStudy        an object of another study, series or SOP class than it was sent for
+    │   ├── TooLarge            past a limit of length, depth or count
+    │   ├── NotAcceptable       no representation that the client accepts
+    │   └── UnsupportedMedia    a request body of a type this service does not read
+    ├── NotFound                no such thing, or out of the caller's scope (which is the same)
+    │   └── Gone                it was here and was deleted
+    ├── Conflict                the state of the thing forbids it
+    │   ├── Ambiguous           more than one facility owns that UID
+    │   └── Duplicate           that SOP Instance UID is held with other bytes
+    ├── Refused                 not allowed
+    └── Unavailable             not now: full disk, busy, cold tier
+        └── OutOfSpace          the store cannot take more bytes
+"""
+
+from __future__ import annotations
+
+
+class ReadingRoomError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+    @property
+    def message(self) -> str:
+        """One line for a person: what was wrong, with which value, and what would be right."""
+        return str(self.args[0])
+
+
+class Invalid(ReadingRoomError):
+    """What was sent cannot be taken."""
+
+
+class NotDicom(Invalid):
+    """These bytes are no readable DICOM object."""
+
+
+class NotThisStudy(Invalid):
+    """The object does not belong to the study or series it was sent for."""
+
+
+class TooLarge(Invalid):
+    """What was sent is past a limit of length, depth or count."""
+
+
+class NotAcceptable(Invalid):
+    """No representation of this resource is of a media type that the request accepts."""
+
+
+class UnsupportedMedia(Invalid):
+    """The request body is of a media type that this service does not read."""
+
+
+class NotFound(ReadingRoomError):
+    """There is no such resource."""
+
+
+class Gone(NotFound):
+    """The resource was here and has been deleted."""
+
+
+class Conflict(ReadingRoomError):
+    """The state of the resource does not allow this."""
+
+
+class Ambiguous(Conflict):
+    """More than one facility owns this UID; ask below /dicomweb/f/{facility}."""
+
+
+class Duplicate(Conflict):
+    """That SOP Instance UID is already held with other bytes."""
+
+
+class Refused(ReadingRoomError):
+    """This is not allowed."""
+
+
+class Unavailable(ReadingRoomError):
+    """Not available now; try again later."""
+
+    def __init__(self, message: str | None = None, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class OutOfSpace(Unavailable):
+    """The store cannot take more bytes."""

@@ -1,0 +1,42 @@
+"""From meaning to numbers: HTTP status (PS3.18 8.5) and DICOM failure reason (PS3.3 C.12.1.1.3, PS3.4 B.2.3)."""
+
+from __future__ import annotations
+
+from readingroom import errors as e
+
+HTTP: dict[type[e.ReadingRoomError], int] = {
+    e.Invalid: 400,
+    e.NotDicom: 400,
+    e.NotThisStudy: 409,
+    e.TooLarge: 413,
+    e.NotAcceptable: 406,
+    e.UnsupportedMedia: 415,
+    e.NotFound: 404,
+    e.Gone: 410,
+    e.Conflict: 409,
+    e.Refused: 403,
+    e.Unavailable: 503,
+    e.OutOfSpace: 507,
+    e.ReadingRoomError: 500,
+}
+
+FAILURE_REASON: dict[type[e.ReadingRoomError], int] = {
+    e.NotDicom: 0xC000,  # Cannot understand
+    e.NotThisStudy: 0xA900,  # Data Set does not match SOP Class (or the study it was sent to)
+    e.TooLarge: 0xC000,
+    e.Duplicate: 0x0111,  # Duplicate SOP Instance
+    e.Refused: 0x0124,  # Not authorized
+    e.OutOfSpace: 0xA700,  # Out of resources
+    e.Unavailable: 0xA700,
+    e.ReadingRoomError: 0x0110,  # Processing failure
+}
+
+
+def http_status(error: e.ReadingRoomError) -> int:
+    """The HTTP status for what went wrong; the nearest entry up the tree of errors."""
+    return next(HTTP[kind] for kind in type(error).__mro__ if kind in HTTP)
+
+
+def failure_reason(error: e.ReadingRoomError) -> int:
+    """The Failure Reason (0008,1197) for an instance that was not stored."""
+    return next(FAILURE_REASON[kind] for kind in type(error).__mro__ if kind in FAILURE_REASON)
