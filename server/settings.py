@@ -1,0 +1,59 @@
+"""Settings: a TOML file and ``READINGROOM_`` environment variables; the environment wins."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set; every value has a default that serves one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="READINGROOM_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    data: Path = Field(Path("var/data"), description="Folder of the store and of the SQLite catalog")
+    database: str | None = Field(None, description="Database URL; default: SQLite in the data folder")
+    store: str | None = Field(None, description="s3://bucket/prefix; default: the data folder")
+    s3_endpoint: str | None = Field(None, description="Endpoint of an S3-compatible server")
+    s3_region: str = Field("us-east-1", description="Region of the bucket")
+    s3_access_key: str | None = Field(None, description="Access key id; default: the usual AWS sources")
+    s3_secret_key: SecretStr | None = Field(None, description="Secret access key")
+    host: str = Field("127.0.0.1", description="Address to bind; only loopback without authentication")
+    port: int = Field(8780, ge=0, le=65535, description="Port to bind")
+    workers: int = Field(1, ge=1, le=64, description="Worker processes")
+    public_url: str | None = Field(None, description="Root that clients see, such as https://images.example.org")
+    allowed_hosts: tuple[str, ...] = Field(
+        ("127.0.0.1", "localhost", "[::1]"), description="Host names answered to, beside that of public_url"
+    )
+    trusted_proxies: tuple[str, ...] = Field((), description="Peers whose Forwarded headers are believed")
+    cors_origins: tuple[str, ...] = Field((), description="Origins that may call from a browser; * for any")
+    facility: str = Field("local", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Owner of what arrives unmarked")
+    duplicates: Literal["version", "reject", "keep-first"] = Field(
+        "version", description="Other bytes under a held SOP Instance UID: new version, refuse, or keep the first"
+    )
+    settle_seconds: float = Field(60.0, gt=0, description="Quiet period after which a study counts as complete")
+    max_object_bytes: int = Field(16 << 30, gt=0, description="Largest object accepted")
+    max_memory_bytes: int = Field(64 << 20, gt=0, description="Upload bytes held in memory; more is spooled to disk")
+    idle_seconds: float = Field(60.0, gt=0, description="An upload that sends nothing for this long is dropped")
+    log_level: str = Field("info", description="debug, info, warning, error")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = os.environ.get("READINGROOM_CONFIG", "readingroom.toml")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(path))

@@ -1,0 +1,246 @@
+"""Reads by UID: where instances lie, and the JSON kept ready for them. Every read is narrowed by the caller's Scope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from readingroom.errors import Ambiguous, NotFound
+from readingroom.model import Scope
+from storage.catalog import schema as t
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredInstance:
+    """One current instance: its identity, and where its bytes are.
+
+    `chunk_offset`, `chunk_length` and `chunk_stride` say where frames begin; without a stride, a frame of an object
+    with several chunks is found in the shard index (`storage.objects.frame_chunk`).
+    """
+
+    id: str
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    owner_facility: str
+    version: int
+    sop_class: str
+    transfer_syntax: str
+    instance_number: int | None
+    rows: int | None
+    columns: int | None
+    frame_count: int
+    sha256: bytes
+    size_bytes: int
+    object_key: str
+    object_bytes: int
+    array_name: str
+    array_spec: bytes
+    slot: int
+    opaque_reason: str
+    chunk_count: int
+    chunk_offset: int
+    chunk_length: int
+    chunk_stride: int | None
+    received_at: datetime
+
+    @property
+    def etag(self) -> str:
+        """Strong validator of the received bytes (RFC 9110 8.8.3), without quotes."""
+        return f"{self.sha256[:12].hex()}-{self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSeries:
+    """One series; `version` moves with every change below it."""
+
+    id: str
+    study_uid: str
+    series_uid: str
+    owner_facility: str
+    place: str
+    modality: str | None
+    instance_count: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredStudy:
+    """One study; `version` moves with every change below it."""
+
+    id: str
+    study_uid: str
+    owner_facility: str
+    series_count: int
+    instance_count: int
+    version: int
+    updated_at: datetime
+
+
+_INSTANCE = (
+    sa.select(
+        t.instance.c.id,
+        t.study.c.study_uid,
+        t.series.c.series_uid,
+        t.instance.c.instance_uid,
+        t.instance.c.owner_facility,
+        t.instance.c.version,
+        t.instance.c.sop_class,
+        t.instance.c.transfer_syntax,
+        t.instance.c.instance_number,
+        t.instance.c.rows,
+        t.instance.c.columns,
+        t.instance.c.frame_count,
+        t.instance.c.sha256,
+        t.instance.c.size_bytes,
+        t.instance.c.object_key,
+        t.instance.c.object_bytes,
+        t.zarr_array.c.name.label("array_name"),
+        t.zarr_array.c.spec.label("array_spec"),
+        t.instance.c.slot,
+        t.instance.c.opaque_reason,
+        t.instance.c.chunk_count,
+        t.instance.c.chunk_offset,
+        t.instance.c.chunk_length,
+        t.instance.c.chunk_stride,
+        t.instance.c.received_at,
+    )
+    .join_from(t.instance, t.series, t.instance.c.series == t.series.c.id)
+    .join(t.study, t.instance.c.study == t.study.c.id)
+    .join(t.zarr_array, t.instance.c.array == t.zarr_array.c.id)
+)
+
+
+def scoped(statement: sa.Select[Any], scope: Scope, column: sa.ColumnElement[str]) -> sa.Select[Any]:
+    """`statement` narrowed to the facilities of `scope`; `column` is the owner facility."""
+    if scope.facilities is None:
+        return statement
+    return statement.where(column.in_(sorted(scope.facilities)))
+
+
+def _only[T](found: Sequence[T], what: str) -> T:
+    if not found:
+        raise NotFound(f"There is no {what}.")
+    if len(found) > 1:
+        raise Ambiguous(f"More than one facility owns the {what}; ask below /dicomweb/f/{{facility}}.")
+    return found[0]
+
+
+def find_instance(
+    connection: sa.Connection, scope: Scope, study_uid: str, series_uid: str, instance_uid: str
+) -> StoredInstance:
+    """The current version of one instance under its own study and series.
+
+    Raises
+    ------
+    NotFound
+        No such instance in scope, or not under that study and series.
+    Ambiguous
+        Several facilities in scope own it.
+    """
+    statement = scoped(
+        _INSTANCE.where(
+            t.instance.c.instance_uid == sa.bindparam("instance_uid"),
+            t.instance.c.is_current,
+            t.series.c.series_uid == sa.bindparam("series_uid"),
+            t.study.c.study_uid == sa.bindparam("study_uid"),
+        ),
+        scope,
+        t.instance.c.owner_facility,
+    )
+    rows = connection.execute(
+        statement, {"instance_uid": instance_uid, "series_uid": series_uid, "study_uid": study_uid}
+    ).all()
+    return StoredInstance(**_only(rows, f"instance {instance_uid} in series {series_uid}")._mapping)
+
+
+def find_study(connection: sa.Connection, scope: Scope, study_uid: str) -> StoredStudy:
+    """One study; raises as `find_instance` does."""
+    statement = scoped(
+        sa.select(
+            t.study.c.id,
+            t.study.c.study_uid,
+            t.study.c.owner_facility,
+            t.study.c.series_count,
+            t.study.c.instance_count,
+            t.study.c.version,
+            t.study.c.updated_at,
+        ).where(t.study.c.study_uid == study_uid),
+        scope,
+        t.study.c.owner_facility,
+    )
+    return StoredStudy(**_only(connection.execute(statement).all(), f"study {study_uid}")._mapping)
+
+
+def find_series(connection: sa.Connection, scope: Scope, study_uid: str, series_uid: str) -> StoredSeries:
+    """One series under its own study; raises as `find_instance` does."""
+    statement = scoped(
+        sa.select(
+            t.series.c.id,
+            t.study.c.study_uid,
+            t.series.c.series_uid,
+            t.study.c.owner_facility,
+            t.series.c.place,
+            t.series.c.modality,
+            t.series.c.instance_count,
+            t.series.c.version,
+        )
+        .join(t.study, t.series.c.study == t.study.c.id)
+        .where(t.study.c.study_uid == study_uid, t.series.c.series_uid == series_uid),
+        scope,
+        t.study.c.owner_facility,
+    )
+    return StoredSeries(**_only(connection.execute(statement).all(), f"series {series_uid}")._mapping)
+
+
+def list_series(connection: sa.Connection, study: StoredStudy) -> list[StoredSeries]:
+    """The series of a study by number, then by arrival."""
+    statement = (
+        sa.select(
+            t.series.c.id,
+            t.series.c.series_uid,
+            t.series.c.place,
+            t.series.c.modality,
+            t.series.c.instance_count,
+            t.series.c.version,
+        )
+        .where(t.series.c.study == study.id)
+        .order_by(t.series.c.series_number, t.series.c.id)
+    )
+    return [
+        StoredSeries(study_uid=study.study_uid, owner_facility=study.owner_facility, **row._mapping)
+        for row in connection.execute(statement)
+    ]
+
+
+def list_instances(connection: sa.Connection, of: StoredStudy | StoredSeries) -> list[StoredInstance]:
+    """The current instances of a study or series, by series number, instance number, then arrival."""
+    column = t.instance.c.series if isinstance(of, StoredSeries) else t.instance.c.study
+    statement = _INSTANCE.where(column == of.id, t.instance.c.is_current).order_by(
+        t.series.c.series_number, t.series.c.id, t.instance.c.instance_number, t.instance.c.id
+    )
+    return [StoredInstance(**row._mapping) for row in connection.execute(statement)]
+
+
+def read_metadata(connection: sa.Connection, instance_id: str) -> bytes:
+    """One instance's DICOM JSON, zlib-compressed, with `BASE_URL_MARK` in place of the service root."""
+    statement = sa.select(t.instance_metadata.c.json).where(t.instance_metadata.c.instance == instance_id)
+    return bytes(connection.execute(statement).scalar_one())
+
+
+def iter_metadata(connection: sa.Connection, of: StoredStudy | StoredSeries) -> Iterator[bytes]:
+    """The same for each current instance of a study or series, in the order of `list_instances`."""
+    column = t.instance.c.series if isinstance(of, StoredSeries) else t.instance.c.study
+    statement = (
+        sa.select(t.instance_metadata.c.json)
+        .join(t.instance, t.instance_metadata.c.instance == t.instance.c.id)
+        .join(t.series, t.instance.c.series == t.series.c.id)
+        .where(column == of.id, t.instance.c.is_current)
+        .order_by(t.series.c.series_number, t.series.c.id, t.instance.c.instance_number, t.instance.c.id)
+    )
+    for (blob,) in connection.execute(statement.execution_options(yield_per=200)):
+        yield bytes(blob)

@@ -1,0 +1,288 @@
+"""The tables; they hold the truth, and DICOMweb, FHIR and DIMSE are views of them.
+
+The received attributes of a study and a series are kept twice: as columns that searches match, and as DICOM JSON
+ready to send (`row`), so that an answer needs no parsing. `BASE_URL_MARK` stands in that JSON for the service root.
+Dates are ``YYYYMMDD`` and times ``HHMMSS.FFFFFF`` as text: they compare as the standard's ranges do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """An aware UTC datetime on every database (SQLite keeps no zone of its own)."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if dialect.name != "sqlite" else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        result: datetime = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return result
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562 5.7) as 32 hex digits: unique everywhere, and sorted by the time it was made."""
+    head = (time.time_ns() // 1_000_000) << 80
+    tail = int.from_bytes(os.urandom(10))
+    value = (head | tail) & ~(0xF << 76) | (0x7 << 76)
+    value = value & ~(0x3 << 62) | (0x2 << 62)
+    return f"{value:032x}"
+
+
+def _id(**kwargs: Any) -> sa.Column[str]:
+    return sa.Column("id", sa.String(32), primary_key=True, default=new_id, **kwargs)
+
+
+# UIDs are compared byte by byte in PostgreSQL too, whatever the database's locale.
+Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+facility = sa.Table(
+    "facility",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("name", Text, nullable=False),
+    sa.Column("issuer", Text, nullable=False, doc="Issuer of Patient ID where an object names none"),
+)
+
+patient = sa.Table(
+    "patient",
+    metadata,
+    _id(),
+    sa.Column("issuer", Text, nullable=False),
+    sa.Column("patient_id", Text, nullable=True, doc="NULL where the object names none: then each study has its own"),
+    sa.Column("version", sa.Integer, nullable=False, default=1),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("issuer", "patient_id"),
+)
+
+study = sa.Table(
+    "study",
+    metadata,
+    _id(),
+    sa.Column("owner_facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("study_uid", Text, nullable=False),
+    sa.Column("patient", sa.ForeignKey("patient.id"), nullable=False),
+    sa.Column("patient_id", Text, doc="(0010,0020) as received"),
+    sa.Column("issuer", Text, doc="(0010,0021) as received"),
+    sa.Column("birth_date", Text),
+    sa.Column("sex", Text),
+    sa.Column("study_date", Text),
+    sa.Column("study_time", Text),
+    sa.Column("timezone_offset", Text, doc="(0008,0201) as received"),
+    sa.Column("accession_number", Text),
+    sa.Column("study_id", Text),
+    sa.Column("study_description", Text),
+    sa.Column("institution_name", Text),
+    sa.Column("modalities", Text, nullable=False, doc="sorted, each followed by a backslash"),
+    sa.Column("sop_classes", Text, nullable=False, doc="sorted, each followed by a backslash"),
+    sa.Column("series_count", sa.Integer, nullable=False),
+    sa.Column("instance_count", sa.Integer, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("row", sa.LargeBinary, nullable=False, doc="what QIDO sends for it, DICOM JSON"),
+    sa.Column("extra", sa.LargeBinary, nullable=False, doc="what includefield may add, DICOM JSON"),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("settle_due_at", UtcDateTime, doc="when it counts as complete if nothing more comes; NULL once it has"),
+    sa.Column("settled_at", UtcDateTime),
+    sa.UniqueConstraint("owner_facility", "study_uid"),
+    sa.Index("ix_study_study_uid", "study_uid"),
+    sa.Index("ix_study_date", "study_date", "id"),
+    sa.Index("ix_study_facility_date", "owner_facility", "study_date", "id"),
+    sa.Index("ix_study_accession", "accession_number"),
+    sa.Index("ix_study_patient_id", "patient_id"),
+    sa.Index("ix_study_patient", "patient"),
+    sa.Index("ix_study_settle_due", "settle_due_at"),
+)
+
+study_name = sa.Table(
+    "study_name",
+    metadata,
+    sa.Column("study", sa.ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("attribute", sa.String(8), primary_key=True, doc="tag of the PN attribute: 00100010, 00080090"),
+    sa.Column("position", sa.Integer, primary_key=True, doc="0 alphabetic, 1 ideographic, 2 phonetic; +3 a value"),
+    sa.Column("folded", Text, nullable=False, doc="one component group, without case and accents"),
+    sa.Index("ix_study_name_folded", "attribute", "folded", "study"),
+)
+
+series = sa.Table(
+    "series",
+    metadata,
+    _id(),
+    sa.Column("study", sa.ForeignKey("study.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("series_uid", Text, nullable=False),
+    sa.Column("place", Text, nullable=False, doc="its folder in the store"),
+    sa.Column("modality", Text),
+    sa.Column("series_number", sa.BigInteger),
+    sa.Column("series_description", Text),
+    sa.Column("body_part", Text),
+    sa.Column("laterality", Text),
+    sa.Column("series_date", Text),
+    sa.Column("series_time", Text),
+    sa.Column("performed_date", Text, doc="(0040,0244)"),
+    sa.Column("performed_time", Text, doc="(0040,0245)"),
+    sa.Column("instance_count", sa.Integer, nullable=False),
+    sa.Column("row", sa.LargeBinary, nullable=False),
+    sa.Column("extra", sa.LargeBinary, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("study", "series_uid"),
+    sa.Index("ix_series_series_uid", "series_uid"),
+    sa.Index("ix_series_study_modality", "study", "modality"),
+    sa.Index("ix_series_modality", "modality"),
+)
+
+series_request = sa.Table(
+    "series_request",
+    metadata,
+    sa.Column("series", sa.ForeignKey("series.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("scheduled_step_id", Text, doc="(0040,0275).(0040,0009)"),
+    sa.Column("requested_procedure_id", Text, doc="(0040,0275).(0040,1001)"),
+    sa.Column("accession_number", Text, doc="(0040,0275).(0008,0050)"),
+    sa.Index("ix_series_request_step", "scheduled_step_id"),
+    sa.Index("ix_series_request_procedure", "requested_procedure_id"),
+)
+
+zarr_array = sa.Table(
+    "zarr_array",
+    metadata,
+    _id(),
+    sa.Column("place", Text, nullable=False, doc="the folder of its series in the store"),
+    sa.Column("name", sa.String(16), nullable=False, doc="a0, a1 ...; o for what has no frames"),
+    sa.Column("digest", sa.String(64), nullable=False, doc="of its ArraySpec; empty for o"),
+    sa.Column("spec", sa.LargeBinary, nullable=False),
+    sa.Column("next_slot", sa.Integer, nullable=False),
+    sa.UniqueConstraint("place", "name"),
+    sa.UniqueConstraint("place", "digest"),
+)
+
+writer = sa.Table(
+    "writer",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("host", Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("lease_until", UtcDateTime, nullable=False),
+)
+
+slot_block = sa.Table(
+    "slot_block",
+    metadata,
+    _id(),
+    sa.Column("array", sa.ForeignKey("zarr_array.id"), nullable=False),
+    sa.Column("writer", sa.ForeignKey("writer.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("first", sa.Integer, nullable=False),
+    sa.Column("count", sa.Integer, nullable=False),
+)
+
+instance = sa.Table(
+    "instance",
+    metadata,
+    _id(),
+    sa.Column("owner_facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("study", sa.ForeignKey("study.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("series", sa.ForeignKey("series.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("instance_uid", Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, doc="1, 2 ... for other bytes under the same UID"),
+    sa.Column("is_current", sa.Boolean, nullable=False),
+    sa.Column("sop_class", Text, nullable=False),
+    sa.Column("transfer_syntax", Text, nullable=False),
+    sa.Column("instance_number", sa.BigInteger),
+    sa.Column("content_date", Text),
+    sa.Column("content_time", Text),
+    sa.Column("rows", sa.Integer),
+    sa.Column("columns", sa.Integer),
+    sa.Column("bits_allocated", sa.Integer),
+    sa.Column("frame_count", sa.Integer, nullable=False, doc="0 without pixel data"),
+    sa.Column("sha256", sa.LargeBinary(32), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False, doc="of the file as received"),
+    sa.Column("object_key", Text, nullable=False, unique=True),
+    sa.Column("object_bytes", sa.BigInteger, nullable=False, doc="with the trailer"),
+    sa.Column("array", sa.ForeignKey("zarr_array.id"), nullable=False),
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.Column("opaque_reason", Text, nullable=False, doc="empty where the object is a shard"),
+    sa.Column("chunk_count", sa.Integer, nullable=False),
+    sa.Column("chunk_offset", sa.BigInteger, nullable=False, doc="of the first chunk"),
+    sa.Column("chunk_length", sa.BigInteger, nullable=False),
+    sa.Column("chunk_stride", sa.BigInteger, doc="from chunk to chunk where constant, else look in the shard index"),
+    sa.Column("source", Text, nullable=False, doc="where it came from: stow, import, an AE title"),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("owner_facility", "instance_uid", "version"),
+    sa.UniqueConstraint("array", "slot"),
+    sa.Index(
+        "uq_instance_current",
+        "owner_facility",
+        "instance_uid",
+        unique=True,
+        sqlite_where=sa.text("is_current"),
+        postgresql_where=sa.text("is_current"),
+    ),
+    sa.Index("ix_instance_instance_uid", "instance_uid"),
+    sa.Index("ix_instance_series", "series", "is_current", "instance_number"),
+    sa.Index("ix_instance_study", "study"),
+)
+
+instance_metadata = sa.Table(
+    "instance_metadata",
+    metadata,
+    sa.Column("instance", sa.ForeignKey("instance.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("json", sa.LargeBinary, nullable=False, doc="DICOM JSON, zlib"),
+)
+
+overlay = sa.Table(
+    "overlay",
+    metadata,
+    _id(),
+    sa.Column("owner_facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("study_uid", Text, nullable=False),
+    sa.Column("series_uid", Text, doc="NULL: all of the study"),
+    sa.Column("instance_uid", Text, doc="NULL: all of the series"),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("attributes", sa.LargeBinary, nullable=False, doc="DICOM JSON of what replaces the received values"),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("owner_facility", "study_uid", "series_uid", "instance_uid", "version"),
+)
+
+event = sa.Table(
+    "event",
+    metadata,
+    sa.Column(
+        "seq",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+        doc="in commit order",
+    ),
+    sa.Column("type", Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("study_uid", Text),
+    sa.Column("facility", Text),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False, doc="JSON"),
+    sa.Index("ix_event_study", "study_uid", "seq"),
+    sqlite_autoincrement=True,
+)
