@@ -1,0 +1,479 @@
+"""The ingest transaction: instances that lie in the store become rows, and so visible.
+
+One call records a group of instances, whoever sent them, in one transaction: patient, study, series and instance rows,
+the counts and the JSON kept ready for searches, the settle timer and the events. Studies are locked in UID order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import orjson
+import sqlalchemy as sa
+
+from readingroom.errors import Duplicate
+from storage.catalog import rows
+from storage.catalog import schema as t
+from storage.catalog.engine import lock_events
+from storage.catalog.writers import insert_for
+from storage.objects import MetadataJson
+
+Duplicates = Literal["version", "reject", "keep-first"]
+Result = Literal["stored", "identical", "new version", "kept first", "refused"]
+
+# SQL says "this value, or that of the row" with a list kept as sorted text, each entry followed by this.
+_END = "\\"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """An instance whose object lies in the store under a reserved slot, and which no row names yet."""
+
+    owner_facility: str
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    transfer_syntax: str
+    metadata: MetadataJson
+    metadata_zlib: bytes
+    sha256: bytes
+    size_bytes: int
+    object_key: str
+    object_bytes: int
+    array_id: str
+    slot: int
+    opaque_reason: str
+    chunk_count: int
+    chunk_offset: int
+    chunk_length: int
+    chunk_stride: int | None
+    source: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """What became of one received instance, and under which version it is held."""
+
+    result: Result
+    version: int
+
+    @property
+    def is_superfluous(self) -> bool:
+        """The object just received has no row and may be deleted."""
+        return self.result not in ("stored", "new version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Current:
+    """The version of an instance that holds now; `row_id` is None for one of this very group."""
+
+    row_id: str | None
+    study_id: str | None
+    version: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Accepted:
+    received: Received
+    version: int
+    is_current: bool
+
+
+def series_place(owner_facility: str, study_uid: str, series_uid: str) -> str:
+    """The folder of a series: fanned out by hash, and the same whoever computes it."""
+    key = hashlib.sha256(f"{owner_facility}\n{study_uid}\n{series_uid}".encode()).hexdigest()[:32]
+    return f"s/{key[:2]}/{key[2:4]}/{key}"
+
+
+def find_current(
+    connection: sa.Connection, owner_facility: str, instance_uids: Iterable[str]
+) -> dict[str, tuple[int, bytes]]:
+    """Version and sha256 of those of the instances that the facility has."""
+    found = _currents(connection, owner_facility, instance_uids)
+    return {uid: (current.version, current.sha256) for uid, current in found.items()}
+
+
+def ensure_facility(connection: sa.Connection, facility: str) -> None:
+    """The row of a facility; its id is also its issuer of patient ids until it is configured otherwise."""
+    insert = insert_for(connection)(t.facility)
+    connection.execute(insert.values(id=facility, name=facility, issuer=facility).on_conflict_do_nothing())
+
+
+def record_instances(
+    connection: sa.Connection,
+    received: Sequence[Received],
+    *,
+    now: datetime,
+    settle_due_at: datetime,
+    duplicates: Duplicates,
+) -> list[Recorded]:
+    """Record a group; the caller commits, and only then may anyone be told that it is stored.
+
+    Returns
+    -------
+    list of Recorded
+        One for each received instance, in their order.
+    """
+    results: dict[int, Recorded] = {}
+    by_study: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, one in enumerate(received):
+        by_study[one.owner_facility, one.study_uid].append(index)
+    events: list[dict[str, Any]] = []
+    for (owner_facility, _), indexes in sorted(by_study.items()):
+        accepted = _decide(connection, owner_facility, {i: received[i] for i in indexes}, results, duplicates)
+        if accepted:
+            events.append(_record_study(connection, accepted, now, settle_due_at))
+    if events:
+        lock_events(connection)
+        connection.execute(t.event.insert(), events)
+    return [results[index] for index in range(len(received))]
+
+
+def _currents(connection: sa.Connection, owner_facility: str, instance_uids: Iterable[str]) -> dict[str, _Current]:
+    statement = sa.select(
+        t.instance.c.instance_uid, t.instance.c.id, t.instance.c.study, t.instance.c.version, t.instance.c.sha256
+    ).where(
+        t.instance.c.owner_facility == owner_facility,
+        t.instance.c.instance_uid.in_(sorted(set(instance_uids))),
+        t.instance.c.is_current,
+    )
+    return {
+        uid: _Current(row_id=row_id, study_id=study_id, version=version, sha256=sha256)
+        for uid, row_id, study_id, version, sha256 in connection.execute(statement)
+    }
+
+
+def _decide(
+    connection: sa.Connection,
+    owner_facility: str,
+    received: dict[int, Received],
+    results: dict[int, Recorded],
+    duplicates: Duplicates,
+) -> list[_Accepted]:
+    """Say of each instance of a study what becomes of it; supersede the rows that new versions replace."""
+    currents = _currents(connection, owner_facility, (one.instance_uid for one in received.values()))
+    accepted: dict[str, list[_Accepted]] = defaultdict(list)
+    superseded: list[_Current] = []
+    for index, one in received.items():
+        current = currents.get(one.instance_uid)
+        if current is None:
+            result, version = Recorded(result="stored", version=1), 1
+        elif current.sha256 == one.sha256:
+            results[index] = Recorded(result="identical", version=current.version)
+            continue
+        elif duplicates == "version":
+            version = current.version + 1
+            result = Recorded(result="new version", version=version)
+            if current.row_id is not None:
+                superseded.append(current)
+        else:
+            outcome: Result = "refused" if duplicates == "reject" else "kept first"
+            results[index] = Recorded(result=outcome, version=current.version)
+            continue
+        results[index] = result
+        currents[one.instance_uid] = _Current(row_id=None, study_id=None, version=version, sha256=one.sha256)
+        accepted[one.instance_uid].append(_Accepted(received=one, version=version, is_current=True))
+    if superseded:
+        connection.execute(
+            t.instance.update().where(t.instance.c.id.in_([c.row_id for c in superseded])).values(is_current=False)
+        )
+        for study_id in {c.study_id for c in superseded if c.study_id}:
+            recount_study(connection, study_id)
+    return [
+        one if one is versions[-1] else _Accepted(received=one.received, version=one.version, is_current=False)
+        for versions in accepted.values()
+        for one in versions
+    ]
+
+
+def _record_study(
+    connection: sa.Connection, accepted: Sequence[_Accepted], now: datetime, settle_due_at: datetime
+) -> dict[str, Any]:
+    """Write the accepted instances of one study; returns the event to append."""
+    first = accepted[0].received
+    study = _lock_study(connection, first, now)
+    by_series: dict[str, list[_Accepted]] = defaultdict(list)
+    for one in accepted:
+        by_series[one.received.series_uid].append(one)
+
+    instances: list[dict[str, Any]] = []
+    blobs: list[dict[str, Any]] = []
+    modalities = set(study.modalities.split(_END)) - {""}
+    sop_classes = set(study.sop_classes.split(_END)) - {""}
+    series_count, instance_count, size_bytes = study.series_count, study.instance_count, study.size_bytes
+    for _, members in sorted(by_series.items()):
+        series_id, modality, was_empty = _record_series(connection, study.id, members, now)
+        live = [one for one in members if one.is_current]
+        series_count += was_empty and bool(live)
+        instance_count += len(live)
+        if modality:
+            modalities.add(modality)
+        for one in members:
+            columns = rows.instance_columns(one.received.metadata)
+            instances.append(_instance_row(one, columns, study.id, series_id))
+            blobs.append({"instance": instances[-1]["id"], "json": one.received.metadata_zlib})
+            if one.is_current:
+                sop_classes.add(columns["sop_class"])
+                size_bytes += one.received.size_bytes
+    connection.execute(t.instance.insert(), instances)
+    connection.execute(t.instance_metadata.insert(), blobs)
+
+    counts: dict[str, Any] = {
+        "modalities": sorted(modalities),
+        "sop_classes": sorted(sop_classes),
+        "series_count": series_count,
+        "instance_count": instance_count,
+    }
+    extra: bytes = study.extra
+    if study.row:
+        row = rows.restudy_row(study.row, **counts)
+    else:
+        row, extra = rows.study_row(first.metadata, study_uid=first.study_uid, **counts)
+    connection.execute(
+        t.study.update()
+        .where(t.study.c.id == study.id)
+        .values(
+            modalities=_joined(modalities),
+            sop_classes=_joined(sop_classes),
+            series_count=series_count,
+            instance_count=instance_count,
+            size_bytes=size_bytes,
+            row=row,
+            extra=extra,
+            version=study.version + 1,
+            updated_at=now,
+            settle_due_at=settle_due_at,
+            settled_at=None,
+        )
+    )
+    stored = {uid: [one.received.instance_uid for one in members] for uid, members in sorted(by_series.items())}
+    return {
+        "type": "InstancesStored",
+        "version": 1,
+        "study_uid": first.study_uid,
+        "facility": first.owner_facility,
+        "at": now,
+        "payload": orjson.dumps(
+            {
+                "series": stored,
+                "arrived": not study.row,
+                "reopened": study.settled_at is not None,
+                "source": first.source,
+            }
+        ),
+    }
+
+
+def _joined(values: Iterable[str]) -> str:
+    return "".join(f"{value}{_END}" for value in sorted(values))
+
+
+def _lock_study(connection: sa.Connection, first: Received, now: datetime) -> sa.Row[Any]:
+    """The row of the study, locked; made (still without JSON) where it is new."""
+    mine = sa.select(t.study).where(
+        t.study.c.owner_facility == first.owner_facility, t.study.c.study_uid == first.study_uid
+    )
+    found = connection.execute(mine.with_for_update()).one_or_none()
+    if found is not None:
+        return found
+    columns = rows.study_columns(first.metadata)
+    study_id = t.new_id()
+    made = connection.execute(
+        insert_for(connection)(t.study)
+        .values(
+            id=study_id,
+            owner_facility=first.owner_facility,
+            study_uid=first.study_uid,
+            patient=_patient_of(connection, first.owner_facility, columns, now),
+            modalities="",
+            sop_classes="",
+            series_count=0,
+            instance_count=0,
+            size_bytes=0,
+            row=b"",
+            extra=b"",
+            version=0,
+            received_at=now,
+            updated_at=now,
+            **columns,
+        )
+        .on_conflict_do_nothing()
+        .returning(t.study.c.id)
+    ).one_or_none()
+    if made is not None:
+        names = [
+            {"study": study_id, "attribute": attribute, "position": position, "folded": folded}
+            for attribute, position, folded in rows.study_names(first.metadata)
+        ]
+        if names:
+            connection.execute(t.study_name.insert(), names)
+    return connection.execute(mine.with_for_update()).one()
+
+
+def _patient_of(connection: sa.Connection, owner_facility: str, columns: dict[str, Any], now: datetime) -> str:
+    """The patient with that id from that issuer; the facility is the issuer where the object names none."""
+    patient_id = columns["patient_id"] or None
+    issuer = columns["issuer"]
+    if not issuer:
+        issuer = connection.execute(
+            sa.select(t.facility.c.issuer).where(t.facility.c.id == owner_facility)
+        ).scalar_one()
+    mine = sa.select(t.patient.c.id).where(t.patient.c.issuer == issuer, t.patient.c.patient_id == patient_id)
+    found = connection.execute(mine).scalar_one_or_none() if patient_id else None
+    if found is not None:
+        return str(found)
+    new_id = t.new_id()
+    connection.execute(
+        insert_for(connection)(t.patient)
+        .values(id=new_id, issuer=issuer, patient_id=patient_id, version=1, received_at=now)
+        .on_conflict_do_nothing()
+    )
+    return str(connection.execute(mine).scalar_one()) if patient_id else new_id
+
+
+def _record_series(
+    connection: sa.Connection, study_id: str, members: Sequence[_Accepted], now: datetime
+) -> tuple[str, str | None, bool]:
+    """Make or update a series; returns its id, its modality, and whether it had no instances before.
+
+    The study's row is locked, so nobody else makes the same series now.
+    """
+    first = members[0].received
+    live = sum(one.is_current for one in members)
+    found = connection.execute(
+        sa.select(
+            t.series.c.id, t.series.c.modality, t.series.c.instance_count, t.series.c.row, t.series.c.version
+        ).where(t.series.c.study == study_id, t.series.c.series_uid == first.series_uid)
+    ).one_or_none()
+    if found is not None:
+        count = found.instance_count + live
+        connection.execute(
+            t.series.update()
+            .where(t.series.c.id == found.id)
+            .values(
+                instance_count=count,
+                row=rows.reseries_row(found.row, instance_count=count),
+                version=found.version + 1,
+            )
+        )
+        return found.id, found.modality, found.instance_count == 0
+    columns = rows.series_columns(first.metadata)
+    row_json, extra = rows.series_row(
+        first.metadata, study_uid=first.study_uid, series_uid=first.series_uid, instance_count=live
+    )
+    series_id = t.new_id()
+    connection.execute(
+        t.series.insert().values(
+            id=series_id,
+            study=study_id,
+            series_uid=first.series_uid,
+            place=series_place(first.owner_facility, first.study_uid, first.series_uid),
+            instance_count=live,
+            row=row_json,
+            extra=extra,
+            version=1,
+            received_at=now,
+            **columns,
+        )
+    )
+    requests = [
+        {"series": series_id, "position": position, **request}
+        for position, request in enumerate(rows.series_requests(first.metadata))
+    ]
+    if requests:
+        connection.execute(t.series_request.insert(), requests)
+    return series_id, columns["modality"], True
+
+
+def _instance_row(one: _Accepted, columns: dict[str, Any], study_id: str, series_id: str) -> dict[str, Any]:
+    received = one.received
+    return {
+        "id": t.new_id(),
+        "owner_facility": received.owner_facility,
+        "study": study_id,
+        "series": series_id,
+        "instance_uid": received.instance_uid,
+        "version": one.version,
+        "is_current": one.is_current,
+        "transfer_syntax": received.transfer_syntax,
+        "sha256": received.sha256,
+        "size_bytes": received.size_bytes,
+        "object_key": received.object_key,
+        "object_bytes": received.object_bytes,
+        "array": received.array_id,
+        "slot": received.slot,
+        "opaque_reason": received.opaque_reason,
+        "chunk_count": received.chunk_count,
+        "chunk_offset": received.chunk_offset,
+        "chunk_length": received.chunk_length,
+        "chunk_stride": received.chunk_stride,
+        "source": received.source,
+        "received_at": received.received_at,
+        **columns,
+    }
+
+
+def recount_study(connection: sa.Connection, study_id: str) -> None:
+    """Make the counts and the ready JSON of a study and its series true again, from its current instances."""
+    per_series = connection.execute(
+        sa.select(
+            t.series.c.id,
+            t.series.c.modality,
+            t.series.c.row,
+            t.series.c.version,
+            sa.func.count(t.instance.c.id),
+            sa.func.coalesce(sa.func.sum(t.instance.c.size_bytes), 0),
+        )
+        .join_from(
+            t.series, t.instance, sa.and_(t.instance.c.series == t.series.c.id, t.instance.c.is_current), isouter=True
+        )
+        .where(t.series.c.study == study_id)
+        .group_by(t.series.c.id, t.series.c.modality, t.series.c.row, t.series.c.version)
+    ).all()
+    for series_id, _, row, version, count, _ in per_series:
+        connection.execute(
+            t.series.update()
+            .where(t.series.c.id == series_id)
+            .values(instance_count=count, row=rows.reseries_row(row, instance_count=count), version=version + 1)
+        )
+    sop_classes = set(
+        connection.execute(
+            sa.select(t.instance.c.sop_class).where(t.instance.c.study == study_id, t.instance.c.is_current).distinct()
+        ).scalars()
+    )
+    modalities = {modality for _, modality, _, _, count, _ in per_series if modality and count}
+    series_count = sum(count > 0 for *_, count, _ in per_series)
+    instance_count = sum(count for *_, count, _ in per_series)
+    study = connection.execute(sa.select(t.study).where(t.study.c.id == study_id).with_for_update()).one()
+    row_json = rows.restudy_row(
+        study.row,
+        modalities=sorted(modalities),
+        sop_classes=sorted(sop_classes),
+        series_count=series_count,
+        instance_count=instance_count,
+    )
+    connection.execute(
+        t.study.update()
+        .where(t.study.c.id == study_id)
+        .values(
+            modalities=_joined(modalities),
+            sop_classes=_joined(sop_classes),
+            series_count=series_count,
+            instance_count=instance_count,
+            size_bytes=sum(size for *_, size in per_series),
+            row=row_json,
+            version=study.version + 1,
+        )
+    )
+
+
+def refusal(instance_uid: str) -> Duplicate:
+    """The error of an instance that policy refuses because other bytes hold its UID."""
+    return Duplicate(f"SOP Instance UID {instance_uid} is already held with other bytes.")
