@@ -126,13 +126,13 @@ def fold_name(text: str) -> str:
 
 
 def study_columns(metadata: MetadataJson) -> dict[str, Any]:
-    """The columns of `schema.study` that one header of the study gives."""
+    """The columns of `schema.study` that one header of the study gives; an unknown `study_date` is empty, not None."""
     return {
         "patient_id": text(metadata, "00100020"),
         "issuer": text(metadata, "00100021"),
         "birth_date": day(metadata, "00100030"),
         "sex": text(metadata, "00100040"),
-        "study_date": day(metadata, "00080020"),
+        "study_date": day(metadata, "00080020") or "",
         "study_time": time_of_day(metadata, "00080030"),
         "timezone_offset": _timezone(metadata),
         "accession_number": text(metadata, "00080050"),
