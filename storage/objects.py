@@ -7,57 +7,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-MetadataJson = dict[str, Any]
-"""A data set in the DICOM JSON model (PS3.18 F.2): ``{"00100010": {"vr": "PN", "Value": [...]}, ...}``."""
+from readingroom.errors import NotDicom, NotFound
+from storage.arrays import ArraySpec, Chunks, frame_payload
+from storage.dicomjson import (
+    BASE_URL_MARK,
+    BIG,
+    DEFAULT_LIMITS,
+    Buffer,
+    Limits,
+    MetadataJson,
+    Unsure,
+    Walk,
+    dump,
+    name_bulk,
+)
+from storage.frames import Opaque, find_frames
+from storage.part10 import Front, check_uid, inflate, read_front
+from storage.trailer import (
+    Description,
+    frame_chunk,
+    make_trailer,
+    original_size,
+    read_description,
+    read_index,
+)
 
-BASE_URL_MARK = "\x01"
-"""Stands in stored JSON where the service root (``http://host/dicomweb``) goes when it is sent.
-
-A control character never occurs raw in JSON (it would be escaped), so a bytes replace is safe.
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Bounds on what one object may ask of the scanner."""
-
-    max_depth: int = 64
-    max_elements: int = 1_000_000
-    max_inflated_bytes: int = 1 << 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArraySpec:
-    """What all instances in one zarr array have in common; one array holds only equal specs.
-
-    Attributes
-    ----------
-    encoding
-        ``native`` (7FE00010, 7FE00008 or 7FE00009 as they are), ``encapsulated`` (one bitstream a frame), or
-        ``bits`` (1-bit frames that do not end on a byte, so the instance is one chunk).
-    framing
-        ``items`` where a frame comes in several fragments and its chunk therefore spans the item headers.
-    """
-
-    transfer_syntax: str
-    rows: int
-    columns: int
-    samples: int
-    bits_allocated: int
-    bits_stored: int
-    signed: bool
-    planar_configuration: int
-    photometric: str
-    frames: int
-    pixel_element: Literal["7FE00010", "7FE00008", "7FE00009"]
-    pixel_vr: str
-    encoding: Literal["native", "encapsulated", "bits"]
-    framing: Literal["none", "items"] = "none"
+__all__ = [
+    "BASE_URL_MARK",
+    "ArraySpec",
+    "Description",
+    "Limits",
+    "MetadataJson",
+    "Scan",
+    "dump",
+    "find_bulk",
+    "frame_chunk",
+    "frame_payload",
+    "inflate",
+    "make_trailer",
+    "original_size",
+    "read_description",
+    "read_index",
+    "scan",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +70,8 @@ class Scan:
         ``(offset, length)`` of each zarr chunk in the file: one a frame, or one alone for ``bits``.
     opaque_reason
         Why the object has no chunks; empty where `spec` is given.
+    implicit_vr, big_endian
+        How the data set is really encoded, and so must be what is added to it.
     """
 
     transfer_syntax: str
@@ -84,16 +81,100 @@ class Scan:
     chunks: Sequence[tuple[int, int]]
     opaque_reason: str
     size: int
+    implicit_vr: bool = False
+    big_endian: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
-    """What a stored object says of itself, so that a store without its database can be read by anyone."""
+def scan(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> Scan:
+    """Read a received file once: its metadata, and where its frames are.
 
-    size: int
-    sha256: str
-    owner_facility: str
-    source: str
-    received_at: datetime
-    version: int
-    extras: Mapping[str, str] = field(default_factory=dict)
+    Pixel data is neither copied nor looked at, so a file of any size may come as an ``mmap``. A file that pydicom can
+    read is never refused: what cannot be addressed makes an opaque object.
+
+    Raises
+    ------
+    NotDicom
+        It is no Part 10 file, cannot be read, or lacks the UIDs of its SOP class, study, series or instance.
+    TooLarge
+        It is past `limits`.
+    """
+    front = read_front(data, limits)
+    if front.is_deflated:
+        inner = scan(inflate(data, limits), limits)
+        return replace(
+            inner,
+            transfer_syntax=front.transfer_syntax,
+            file_meta=front.file_meta,
+            spec=None,
+            chunks=(),
+            opaque_reason="the data set is deflated",
+            size=len(data),
+        )
+    metadata, walk, reason = _read_data_set(data, front, limits)
+    check_uid("SOP Class UID (0008,0016)", _uid(metadata, "00080016"))
+    uids = {
+        name: check_uid(f"{name} ({key[:4]},{key[4:]})", _uid(metadata, key))
+        for name, key in (
+            ("Study Instance UID", "0020000D"),
+            ("Series Instance UID", "0020000E"),
+            ("SOP Instance UID", "00080018"),
+        )
+    }
+    name_bulk(walk.bulk, *uids.values())
+    spec, chunks = None, Chunks.of(())
+    if not reason:
+        try:
+            spec, chunks = find_frames(data, front.transfer_syntax, metadata, walk.pixels, limits)
+        except Opaque as opaque:
+            reason = str(opaque)
+    return Scan(
+        transfer_syntax=front.transfer_syntax,
+        file_meta=front.file_meta,
+        metadata=metadata,
+        spec=spec,
+        chunks=chunks,
+        opaque_reason=reason,
+        size=len(data),
+        implicit_vr=front.implicit,
+        big_endian=front.order is BIG,
+    )
+
+
+def _uid(metadata: MetadataJson, key: str) -> object:
+    values = metadata.get(key, {}).get("Value")
+    return values[0] if values else None
+
+
+def _read_data_set(data: Buffer, front: Front, limits: Limits) -> tuple[MetadataJson, Walk, str]:
+    """The data set as JSON, the walk over it, and what keeps its frames from being addressed."""
+    size = len(data)
+    walk = Walk(data, limits, front.order)
+    try:
+        metadata, end = walk.data_set(front.data_set_at, size, front.implicit)
+    except Unsure as unsure:
+        raise NotDicom(str(unsure)) from None
+    if not walk.trouble and end != size:
+        return metadata, walk, f"{size - end} bytes after the end of the data set"
+    return metadata, walk, walk.trouble
+
+
+def find_bulk(data: Buffer, path: str, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int, str]:
+    """Where the value is that a ``BulkDataURI`` names: offset and length in `data`, and its VR.
+
+    Parameters
+    ----------
+    data
+        The file as it was received, or `inflate` of it where its data set is deflated.
+    path
+        What follows ``/bulkdata/`` in the URI: tags in hex with 1-based item numbers between them.
+
+    Raises
+    ------
+    NotFound
+        The object has no such value.
+    """
+    _, walk, _ = _read_data_set(data, read_front(data, limits), limits)
+    for value in walk.bulk:
+        if value.path == path:
+            return value.offset, value.length, value.element["vr"]
+    raise NotFound(f"no bulk value at {path[:200]!r} in this object")

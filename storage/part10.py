@@ -1,0 +1,187 @@
+"""The front of a DICOM file: preamble, file meta information, and how the data set after them is encoded (PS3.10 7)."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from readingroom.errors import NotDicom, TooLarge
+from storage.dicomjson import (
+    BIG,
+    DEFAULT_LIMITS,
+    FILE_META,
+    LITTLE,
+    Buffer,
+    ByteOrder,
+    Limits,
+    MetadataJson,
+    Unsure,
+    Walk,
+    has_vr,
+)
+
+IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
+_INFLATED = {
+    DEFLATED: EXPLICIT_LITTLE,
+    "1.2.840.10008.1.2.4.95": "1.2.840.10008.1.2.4.94",  # JPIP Referenced
+    "1.2.840.10008.1.2.4.205": "1.2.840.10008.1.2.4.204",  # JPIP HTJ2K Referenced
+}
+_PIECE = 1 << 20
+_DATA_SET_AT = 132
+_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What stands before the data set, and how to read that."""
+
+    file_meta: MetadataJson
+    transfer_syntax: str
+    data_set_at: int
+    implicit: bool
+    order: ByteOrder
+
+    @property
+    def is_deflated(self) -> bool:
+        return self.transfer_syntax in _INFLATED
+
+
+def read_front(data: Buffer, limits: Limits) -> Front:
+    """Check the preamble, read the file meta information and find out the encoding.
+
+    The encoding is the one the bytes have, also where the Transfer Syntax UID says another (PS3.5 Annex A).
+
+    Raises
+    ------
+    NotDicom
+        There is no preamble, or the file meta information is broken.
+    """
+    if len(data) < _DATA_SET_AT or data[128:132] != b"DICM":
+        raise NotDicom(f"no DICOM file: {len(data)} bytes without DICM at byte 128 (PS3.10 7.1)")
+    implicit = len(data) >= _DATA_SET_AT + 8 and not has_vr(data, _DATA_SET_AT, len(data))
+    end = _file_meta_end(data, implicit)
+    try:
+        file_meta, at = Walk(data, limits, FILE_META).data_set(_DATA_SET_AT, end, implicit)
+    except Unsure as broken:
+        raise NotDicom(f"the file meta information is broken: {broken}") from None
+    if at != end or end > len(data):
+        raise NotDicom(f"the file meta information ends at byte {at}, in the middle of an element")
+    declared = file_meta.get("00020010", {}).get("Value", [None])[0]
+    transfer_syntax = check_uid("Transfer Syntax UID (0002,0010)", declared) if declared else _guess(data, end)
+    order = BIG if transfer_syntax == EXPLICIT_BIG else LITTLE
+    implicit = not has_vr(data, end, len(data)) if end + 6 <= len(data) else transfer_syntax == IMPLICIT_LITTLE
+    return Front(file_meta, transfer_syntax, end, implicit, order)
+
+
+def _file_meta_end(data: Buffer, implicit: bool) -> int:
+    """Where the elements of group 2 end; their group length, often wrong, counts where deflated bytes follow."""
+    size, at = len(data), _DATA_SET_AT
+    declared = 0
+    is_deflated = False
+    while at + 8 <= size:
+        group, element, vr, short = struct.unpack_from("<HH2sH", data, at)
+        if group != 2 or (at == declared and is_deflated):
+            break
+        start, length = at + 8, short
+        if implicit:
+            (length,) = struct.unpack_from("<I", data, at + 4)
+        elif vr in (b"OB", b"UN", b"UT", b"UR", b"OW", b"SQ"):
+            start = at + 12
+            if start > size:
+                break
+            (length,) = struct.unpack_from("<I", data, at + 8)
+        if start + length > size:
+            raise NotDicom(f"the file meta information is cut short: (0002,{element:04X}) claims {length} bytes")
+        if element == 0 and length == 4:
+            declared = start + 4 + int.from_bytes(data[start : start + 4], "little")
+        elif element == 0x10:
+            is_deflated = bytes(data[start : start + length]).rstrip(b"\0 ").decode("latin-1") in _INFLATED
+        at = start + length
+    return at
+
+
+def _guess(data: Buffer, at: int) -> str:
+    """The transfer syntax of a data set that comes without one, by its first element (as pydicom does)."""
+    if at + 8 > len(data) or not has_vr(data, at, len(data)):
+        return IMPLICIT_LITTLE
+    (group,) = struct.unpack_from("<H", data, at)
+    return EXPLICIT_BIG if group >= 0x0400 else EXPLICIT_LITTLE
+
+
+def check_uid(what: str, uid: object) -> str:
+    """The UID, if it may stand in a path, a URL and a header.
+
+    PS3.5 9.1 has digits and dots alone; letters, ``-`` and ``_`` are borne, since systems in use make them.
+
+    Raises
+    ------
+    NotDicom
+        It is empty, longer than 64 characters, or holds anything else.
+    """
+    if not uid:
+        raise NotDicom(f"no {what}")
+    if not isinstance(uid, str) or not _UID.fullmatch(uid):
+        raise NotDicom(f"{what} is {str(uid)[:70]!r}; a UID is 1 to 64 digits and dots (PS3.5 9.1)")
+    return uid
+
+
+def inflate(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> bytearray:
+    """A file with a deflated data set as the file it is once inflated (PS3.5 A.5), in name and in fact.
+
+    Raises
+    ------
+    TooLarge
+        It would be longer than ``limits.max_inflated_bytes``.
+    NotDicom
+        The deflated bytes are broken.
+    """
+    front = read_front(data, limits)
+    if not front.is_deflated:
+        raise NotDicom(f"transfer syntax {front.transfer_syntax} is not deflated")
+    size = 0  # counted first: what is too long is never held
+    for piece in _inflated(data, front.data_set_at):
+        size += len(piece)
+        if size > limits.max_inflated_bytes:
+            raise TooLarge(f"the deflated data set is longer than {limits.max_inflated_bytes} bytes")
+    head = _with_transfer_syntax(bytes(data[: front.data_set_at]), _INFLATED[front.transfer_syntax])
+    whole = bytearray(len(head) + size)
+    whole[: len(head)] = head
+    at = len(head)
+    for piece in _inflated(data, front.data_set_at):
+        whole[at : at + len(piece)] = piece
+        at += len(piece)
+    return whole
+
+
+def _inflated(data: Buffer, at: int) -> Iterator[bytes]:
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        while not stream.eof and at < len(data):
+            tail = bytes(data[at : at + _PIECE])
+            at += len(tail)
+            while tail and not stream.eof:
+                yield stream.decompress(tail, _PIECE)
+                tail = stream.unconsumed_tail
+        while not stream.eof and (piece := stream.decompress(b"", _PIECE)):
+            yield piece
+    except zlib.error as broken:
+        raise NotDicom(f"the deflated data set is broken: {broken}") from None
+    if not stream.eof:
+        raise NotDicom("the deflated data set is cut short")
+
+
+def _with_transfer_syntax(head: bytes, uid: str) -> bytes:
+    """File meta information with another transfer syntax; both UIDs are of group 2, whose length follows."""
+    at = head.index(b"\x02\x00\x10\x00UI", _DATA_SET_AT)
+    (length,) = struct.unpack_from("<H", head, at + 6)
+    value = uid.encode() + b"\0" * (len(uid) % 2)
+    new = bytearray(head[: at + 6] + struct.pack("<H", len(value)) + value + head[at + 8 + length :])
+    if head[_DATA_SET_AT : _DATA_SET_AT + 8] == b"\x02\x00\x00\x00UL\x04\x00":
+        (group_length,) = struct.unpack_from("<I", head, _DATA_SET_AT + 8)
+        struct.pack_into("<I", new, _DATA_SET_AT + 8, max(group_length + len(value) - length, 0))
+    return bytes(new)
