@@ -184,20 +184,19 @@ class Leftover:
     slot: int
 
 
-def take_expired(engine: sa.Engine, now: datetime, *, own: str) -> list[str]:
-    """Other writers whose lease has run out, taken from them for good: none of them can commit any more."""
+def take_expired(
+    engine: sa.Engine, now: datetime, *, own: str, is_dead: Callable[[str, int], bool] = lambda _host, _pid: False
+) -> list[str]:
+    """Other writers whose lease has run out, or that `is_dead` (host, pid) says are gone.
+
+    They are taken for good: none of them can commit any more.
+    """
     with begin_write(engine) as connection:
-        expired = (
-            connection.execute(
-                t.writer.update()
-                .where(t.writer.c.lease_until < now, t.writer.c.id != own)
-                .values(lease_until=_TAKEN)
-                .returning(t.writer.c.id)
-            )
-            .scalars()
-            .all()
-        )
-    return list(expired)
+        others = connection.execute(sa.select(t.writer).where(t.writer.c.id != own)).all()
+        expired = [one.id for one in others if one.lease_until < now or is_dead(one.host, one.pid)]
+        if expired:
+            connection.execute(t.writer.update().where(t.writer.c.id.in_(expired)).values(lease_until=_TAKEN))
+    return expired
 
 
 def leftovers(connection: sa.Connection, writer_id: str) -> list[Leftover]:

@@ -1,0 +1,269 @@
+"""STOW-RS: the Store transaction (PS3.18 10.5). Parts are staged while the rest of the body still arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import Any
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from readingroom.errors import (
+    Invalid,
+    NotDicom,
+    ReadingRoomError,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+)
+from server.auth import Caller, caller_of
+from server.dicomweb.multipart import PartData, PartStart, boundary_of, parse_header_value, read_parts
+from server.dicomweb.negotiation import DICOM_JSON, Offer, accepted, choose
+from server.ingest import Outcome, Ready, Spool
+from server.room import Room
+from server.status import failure_reason, http_status
+
+_IN_MEMORY = 8 << 20  # a larger part goes to disk as it arrives
+_SPOOL_PIECE = 1 << 20
+_STAGING_AT_ONCE = 4
+_COMMIT_AT_ONCE = 128
+_WARNING_NEW_VERSION = 0xB000  # Coercion of Data Elements: the closest of the standard's warnings (PS3.18 10.5.3)
+
+_SINGLE_PART = "application/dicom"
+_ANSWERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json", sent_as=DICOM_JSON))
+
+
+async def store(request: Request) -> Response:
+    """Store the instances of the request body; answers the Store Instances Response Module (PS3.18 10.5.3)."""
+    room: Room = request.app.state.room
+    choose(accepted(request), _ANSWERS)
+    kind, _ = parse_header_value(request.headers.get("content-type", ""))
+    study_uid: str | None = request.path_params.get("study")
+    caller = caller_of(request)
+    storing = _Storing(room, caller, study_uid)
+    try:
+        async with asyncio.timeout(room.settings.idle_seconds) as patience:
+            chunks = _watched(request, patience, room.settings.idle_seconds)
+            if kind == _SINGLE_PART:
+                await storing.take_single(chunks)
+            else:
+                boundary, parameters = boundary_of(request.headers.get("content-type", ""))
+                if parameters.get("type", _SINGLE_PART).lower() != _SINGLE_PART:
+                    raise UnsupportedMedia(
+                        f'Bodies of type="{parameters["type"]}" are not read; send type="{_SINGLE_PART}".'
+                    )
+                await storing.take_parts(chunks, boundary)
+        outcomes = await storing.finish()
+    except TimeoutError:
+        raise Invalid(
+            f"The body sent nothing for {room.settings.idle_seconds:g} seconds; nothing more is kept."
+        ) from None
+    except ClientDisconnect:
+        raise Unavailable("The client went away before the body was complete.") from None
+    finally:
+        await storing.abandon()
+    if not outcomes:
+        raise Invalid("The request body holds no part, so there is nothing to store.")
+    return _answer(outcomes, caller, study_uid)
+
+
+async def _watched(request: Request, patience: asyncio.Timeout, idle_seconds: float) -> AsyncIterator[bytes]:
+    """The body's chunks; the patience begins anew with each."""
+    loop = asyncio.get_running_loop()
+    async for chunk in request.stream():
+        if chunk:
+            yield chunk
+            patience.reschedule(loop.time() + idle_seconds)
+    patience.reschedule(None)
+
+
+class _Storing:
+    """One request's parts on their way: received here, staged on the upload threads, committed by ingest."""
+
+    def __init__(self, room: Room, caller: Caller, study_uid: str | None) -> None:
+        self._room = room
+        self._caller = caller
+        self._study_uid = study_uid
+        self._loop = asyncio.get_running_loop()
+        self._outcomes: list[asyncio.Future[Outcome]] = []
+        self._staging: list[tuple[asyncio.Future[Outcome], asyncio.Future[Ready | Outcome]]] = []
+        self._committing: list[asyncio.Task[None]] = []
+        self._pieces: list[memoryview] = []
+        self._size = 0
+        self._spool: Spool | None = None
+        self._refused: ReadingRoomError | None = None
+
+    async def take_parts(self, chunks: AsyncIterator[bytes], boundary: bytes) -> None:
+        """Receive a multipart body."""
+        async for event in read_parts(chunks, boundary):
+            if isinstance(event, PartData):
+                await self._take(event.data)
+            elif isinstance(event, PartStart):
+                self._refused = _refused(event.headers)
+            else:
+                await self._end_part()
+
+    async def take_single(self, chunks: AsyncIterator[bytes]) -> None:
+        """Receive a body that is one object."""
+        async for chunk in chunks:
+            await self._take(memoryview(chunk))
+        if self._size:
+            await self._end_part()
+
+    async def finish(self) -> list[Outcome]:
+        """Wait until every part is staged and committed, or has failed."""
+        await self._commit_staged()
+        await asyncio.gather(*self._committing)
+        return [outcome.result() for outcome in self._outcomes]
+
+    async def abandon(self) -> None:
+        """Leave nothing behind of parts that will not be committed."""
+        await self._drop()
+        staged = await asyncio.gather(*(future for _, future in self._staging), return_exceptions=True)
+        self._staging = []
+        for one in staged:
+            if isinstance(one, Ready):
+                self._room.ingest.discard(one)
+
+    async def _take(self, data: memoryview) -> None:
+        self._size += len(data)
+        if self._refused is not None:
+            return
+        if self._size > self._room.settings.max_object_bytes:
+            self._refused = TooLarge(f"The part is longer than {self._room.settings.max_object_bytes} bytes.")
+            await self._drop()
+            return
+        self._pieces.append(data)
+        if self._spool is None and self._size > _IN_MEMORY:
+            self._spool = await self._run(self._room.ingest.open_spool)
+        if self._spool is not None and sum(map(len, self._pieces)) >= _SPOOL_PIECE:
+            await self._pour(self._spool)
+
+    async def _pour(self, spool: Spool) -> None:
+        data, self._pieces = b"".join(self._pieces), []
+        try:
+            await self._run(partial(spool.write, data))
+        except ReadingRoomError as error:
+            self._refused = error
+            await self._drop()
+
+    async def _end_part(self) -> None:
+        if self._spool is not None:
+            await self._pour(self._spool)
+        body: Spool | bytes = self._spool or b"".join(self._pieces)
+        self._spool, self._pieces, self._size = None, [], 0
+        outcome: asyncio.Future[Outcome] = self._loop.create_future()
+        self._outcomes.append(outcome)
+        if self._refused is not None:
+            outcome.set_result(Outcome(error=self._refused))
+            return
+        self._staging.append((outcome, self._run(partial(self._stage, body))))
+        waiting = [future for _, future in self._staging if not future.done()]
+        if len(waiting) >= _STAGING_AT_ONCE:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if len(self._staging) >= _COMMIT_AT_ONCE:
+            await self._commit_staged()
+
+    def _stage(self, body: Spool | bytes) -> Ready | Outcome:
+        return self._room.ingest.stage(body, facility=self._caller.facility, source="stow", study_uid=self._study_uid)
+
+    async def _commit_staged(self) -> None:
+        """Hand what is staged to ingest, in one group; receiving goes on meanwhile."""
+        await asyncio.gather(*(future for _, future in self._staging))
+        ready: list[tuple[asyncio.Future[Outcome], Ready]] = []
+        for outcome, future in self._staging:
+            staged = future.result()
+            if isinstance(staged, Ready):
+                ready.append((outcome, staged))
+            else:
+                outcome.set_result(staged)
+        self._staging = []
+        if ready:
+            self._committing.append(asyncio.create_task(self._commit(ready)))
+
+    async def _commit(self, ready: Sequence[tuple[asyncio.Future[Outcome], Ready]]) -> None:
+        committed = await asyncio.wrap_future(self._room.ingest.commit([one for _, one in ready]))
+        for (outcome, _), result in zip(ready, committed, strict=True):
+            outcome.set_result(result)
+
+    async def _drop(self) -> None:
+        spool, self._spool, self._pieces = self._spool, None, []
+        if spool is not None:
+            await self._run(spool.discard)
+
+    def _run[T](self, function: Callable[[], T]) -> asyncio.Future[T]:
+        return self._loop.run_in_executor(self._room.upload, function)
+
+
+def _refused(headers: dict[str, str]) -> ReadingRoomError | None:
+    kind, _ = parse_header_value(headers.get("content-type", _SINGLE_PART))
+    if kind == _SINGLE_PART:
+        return None
+    return NotDicom(f"A part is of type {kind}; only {_SINGLE_PART} parts are stored.")
+
+
+def _answer(outcomes: Sequence[Outcome], caller: Caller, study_uid: str | None) -> Response:
+    """The Store Instances Response Module, and the status of PS3.18 table 10.5.3-1."""
+    root = caller.service_root
+    stored = [one for one in outcomes if one.error is None]
+    failed = [one for one in outcomes if one.error is not None]
+    warned = [one for one in stored if one.result in ("new version", "kept first")]
+    body: dict[str, Any] = {}
+    studies = {one.study_uid for one in stored}
+    if study_uid is None and len(studies) == 1:
+        study_uid = studies.pop()
+    if study_uid is not None and stored:
+        body["00081190"] = {"vr": "UR", "Value": [f"{root}/studies/{study_uid}"]}
+    known = [_failure(one) for one in failed if one.instance_uid]
+    if known:
+        body["00081198"] = {"vr": "SQ", "Value": known}
+    if stored:
+        body["00081199"] = {"vr": "SQ", "Value": [_reference(one, root) for one in stored]}
+    unknown = [_failure(one) for one in failed if not one.instance_uid]
+    if unknown:
+        body["0008119A"] = {"vr": "SQ", "Value": unknown}
+    status = 409 if not stored else 202 if failed or warned else 200
+    unavailable = [one.error for one in failed if isinstance(one.error, Unavailable)]
+    headers = {}
+    if not stored and len(unavailable) == len(failed):
+        status = http_status(unavailable[0])  # nothing is wrong with what was sent: it may be sent again
+    messages = [one.error.message for one in failed if one.error]
+    messages += [f"{one.instance_uid} was held with other bytes: {one.result}" for one in warned]
+    if messages:
+        more = f" (and {len(messages) - 3} more)" if len(messages) > 3 else ""
+        text = "; ".join(messages[:3]).replace('"', "'") + more
+        headers["Warning"] = f'299 readingroom "{text.encode("ascii", "replace").decode()}"'
+    return Response(
+        orjson.dumps(body, option=orjson.OPT_SORT_KEYS), status, headers, media_type="application/dicom+json"
+    )
+
+
+def _reference(one: Outcome, root: str) -> dict[str, Any]:
+    url = f"{root}/studies/{one.study_uid}/series/{one.series_uid}/instances/{one.instance_uid}"
+    item: dict[str, Any] = {
+        "00081150": {"vr": "UI", "Value": [one.sop_class]},
+        "00081155": {"vr": "UI", "Value": [one.instance_uid]},
+        "00081190": {"vr": "UR", "Value": [url]},
+    }
+    if one.result in ("new version", "kept first"):
+        item["00081196"] = {"vr": "US", "Value": [_WARNING_NEW_VERSION]}
+    return item
+
+
+def _failure(one: Outcome) -> dict[str, Any]:
+    assert one.error is not None
+    item: dict[str, Any] = {"00081197": {"vr": "US", "Value": [failure_reason(one.error)]}}
+    if one.instance_uid:
+        item["00081150"] = {"vr": "UI", "Value": [one.sop_class]}
+        item["00081155"] = {"vr": "UI", "Value": [one.instance_uid]}
+    return item
+
+
+routes = [
+    Route("/studies", store, methods=["POST"]),
+    Route("/studies/{study}", store, methods=["POST"]),
+]

@@ -1,0 +1,198 @@
+"""The edge: what every request passes before a view sees it, and what becomes of an error after one raised it.
+
+Host names are checked, the caller and the root of our own URLs are found, cross-origin requests are answered,
+requests are counted and timed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from readingroom.errors import Invalid, ReadingRoomError, Unavailable
+from server.auth import Caller, authenticate
+from server.settings import Settings
+from server.status import http_status
+
+log = logging.getLogger(__name__)
+
+_DICOMWEB = "/dicomweb"
+_FACILITY = re.compile(r"/dicomweb/f/([A-Za-z0-9._-]{1,64})(?=/|$)")
+_PREFLIGHT_SECONDS = "86400"
+_EXPOSED = "Content-Location, Content-Range, ETag, Location, Retry-After, Warning"
+_METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """What is counted of requests; one registry an app."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "readingroom_http_requests", "Requests answered", ["route", "method", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "readingroom_http_request_seconds",
+            "From the request line to the last byte of the answer",
+            ["route"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+
+
+class Edge:
+    """ASGI middleware around all routes."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
+        self._public = settings.public_url.rstrip("/") if settings.public_url else None
+        public_host = urlsplit(self._public).hostname if self._public else None
+        self._hosts = {host.lower() for host in settings.allowed_hosts} | ({public_host} if public_host else set())
+        self._origins = frozenset(settings.cors_origins)
+        self._proxies = frozenset(settings.trusted_proxies)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = Headers(scope=scope)
+        status = 500
+        origin = headers.get("origin") if self._origins else None
+        is_allowed = origin is not None and (origin in self._origins or "*" in self._origins)
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if is_allowed and origin:
+                    added = MutableHeaders(raw=message["headers"])
+                    added["Access-Control-Allow-Origin"] = origin
+                    added["Access-Control-Expose-Headers"] = _EXPOSED
+                    added.add_vary_header("Origin")
+            await send(message)
+
+        try:
+            root = self._root(scope, headers)
+            if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                await self._preflight(headers, is_allowed)(scope, receive, watched)
+                return
+            scope["readingroom.caller"] = self._caller(scope, headers, root)
+            await self._app(scope, receive, watched)
+        except ReadingRoomError as error:
+            await error_response(error)(scope, receive, watched)
+        finally:
+            endpoint = scope.get("endpoint")
+            route = getattr(endpoint, "__name__", None) or "other"
+            self._metrics.requests.labels(route, scope["method"], status).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+
+    def _root(self, scope: Scope, headers: Headers) -> str:
+        """Scheme and authority that clients see: as configured, as a trusted proxy says, or as they asked."""
+        host = headers.get("host", "")
+        scheme = scope["scheme"]
+        client = scope.get("client")
+        if client and client[0] in self._proxies:
+            scheme, host = _forwarded(headers, scheme, host)
+        name, port = _split_port(host)
+        if name not in self._hosts:
+            raise Invalid("The Host of this request is not served here; add it to allowed_hosts, or set public_url.")
+        if self._public:
+            return self._public
+        if not port and scope.get("server") and scope["server"][1] and not (client and client[0] in self._proxies):
+            # Some clients leave the port out; a URL without it would lead nowhere.
+            port = str(scope["server"][1])
+        is_default = port == {"http": "80", "https": "443"}.get(scheme)
+        return f"{scheme}://{name}{'' if is_default or not port else ':' + port}"
+
+    def _caller(self, scope: Scope, headers: Headers, root: str) -> Caller:
+        actor = authenticate(headers)
+        narrowed = _FACILITY.match(scope["path"])
+        if narrowed:
+            facility = narrowed[1]
+            return Caller(
+                actor=actor,
+                scope=actor.scope.narrowed(facility),
+                service_root=f"{root}{_DICOMWEB}/f/{facility}",
+                facility=facility,
+            )
+        return Caller(
+            actor=actor,
+            scope=actor.scope,
+            service_root=root + _DICOMWEB,
+            facility=actor.facility or self._settings.facility,
+        )
+
+    def _preflight(self, headers: Headers, is_allowed: bool) -> Response:
+        """The answer to a CORS preflight: the same for every path, without authentication, kept for a day."""
+        answer = {"Vary": "Origin"}
+        if is_allowed:
+            answer |= {
+                "Access-Control-Allow-Origin": headers["origin"],
+                "Access-Control-Allow-Methods": _METHODS,
+                "Access-Control-Allow-Headers": headers.get("access-control-request-headers", "*"),
+                "Access-Control-Max-Age": _PREFLIGHT_SECONDS,
+            }
+        return Response(status_code=204, headers=answer)
+
+
+def error_response(error: ReadingRoomError) -> Response:
+    """One line that says what was wrong, under the status that means it."""
+    headers = {}
+    if isinstance(error, Unavailable) and error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    return PlainTextResponse(error.message + "\n", http_status(error), headers)
+
+
+async def on_error(_request: HTTPConnection, error: Exception) -> Response:
+    """Starlette's hook for what a view raised on purpose."""
+    assert isinstance(error, ReadingRoomError)
+    return error_response(error)
+
+
+async def on_accident(request: Request, error: Exception) -> Response:
+    """Starlette's hook for everything else: recorded here, and nothing of it told to the client."""
+    if isinstance(error, ClientDisconnect):
+        return PlainTextResponse("The client went away.\n", 499)
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return PlainTextResponse("The server failed; its log has the reason.\n", 500)
+
+
+def _forwarded(headers: Headers, scheme: str, host: str) -> tuple[str, str]:
+    """Scheme and host as the nearest proxy saw them (RFC 7239, else the X-Forwarded- family)."""
+    forwarded = headers.get("forwarded")
+    if forwarded:
+        pairs = dict(_pairs(forwarded.rpartition(",")[2].split(";")))
+        return pairs.get("proto", scheme), pairs.get("host", host)
+    proto = headers.get("x-forwarded-proto", scheme).rpartition(",")[2].strip()
+    return proto if proto in ("http", "https") else scheme, headers.get("x-forwarded-host", host).rpartition(",")[
+        2
+    ].strip()
+
+
+def _pairs(elements: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for element in elements:
+        name, equals, value = element.partition("=")
+        if equals:
+            yield name.strip().lower(), value.strip().strip('"')
+
+
+def _split_port(host: str) -> tuple[str, str]:
+    name, colon, port = host.rpartition(":")
+    if not colon or (host.startswith("[") and host.endswith("]")):
+        name, port = host, ""
+    if port and not port.isdigit():
+        raise Invalid("The Host of this request has no usable port.")
+    return name.lower(), port
