@@ -30,17 +30,21 @@ def _is_only(study: SmallStudy) -> Callable[[list[Any]], bool]:
     return lambda rows: [_value(row, "0020000D") for row in rows] == [study.study_uid]
 
 
-def _by_uid(number: int) -> Ask:
+def by_uid(number: int) -> Ask:
+    """Ask for one study by its UID."""
     study = SmallStudy(number=number)
     return f"StudyInstanceUID={study.study_uid}", _is_only(study)
 
 
-def _by_accession(number: int) -> Ask:
+def by_accession(number: int) -> Ask:
+    """Ask for one study by its accession number."""
     study = SmallStudy(number=number)
     return f"AccessionNumber={study.accession}", _is_only(study)
 
 
-def _by_date_and_modality(_: int) -> Ask:
+def by_date_and_modality(_: int) -> Ask:
+    """Ask for the first rows of three months of one modality."""
+
     def is_right(rows: list[Any]) -> bool:
         dates = [_value(row, "00080020") for row in rows]
         modalities = [row.get("00080061", {}).get("Value", []) for row in rows]
@@ -126,12 +130,12 @@ def workloads(studies: int) -> tuple[Workload, ...]:
         Workload(
             name="qido-uid",
             rows=(Row(title="QIDO by Study Instance UID", goals=key_goals, aims=key_aims),),
-            run=_alone(_by_uid, studies, 300),
+            run=_alone(by_uid, studies, 300),
         ),
         Workload(
             name="qido-accession",
             rows=(Row(title="QIDO by Accession Number", goals=key_goals, aims=key_aims),),
-            run=_alone(_by_accession, studies, 300),
+            run=_alone(by_accession, studies, 300),
         ),
         Workload(
             name="qido-uid-8",
@@ -139,12 +143,12 @@ def workloads(studies: int) -> tuple[Workload, ...]:
                 Row(title="QIDO by Study Instance UID, 8 clients, p50", aims=(Goal(limit=2),)),
                 Row(title="QIDO by Study Instance UID, 8 clients, p99"),
             ),
-            run=_eight(_by_uid, studies, 100),
+            run=_eight(by_uid, studies, 100),
         ),
         Workload(
             name="qido-dates",
             rows=(Row(title="QIDO dates + modality, 25 rows", aims=(Goal(limit=2),)),),
-            run=_alone(_by_date_and_modality, studies, 100),
+            run=_alone(by_date_and_modality, studies, 100),
         ),
         Workload(
             name="qido-dates-8",
@@ -152,7 +156,7 @@ def workloads(studies: int) -> tuple[Workload, ...]:
                 Row(title="QIDO dates + modality, 25 rows, 8 clients, p50"),
                 Row(title="QIDO dates + modality, 25 rows, 8 clients, p99", aims=(Goal(limit=20),)),
             ),
-            run=_eight(_by_date_and_modality, studies, 50),
+            run=_eight(by_date_and_modality, studies, 50),
         ),
         Workload(
             name="qido-page",

@@ -70,7 +70,9 @@ def _frame_buffers() -> tuple[bytearray, ...]:
     return tuple(touched(phantom.FRAME_BYTES + (32 << 10)) for _ in range(NATIVE_COUNT))
 
 
-def _is_frame(expected: bytes) -> Callable[[Reply], None]:
+def is_frame(expected: bytes) -> Callable[[Reply], None]:
+    """Make the check that a reply is one part with this frame and nothing else."""
+
     def check(reply: Reply) -> None:
         # An encapsulated frame may come with or without the padding byte that its item holds.
         if (part := only_part(reply.expect(200))) != expected and part + b"\0" != expected:
@@ -92,7 +94,8 @@ def _check_file(file: bytes, number: int) -> None:
         raise WrongAnswer(f"{len(file)} bytes are not instance {number} as a file with its pixels")
 
 
-def _check_metadata(reply: Reply) -> None:
+def check_metadata(reply: Reply) -> None:
+    """Raise WrongAnswer unless the metadata are those of all instances, with all their attributes."""
     instances = json.loads(bytes(reply.expect(200).body))
     uids = {instance["00080018"]["Value"][0] for instance in instances}
     if uids != {phantom.instance_uid(NATIVE, number) for number in range(1, NATIVE_COUNT + 1)}:
@@ -132,7 +135,7 @@ def _shuffled(count: int, seed: int) -> list[int]:
 def one_frame(peer: Peer) -> Sample:
     """One frame after the other, from slices all over the series."""
     asks = (
-        (peer.get(frame_path(NATIVE, n), FRAME), _is_frame(phantom.native_frame(n))) for n in _shuffled(NATIVE_COUNT, 1)
+        (peer.get(frame_path(NATIVE, n), FRAME), is_frame(phantom.native_frame(n))) for n in _shuffled(NATIVE_COUNT, 1)
     )
     took = latencies(Connection(peer.port, buffer=_frame_buffers()[0]), asks)
     return Sample(values=(median(took),), requests=len(took))
@@ -143,19 +146,21 @@ def all_frames(peer: Peer) -> Sample:
     heads = [peer.get(frame_path(NATIVE, n), FRAME) for n in range(1, NATIVE_COUNT + 1)]
     started, replies = fetch_all([peer.connect() for _ in range(CONNECTIONS)], heads, _frame_buffers())
     for number, reply in enumerate(replies, start=1):
-        _is_frame(phantom.native_frame(number))(reply)
+        is_frame(phantom.native_frame(number))(reply)
     first = (replies[0].done_at - started) * 1000
     whole = (max(reply.done_at for reply in replies) - started) * 1000
     return Sample(values=(first, whole), requests=len(heads))
 
 
 def one_instance(peer: Peer) -> Sample:
+    """One file after the other, all over the series."""
     asks = ((peer.get(instance_path(NATIVE, n), INSTANCE), _is_instance(n)) for n in _shuffled(NATIVE_COUNT, 2))
     took = latencies(Connection(peer.port, buffer=_frame_buffers()[0]), asks)
     return Sample(values=(median(took),), requests=len(took))
 
 
 def whole_study(peer: Peer) -> Sample:
+    """All files of a study in one answer."""
     connection = Connection(peer.port, buffer=_study_buffer())
     connection.connect()
     reply = connection.exchange(peer.get(study_path(NATIVE), INSTANCE)).expect(200)
@@ -173,7 +178,7 @@ def _metadata(encoding: str) -> Callable[[Peer], Sample]:
     def run(peer: Peer) -> Sample:
         connection = Connection(peer.port, buffer=touched(8 << 20))
         head = peer.get(metadata_path(NATIVE), JSON, encoding)
-        replies = latencies(connection, ((head, _check_metadata) for _ in range(20)), least=2, budget_seconds=0.5)
+        replies = latencies(connection, ((head, check_metadata) for _ in range(20)), least=2, budget_seconds=0.5)
         connection.close()
         return Sample(values=(median(replies),), requests=len(replies))
 
@@ -183,9 +188,7 @@ def _metadata(encoding: str) -> Callable[[Peer], Sample]:
 def compressed_frames(peer: Peer) -> Sample:
     """JPEG-LS frames one after the other, as they were stored."""
     numbers = _shuffled(COMPRESSED_COUNT, 3)
-    asks = (
-        (peer.get(frame_path(COMPRESSED, n), JPEGLS_FRAME), _is_frame(phantom.compressed_frame(n))) for n in numbers
-    )
+    asks = ((peer.get(frame_path(COMPRESSED, n), JPEGLS_FRAME), is_frame(phantom.compressed_frame(n))) for n in numbers)
     took = latencies(Connection(peer.port), asks)
     return Sample(values=(1000 * len(took) / sum(took),), requests=len(took))
 
