@@ -106,7 +106,7 @@ class _Tags(dict[int, str]):
     def __missing__(self, raw: int) -> str:
         group, element = self._split(self._pack(raw))
         key = f"{group:04X}{element:04X}"
-        if element == 0 or key == "FFFCFFFC" or (self._is_data_set and group < 4):
+        if element == 0 or key == "FFFCFFFC" or (self._is_data_set and group in (0, 2)):
             key = ""
         if len(self) < 1 << 15:
             self[raw] = key
@@ -127,6 +127,7 @@ class ByteOrder:
             struct.unpack(f"{mark}H", vr.encode())[0]: (vr, vr in _LONG_HEADER, self.readers.get(vr))
             for vr in _LONG_HEADER | set(self.readers)
         }
+        self.vrs = frozenset(vr for vr, _, _ in self.explicit.values())
 
 
 LITTLE, BIG = ByteOrder("<"), ByteOrder(">")
@@ -155,7 +156,7 @@ class Walk:
         self.pixels: list[PixelElement] = []
         self.trouble = ""
         self._spent = 0
-        self._path: list[str] = []
+        self.path: list[str] = []
         self._undecided: list[tuple[dict[str, Any], bytes]] = []  # US or SS, for want of a Pixel Representation
 
     def data_set(
@@ -227,16 +228,16 @@ class Walk:
                 continue
 
             if vr == "UN" and length != UNDEFINED and not implicit:
-                vr = self._known_vr(key, out, length)
+                vr = self.known_vr(key, out, length)
             if vr == "SQ" or (vr == "UN" and length == UNDEFINED and not implicit):
-                self._spend(used - counted)
+                self.spend(used - counted)
                 counted = used
                 items, at = self._items(key, start, length, end, implicit, codecs, depth)
                 out[key] = {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
                 continue
             fragments = None
             if length == UNDEFINED:
-                fragments, value_end, at = self._fragments(start, end)
+                fragments, value_end, at = self.fragments(start, end)
             else:
                 value_end = at = start + length
                 if at > end:
@@ -244,19 +245,28 @@ class Walk:
             if depth == 0 and key[:4] == "7FE0":
                 self.pixels.append(PixelElement(key, vr, start, value_end - start, fragments))
             if key:
-                out[key] = self._value(key, vr, start, value_end, codecs)
+                out[key] = self.value(key, vr, start, value_end, codecs)
         else:
             raise TooLarge(f"more than {self.limits.max_elements} elements in one object")
-        self._spend(used - counted)
+        self.spend(used - counted)
+        return self.finished(out, undecided, depth), at
+
+    def finished(self, out: MetadataJson, undecided: int, depth: int) -> MetadataJson:
+        """The data set once all its elements are read: in order, and without what the model leaves out."""
         out.pop("", None)
-        self._decide(out, undecided, depth)
+        if len(self._undecided) > undecided:
+            self._decide(out, undecided, depth)
         if "00281101" in out or "00283002" in out:
             _correct_descriptors(out)
         keys = list(out)
         ordered = sorted(keys)
-        return (out if keys == ordered else {key: out[key] for key in ordered}), at
+        return out if keys == ordered else {key: out[key] for key in ordered}
 
-    def _spend(self, elements: int) -> None:
+    def undecided_count(self) -> int:
+        """How many values wait for a Pixel Representation; what `finished` is told of where a data set began."""
+        return len(self._undecided)
+
+    def spend(self, elements: int) -> None:
         self._spent += elements
         if self._spent > self.limits.max_elements:
             raise TooLarge(f"more than {self.limits.max_elements} elements in one object")
@@ -273,7 +283,7 @@ class Walk:
 
     # What is rare enough for a call of its own.
 
-    def _value(self, key: str, vr: str, start: int, end: int, codecs: Codecs) -> dict[str, Any]:
+    def value(self, key: str, vr: str, start: int, end: int, codecs: Codecs) -> dict[str, Any]:
         """An element of bytes, or of a VR that had to be found out."""
         if vr == "US or SS":
             element = {"vr": vr}
@@ -282,6 +292,8 @@ class Walk:
         read = self.order.readers.get(vr)
         if read is None or start == end:
             return self._bytes(key, vr, start, end)
+        if end - start > VALUE_BYTES and vr in _LONG_VALUES:
+            return self._named(key, vr, start, end)
         try:
             values = read(self.data[start:end], codecs)
         except WrongLength:
@@ -299,7 +311,7 @@ class Walk:
     def _named(self, key: str, vr: str, start: int, end: int) -> dict[str, Any]:
         """An element that only names its value; whose it is will be known when the walk is over."""
         element = {"vr": vr, "BulkDataURI": ""}
-        self.bulk.append(Bulk(element, "/".join((*self._path, key)), start, end - start))
+        self.bulk.append(Bulk(element, "/".join((*self.path, key)), start, end - start))
         return element
 
     def _items(
@@ -315,7 +327,7 @@ class Walk:
         data, order = self.data, self.order
         items: list[MetadataJson] = []
         at = start
-        self._path += key, ""
+        self.path += key, ""
         while length == UNDEFINED or at < end:
             if at + 8 > end:
                 self._unsure("the sequence does not end", key, start)
@@ -329,16 +341,16 @@ class Walk:
             item_end = end if item_length == UNDEFINED else at + item_length
             if mark != _ITEM or item_end > end:
                 self._unsure(f"no item that fits into sequence {key}", mark, at - 8)
-            self._path[-1] = str(len(items) + 1)
+            self.path[-1] = str(len(items) + 1)
             item, past = self.data_set(at, item_end, implicit or not has_vr(data, at, item_end), codecs, depth + 1)
             if item_length != UNDEFINED and past != item_end:
                 self._unsure("the item ends before its length", mark, at - 8)
             items.append(item)
             at = past
-        del self._path[-2:]
+        del self.path[-2:]
         return items, at
 
-    def _fragments(self, start: int, end: int) -> tuple[array[int], int, int]:
+    def fragments(self, start: int, end: int) -> tuple[array[int], int, int]:
         """The items of an encapsulated value (PS3.5 A.4): offset and length of each; its end, and what follows."""
         data, head, tags = self.data, self.order.implicit_head, self.order.tags
         found = array("Q")
@@ -368,15 +380,15 @@ class Walk:
         if length == UNDEFINED and key not in _DICTIONARY and start + 8 <= self.size:
             tag, _ = self.order.implicit_head(self.data, start)
             return "SQ" if self.order.tags[tag] in (_ITEM, _SEQUENCE_END) else "UN"
-        return self._dictionary_vr(key, out, length, implicit=True)
+        return self.dictionary_vr(key, out, length, implicit=True)
 
-    def _known_vr(self, key: str, out: MetadataJson, length: int) -> str:
+    def known_vr(self, key: str, out: MetadataJson, length: int) -> str:
         """The VR of an element that was sent as UN although the dictionary knows it (PS3.5 6.2.2 note 2)."""
         if length >= 0xFFFF and not _is_private(key):
             return "UN"
-        return self._dictionary_vr(key, out, length, implicit=False)
+        return self.dictionary_vr(key, out, length, implicit=False)
 
-    def _dictionary_vr(self, key: str, out: MetadataJson, length: int, *, implicit: bool) -> str:
+    def dictionary_vr(self, key: str, out: MetadataJson, length: int, *, implicit: bool) -> str:
         """The dictionary's VR; where that is a choice, which one it is (PS3.5 Annex A, PS3.3 C.11.1.1.1)."""
         vr = _DICTIONARY.get(key) or (_private_vr(key, out) if _is_private(key) else _repeated_vr(key))
         if len(vr) == 2 or vr == "US or SS":
@@ -403,8 +415,6 @@ class Walk:
 
     def _decide(self, out: MetadataJson, since: int, depth: int) -> None:
         """Make US or SS of what was read in this data set, by the nearest Pixel Representation (PS3.3 C.7.6.3)."""
-        if len(self._undecided) == since:
-            return
         signed = _first(out, "00280103")
         if signed is None and depth:
             return

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from readingroom.errors import NotDicom, NotFound
+from readingroom.errors import NotFound
 from storage.arrays import ArraySpec, Chunks, frame_payload
 from storage.dicomjson import (
     BASE_URL_MARK,
@@ -25,6 +25,7 @@ from storage.dicomjson import (
     name_bulk,
 )
 from storage.frames import Opaque, find_frames
+from storage.lenient import read_leniently
 from storage.part10 import Front, check_uid, inflate, read_front
 from storage.trailer import (
     Description,
@@ -152,7 +153,8 @@ def _read_data_set(data: Buffer, front: Front, limits: Limits) -> tuple[Metadata
     try:
         metadata, end = walk.data_set(front.data_set_at, size, front.implicit)
     except Unsure as unsure:
-        raise NotDicom(str(unsure)) from None
+        walk = Walk(data, limits, front.order)
+        return read_leniently(walk, front.data_set_at, front.implicit), walk, str(unsure)
     if not walk.trouble and end != size:
         return metadata, walk, f"{size - end} bytes after the end of the data set"
     return metadata, walk, walk.trouble
