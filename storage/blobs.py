@@ -7,6 +7,7 @@ Keys are relative paths with ``/``. An object is published once under its key an
 from __future__ import annotations
 
 import errno
+import filecmp
 import hashlib
 import os
 import tempfile
@@ -152,6 +153,9 @@ class LocalBlobs:
                 target = self._root + one.key
                 folder = os.path.dirname(target)
                 self._make_folder(folder)
+                # A slot is given out once; only a catalog older than its store can give one out again.
+                if os.path.lexists(target) and not filecmp.cmp(one.path, target, shallow=False):
+                    raise Conflict(f"The store already has other bytes under {one.key}.")
                 os.rename(one.path, target)
                 touched.add(folder)
             for folder in touched:
