@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from readingroom.errors import Unavailable
+from readingroom.errors import NotFound, Unavailable
 from server.status import http_status
 from server.web.ohif import STATIC
 
@@ -114,7 +114,7 @@ def accepts_gzip(request: Request) -> bool:
 
 
 def viewer_routes(static_dir: Path = STATIC) -> list[BaseRoute]:
-    """Routes of the application's root: ``/`` (to the viewer) and everything below ``/ohif/``.
+    """Routes to mount at ``/ohif``.
 
     The files are listed once, when the application is built, and a request only ever picks from that list: no path
     that a client sends is resolved on disk. A path that names no file is one of the viewer's own pages and gets
@@ -134,21 +134,14 @@ def viewer_routes(static_dir: Path = STATIC) -> list[BaseRoute]:
     # The JPEG-LS, JPEG 2000 and HTJ2K decoders compile code; they live in workers, which get a policy of their own.
     in_worker = ISOLATION | {"Content-Security-Policy": CONTENT_SECURITY_POLICY.format(scripts=" 'unsafe-eval'")}
 
-    async def to_viewer(request: Request) -> Response:
-        return RedirectResponse("/ohif/", headers=headers)
-
     async def viewer(request: Request) -> Response:
         if page is None:
             return HTMLResponse(NOT_INSTALLED, status_code=http_status(Unavailable()), headers=headers)
         name = request.path_params["path"]
         asset = assets.get(name)
         if asset is None and PurePosixPath(name).suffix in MEDIA_TYPES:
-            return Response("There is no such file of the viewer.\n", 404, headers, "text/plain")
+            raise NotFound("The viewer has no such file.")
         is_worker = request.headers.get("sec-fetch-dest") in ("worker", "sharedworker")
         return (asset or page).response(request, in_worker if is_worker else headers)
 
-    return [
-        Route("/", to_viewer),
-        Route("/ohif", to_viewer),
-        Route("/ohif/{path:path}", viewer),
-    ]
+    return [Route("/{path:path}", viewer)]
