@@ -115,6 +115,50 @@ _INSTANCE = (
 )
 
 
+# Built once: making a statement costs more than running it, and this one runs for every frame.
+_ONE_OF_ANY_VERSION = _INSTANCE.where(
+    t.instance.c.instance_uid == sa.bindparam("instance_uid"),
+    t.series.c.series_uid == sa.bindparam("series_uid"),
+    t.study.c.study_uid == sa.bindparam("study_uid"),
+)
+_IN_SCOPE = t.instance.c.owner_facility.in_(sa.bindparam("facilities", expanding=True))
+_ONE = _ONE_OF_ANY_VERSION.where(t.instance.c.is_current)
+_ONE_SCOPED = _ONE.where(_IN_SCOPE)
+_ONE_VERSION = _ONE_OF_ANY_VERSION.where(t.instance.c.version == sa.bindparam("version"))
+_ONE_VERSION_SCOPED = _ONE_VERSION.where(_IN_SCOPE)
+
+_STUDY_IN_SCOPE = t.study.c.owner_facility.in_(sa.bindparam("facilities", expanding=True))
+_STUDY = sa.select(
+    t.study.c.id,
+    t.study.c.study_uid,
+    t.study.c.owner_facility,
+    t.study.c.series_count,
+    t.study.c.instance_count,
+    t.study.c.version,
+    t.study.c.updated_at,
+).where(t.study.c.study_uid == sa.bindparam("study_uid"), t.study.c.instance_count > 0)
+_STUDY_SCOPED = _STUDY.where(_STUDY_IN_SCOPE)
+_SERIES = (
+    sa.select(
+        t.series.c.id,
+        t.study.c.study_uid,
+        t.series.c.series_uid,
+        t.study.c.owner_facility,
+        t.series.c.place,
+        t.series.c.modality,
+        t.series.c.instance_count,
+        t.series.c.version,
+    )
+    .join(t.study, t.series.c.study == t.study.c.id)
+    .where(
+        t.study.c.study_uid == sa.bindparam("study_uid"),
+        t.series.c.series_uid == sa.bindparam("series_uid"),
+        t.series.c.instance_count > 0,
+    )
+)
+_SERIES_SCOPED = _SERIES.where(_STUDY_IN_SCOPE)
+
+
 def scoped(statement: sa.Select[Any], scope: Scope, column: sa.ColumnElement[str]) -> sa.Select[Any]:
     """`statement` narrowed to the facilities of `scope`; `column` is the owner facility."""
     if scope.facilities is None:
@@ -131,9 +175,14 @@ def _only[T](found: Sequence[T], what: str) -> T:
 
 
 def find_instance(
-    connection: sa.Connection, scope: Scope, study_uid: str, series_uid: str, instance_uid: str
+    connection: sa.Connection,
+    scope: Scope,
+    study_uid: str,
+    series_uid: str,
+    instance_uid: str,
+    version: int | None = None,
 ) -> StoredInstance:
-    """The current version of one instance under its own study and series.
+    """One instance under its own study and series: the current version of it, or an older one by number.
 
     Raises
     ------
@@ -142,59 +191,38 @@ def find_instance(
     Ambiguous
         Several facilities in scope own it.
     """
-    statement = scoped(
-        _INSTANCE.where(
-            t.instance.c.instance_uid == sa.bindparam("instance_uid"),
-            t.instance.c.is_current,
-            t.series.c.series_uid == sa.bindparam("series_uid"),
-            t.study.c.study_uid == sa.bindparam("study_uid"),
-        ),
-        scope,
-        t.instance.c.owner_facility,
-    )
-    rows = connection.execute(
-        statement, {"instance_uid": instance_uid, "series_uid": series_uid, "study_uid": study_uid}
-    ).all()
+    parameters: dict[str, Any] = {
+        "instance_uid": instance_uid,
+        "series_uid": series_uid,
+        "study_uid": study_uid,
+        "version": version,
+    }
+    statement = _ONE if version is None else _ONE_VERSION
+    if scope.facilities is not None:
+        statement = _ONE_SCOPED if version is None else _ONE_VERSION_SCOPED
+        parameters["facilities"] = sorted(scope.facilities)
+    rows = connection.execute(statement, parameters).all()
     return StoredInstance(**_only(rows, f"instance {instance_uid} in series {series_uid}")._mapping)
 
 
 def find_study(connection: sa.Connection, scope: Scope, study_uid: str) -> StoredStudy:
     """One study; raises as `find_instance` does."""
-    statement = scoped(
-        sa.select(
-            t.study.c.id,
-            t.study.c.study_uid,
-            t.study.c.owner_facility,
-            t.study.c.series_count,
-            t.study.c.instance_count,
-            t.study.c.version,
-            t.study.c.updated_at,
-        ).where(t.study.c.study_uid == study_uid),
-        scope,
-        t.study.c.owner_facility,
-    )
-    return StoredStudy(**_only(connection.execute(statement).all(), f"study {study_uid}")._mapping)
+    parameters: dict[str, Any] = {"study_uid": study_uid}
+    statement = _STUDY
+    if scope.facilities is not None:
+        statement = _STUDY_SCOPED
+        parameters["facilities"] = sorted(scope.facilities)
+    return StoredStudy(**_only(connection.execute(statement, parameters).all(), f"study {study_uid}")._mapping)
 
 
 def find_series(connection: sa.Connection, scope: Scope, study_uid: str, series_uid: str) -> StoredSeries:
     """One series under its own study; raises as `find_instance` does."""
-    statement = scoped(
-        sa.select(
-            t.series.c.id,
-            t.study.c.study_uid,
-            t.series.c.series_uid,
-            t.study.c.owner_facility,
-            t.series.c.place,
-            t.series.c.modality,
-            t.series.c.instance_count,
-            t.series.c.version,
-        )
-        .join(t.study, t.series.c.study == t.study.c.id)
-        .where(t.study.c.study_uid == study_uid, t.series.c.series_uid == series_uid),
-        scope,
-        t.study.c.owner_facility,
-    )
-    return StoredSeries(**_only(connection.execute(statement).all(), f"series {series_uid}")._mapping)
+    parameters: dict[str, Any] = {"study_uid": study_uid, "series_uid": series_uid}
+    statement = _SERIES
+    if scope.facilities is not None:
+        statement = _SERIES_SCOPED
+        parameters["facilities"] = sorted(scope.facilities)
+    return StoredSeries(**_only(connection.execute(statement, parameters).all(), f"series {series_uid}")._mapping)
 
 
 def list_series(connection: sa.Connection, study: StoredStudy) -> list[StoredSeries]:

@@ -26,7 +26,7 @@ from storage.objects import MetadataJson
 Duplicates = Literal["version", "reject", "keep-first"]
 Result = Literal["stored", "identical", "new version", "kept first", "refused"]
 
-# SQL says "this value, or that of the row" with a list kept as sorted text, each entry followed by this.
+# Ends each entry of a list that is kept as sorted text, so that LIKE finds whole entries only.
 _END = "\\"
 
 
@@ -86,6 +86,15 @@ class _Accepted:
     is_current: bool
 
 
+_CURRENTS = sa.select(
+    t.instance.c.instance_uid, t.instance.c.id, t.instance.c.study, t.instance.c.version, t.instance.c.sha256
+).where(
+    t.instance.c.owner_facility == sa.bindparam("owner_facility"),
+    t.instance.c.instance_uid.in_(sa.bindparam("instance_uids", expanding=True)),
+    t.instance.c.is_current,
+)
+
+
 def series_place(owner_facility: str, study_uid: str, series_uid: str) -> str:
     """The folder of a series: fanned out by hash, and the same whoever computes it."""
     key = hashlib.sha256(f"{owner_facility}\n{study_uid}\n{series_uid}".encode()).hexdigest()[:32]
@@ -137,16 +146,12 @@ def record_instances(
 
 
 def _currents(connection: sa.Connection, owner_facility: str, instance_uids: Iterable[str]) -> dict[str, _Current]:
-    statement = sa.select(
-        t.instance.c.instance_uid, t.instance.c.id, t.instance.c.study, t.instance.c.version, t.instance.c.sha256
-    ).where(
-        t.instance.c.owner_facility == owner_facility,
-        t.instance.c.instance_uid.in_(sorted(set(instance_uids))),
-        t.instance.c.is_current,
+    rows = connection.execute(
+        _CURRENTS, {"owner_facility": owner_facility, "instance_uids": sorted(set(instance_uids))}
     )
     return {
         uid: _Current(row_id=row_id, study_id=study_id, version=version, sha256=sha256)
-        for uid, row_id, study_id, version, sha256 in connection.execute(statement)
+        for uid, row_id, study_id, version, sha256 in rows
     }
 
 
