@@ -57,7 +57,7 @@ from storage.catalog.studies import (
     refusal,
     series_place,
 )
-from storage.catalog.writers import OPAQUE, ArrayKey, Slot, Writer, forget, leftovers, take_expired
+from storage.catalog.writers import OPAQUE, ArrayKey, LeaseLost, Slot, Writer, forget, leftovers, take_expired
 from storage.dicomjson import dump
 from storage.objects import ArraySpec, Description, Scan, make_trailer, scan
 
@@ -304,7 +304,10 @@ class Ingest:
     # -- committing: one thread ---------------------------------------------------------------------------------
 
     def commit(self, ready: Sequence[Ready]) -> Future[list[Outcome]]:
-        """Commit staged instances; the future's outcomes, in their order, are durable when it is done."""
+        """Commit staged instances; the future's outcomes, in their order, are durable when it is done.
+
+        The future never raises: what could not be committed has an outcome with an error.
+        """
         done: Future[list[Outcome]] = Future()
         self._queue.put(_Request(ready, done))
         return done
@@ -356,9 +359,8 @@ class Ingest:
                 log.exception("a group could not be committed")
                 meaning = _meaning_of(error)
                 for request in requests:
-                    if not request.done.done():
-                        request.done.set_exception(meaning)
-                if isinstance(error, Unavailable):
+                    request.done.set_result([_outcome(one, meaning) for one in request.ready])
+                if isinstance(error, LeaseLost):
                     self._replace_writer()
 
     def _commit_group(self, requests: Sequence[_Request]) -> None:

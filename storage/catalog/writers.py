@@ -31,6 +31,10 @@ _BLOCKS = (1, 8, 64)
 _ARRAYS_REMEMBERED = 1024
 
 
+class LeaseLost(Unavailable):
+    """This writer lost its lease while it was stopped; send again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayKey:
     """One zarr array: its series' folder and the digest of its spec (empty for opaque objects)."""
@@ -81,7 +85,7 @@ class Writer:
 
         Raises
         ------
-        Unavailable
+        LeaseLost
             The lease expired and the sweeper has taken over what this writer had begun.
         """
         held = connection.execute(
@@ -90,7 +94,7 @@ class Writer:
             .values(lease_until=now + LEASE)
         )
         if held.rowcount != 1:
-            raise Unavailable("This writer lost its lease while it was stopped; send again.", retry_after=1)
+            raise LeaseLost(retry_after=1)
 
     def reserve(self, needs: Mapping[ArrayKey, tuple[bytes, int]], now: datetime) -> dict[ArrayKey, list[Slot]]:
         """Reserve slots: for each array its spec (JSON) and how many are needed; new arrays are made.
