@@ -235,7 +235,7 @@ def _follow(path: Path) -> Iterator[Found]:
 def _referenced(path: Path) -> list[list[str]]:
     """Referenced File ID (0004,1500) of every directory record that is in use, as its components."""
     try:
-        records = pydicom.dcmread(path).get("DirectoryRecordSequence", ())
+        records = pydicom.dcmread(path).DirectoryRecordSequence
         return [
             [str(part) for part in ([value] if isinstance(value, str) else value)]
             for record in records
@@ -244,7 +244,7 @@ def _referenced(path: Path) -> list[list[str]]:
     except (pydicom.errors.InvalidDicomError, OSError, ValueError, TypeError, KeyError, EOFError) as error:
         raise Invalid(f"It is no readable DICOMDIR: {error}.") from error
     except (RecursionError, NotImplementedError, AttributeError, MemoryError) as error:
-        raise Invalid("It is no readable DICOMDIR: its structure is broken.") from error
+        raise Invalid("It is no readable DICOMDIR: it has no directory records, or broken ones.") from error
 
 
 def _resolve(root: Path, components: Sequence[str]) -> Path:

@@ -1,0 +1,447 @@
+"""The command line: serve, import, export, and what an operator needs to keep the archive well."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from readingroom.clock import SystemClock
+from readingroom.errors import Invalid, NotFound, ReadingRoomError
+from readingroom.model import Scope
+from server.settings import Settings
+
+# Commands import what they need when they run: help comes at once.
+# What a command answers goes to stdout; progress and errors go to stderr, so that answers can be piped.
+_SHOWN = 40
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+app = typer.Typer(
+    name="readingroom",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A DICOMweb imaging server: it stores studies byte for byte, and shows them.\n\n"
+    "Settings come from options, then READINGROOM_... variables, then readingroom.toml "
+    "(see docs/reference/settings.md).",
+)
+zarr_app = typer.Typer(no_args_is_help=True, help="Open stored series as zarr arrays.")
+app.add_typer(zarr_app, name="zarr")
+
+Data = Annotated[Path | None, typer.Option(help="Folder of the store and the catalog.", show_default="var/data")]
+Config = Annotated[Path | None, typer.Option(help="Settings file (TOML).", show_default="readingroom.toml if there")]
+Database = Annotated[str | None, typer.Option(help="Database URL.", show_default="SQLite in the data folder")]
+Facility = Annotated[str | None, typer.Option(help="The facility that owns it.", show_default="the setting 'facility'")]
+
+
+def main() -> None:
+    """The console script: errors that we raise become one line and exit status 1."""
+    try:
+        app()
+    except ReadingRoomError as error:
+        _fail(error.message)
+    except sa.exc.DBAPIError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        _fail(f"The database does not do as it is told: {reason}. 'readingroom doctor' says what to look at.")
+    except OSError as error:
+        _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+
+
+def _fail(message: str) -> None:
+    err.print(f"[bold red]readingroom:[/] {escape(message)}")
+    sys.exit(1)
+
+
+def load_settings(config: Path | None, **options: Any) -> Settings:
+    """Settings from the options given, then the environment, then the file; raises `Invalid` naming what is wrong."""
+    if config is not None:
+        if not config.is_file():
+            raise NotFound(f"There is no settings file {config}.")
+        os.environ["READINGROOM_CONFIG"] = str(config.resolve())
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
+        raise Invalid(f"The settings are not right. {'; '.join(wrong)}. See docs/reference/settings.md.") from None
+    except SettingsError as error:
+        raise Invalid(f"The settings are not right: {error}; a list is written as JSON.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise Invalid(f"The settings file is no TOML: {error}.") from None
+
+
+@contextmanager
+def _progress(total: float | None, *, of_bytes: bool = True) -> Iterator[tuple[Callable[[float], None], Progress]]:
+    columns = [DownloadColumn(), TransferSpeedColumn()] if of_bytes else [TextColumn("{task.completed}/{task.total}")]
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn(), console=err, transient=True
+    ) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda amount: progress.advance(task, amount), progress
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind; loopback only.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one.", show_default="8780")] = None,
+    data: Data = None,
+    database: Database = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes.", show_default="1")] = None,
+    config: Config = None,
+) -> None:
+    """Serve DICOMweb and the viewer until Ctrl-C.
+
+    [bold]Examples[/]
+
+      readingroom serve --data /srv/images
+
+      readingroom serve --config /etc/readingroom.toml --workers 4
+
+    Listens on loopback only: there is no authentication yet.
+    """
+    options = {"host": host, "port": port, "data": data and data.resolve(), "database": database, "workers": workers}
+    settings = load_settings(config, **options)
+    from server.archive import open_new_archive
+    from server.listen import bind
+    from server.listen import serve as listen
+    from server.web.ohif import is_installed
+
+    bound = bind(settings.host, settings.port)
+    with open_new_archive(settings):
+        pass  # here, where what goes wrong is one clear line, and not in each worker
+    # The app in this process and in the workers reads its settings from the environment.
+    os.environ |= {f"READINGROOM_{name.upper()}": str(value) for name, value in options.items() if value is not None}
+
+    def ready(root: str) -> None:
+        rows = [("DICOMweb", f"{root}/dicomweb"), ("Health", f"{root}/healthz")]
+        if is_installed():
+            rows.insert(0, ("Viewer", f"{root}/ohif/"))
+        out.print(f"[bold]readingroom[/] serves {escape(str(settings.data.resolve()))}")
+        for name, address in rows:
+            out.print(f"  {name:<9} [cyan]{escape(address)}[/]")
+        out.print("Ctrl-C stops it.")
+
+    if not listen(settings, bound, ready):
+        raise Invalid("The server did not start; the lines above say why. 'readingroom doctor' may know more.")
+
+
+@app.command()
+def demo(data: Data = None, database: Database = None, config: Config = None) -> None:
+    """Load the demo studies: a made 200-slice CT, and the real images that installed packages bring along.
+
+    Loads nothing twice: run it as often as you like.
+    """
+    settings = load_settings(config, data=data, database=database)
+    from server.app import build_room
+    from server.demo import demo_objects
+
+    objects = demo_objects()
+    results: dict[str, int] = {}
+    failures: list[tuple[str, str]] = []
+    with build_room(settings) as room, _progress(len(objects), of_bytes=False) as (advance, _):
+        bodies = (one.read() for one in objects)
+        outcomes = room.ingest.store(bodies, facility=settings.facility, source="demo")
+        for one, outcome in zip(objects, outcomes, strict=True):
+            if outcome.error is not None:
+                failures.append((one.name, outcome.error.message))
+            else:
+                results[str(outcome.result)] = results.get(str(outcome.result), 0) + 1
+            advance(1)
+    if results == {"identical": len(objects)}:
+        out.print(f"The demo studies are there already ({len(objects)} objects).")
+    else:
+        out.print(f"Demo studies loaded: {_counted(results)}.")
+    if failures:
+        _print_failures(failures)
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders, zip files, DICOMDIRs or files.")],
+    facility: Facility = None,
+    source: Annotated[str, typer.Option(help="Kept with each object: where it came from.")] = "import",
+    report: Annotated[Path | None, typer.Option(help="Write the outcome to this file as JSON.")] = None,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Store DICOM files from a disk.
+
+    Folders are searched through, zip files are read as they are, and a DICOMDIR is followed within its own folder.
+    What is no DICOM in a folder or a zip file is skipped and counted.
+
+    [bold]Examples[/]
+
+      readingroom import /mnt/cd
+
+      readingroom import studies.zip more.zip --facility north --report import.json
+
+      readingroom import /mnt/cd/DICOMDIR
+
+    Interrupted, run it again: what is stored already is found identical, and nothing is stored twice.
+    The exit status is 1 if anything failed, 130 if interrupted.
+    """
+    settings = load_settings(config, data=data, database=database, facility=facility)
+    from server.app import build_room
+    from server.importing import Tally, import_paths
+    from server.media import measure
+
+    tally = Tally()
+    begun = time.monotonic()
+    is_whole = True
+    total = measure(paths)
+    with build_room(settings) as room, _progress(total) as (advance, progress):
+
+        def dealt_with(weight: int) -> None:
+            advance(weight)
+            progress.update(progress.task_ids[0], description=f"{tally.seen} files")
+
+        try:
+            import_paths(
+                room.ingest,
+                paths,
+                tally,
+                facility=settings.facility,
+                source=source,
+                max_bytes=settings.max_object_bytes,
+                advance=dealt_with,
+            )
+        except KeyboardInterrupt:
+            is_whole = False
+    seconds = time.monotonic() - begun
+    if report is not None:
+        outcome = {"complete": is_whole, "seconds": round(seconds, 3), "facility": settings.facility}
+        report.write_text(json.dumps(outcome | tally.to_json(), indent=2) + "\n")
+    skipped = f", {tally.skipped} skipped as no DICOM" if tally.skipped else ""
+    failed = f", [red]{len(tally.failures)} failed[/]" if tally.failures else ""
+    out.print(f"{_counted(tally.results) or 'Nothing to store'}{skipped}{failed} in {seconds:.1f} s.")
+    if tally.failures:
+        _print_failures(tally.failures)
+    if not is_whole:
+        err.print("Interrupted. What is counted above is stored; run the same command again to go on.")
+        raise typer.Exit(130)
+    if tally.failures:
+        raise typer.Exit(1)
+
+
+@app.command("export")
+def export_(
+    study: Annotated[str, typer.Argument(help="Study Instance UID.")],
+    target: Annotated[Path, typer.Argument(help="A folder, or a new file that ends in .zip.")],
+    series: Annotated[str | None, typer.Option(help="Only this Series Instance UID.")] = None,
+    facility: Annotated[str | None, typer.Option(help="Whose study, where several facilities have it.")] = None,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Write a study's files exactly as they were received, each checked against its sha256.
+
+    [bold]Examples[/]
+
+      readingroom export 1.2.826.0.1.3680043.8.498.1 out/
+
+      readingroom export 1.2.826.0.1.3680043.8.498.1 study.zip --series 1.2.826.0.1.3680043.8.498.2
+    """
+    settings = load_settings(config, data=data, database=database)
+    from server.archive import open_archive
+    from server.exporting import choose_instances, export
+
+    with open_archive(settings) as (engine, blobs):
+        with engine.connect() as connection:
+            instances = choose_instances(connection, _scope(facility), study, series)
+        with _progress(sum(one.size_bytes for one in instances)) as (advance, _):
+            export(blobs, instances, target, advance)
+    out.print(f"Wrote {len(instances)} files to {escape(str(target))}.")
+
+
+@app.command()
+def doctor(
+    host: Annotated[str | None, typer.Option(help="Address that 'serve' would bind.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port that 'serve' would bind.")] = None,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Look the installation over, and say what to do about what is not right.
+
+    The exit status is 1 if something does not work.
+    """
+    settings = load_settings(config, host=host, port=port, data=data, database=database)
+    from server.doctor import examine
+
+    table = Table("", "check", "found", box=None, pad_edge=False)
+    signs = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fail": "[bold red]FAIL[/]"}
+    has_failed = False
+    with err.status("looking"):
+        for check in examine(settings):
+            has_failed |= check.state == "fail"
+            advice = f"\n[bold]{escape(check.advice)}[/]" if check.advice else ""
+            table.add_row(signs[check.state], check.name, escape(check.found) + advice)
+    out.print(table)
+    if has_failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def scrub(
+    sample: Annotated[float, typer.Option(min=0, max=100, help="Read only this percentage, chosen at random.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Read every stored object and compare its bytes with the sha256 it came with.
+
+    Tells what is missing or changed, whose frame index is broken, and objects that no row names. It may run beside a
+    server; a monthly run finds bit rot while the backup is still good. The exit status is 1 if there is damage.
+    """
+    settings = load_settings(config, data=data, database=database)
+    from server.archive import open_archive
+    from server.scrub import Scrubbed, count
+    from server.scrub import scrub as run
+
+    scrubbed = Scrubbed()
+    with open_archive(settings) as (engine, blobs):
+        _, size_bytes = count(engine)
+        with _progress(size_bytes * sample / 100) as (advance, _):
+            run(engine, blobs, scrubbed, now=SystemClock().now(), sample=sample / 100, advance=advance)
+    if as_json:
+        damages = [asdict(damage) for damage in scrubbed.damages]
+        outcome = {"objects": scrubbed.objects, "bytes": scrubbed.size_bytes, "damages": damages}
+        print(json.dumps(outcome, indent=2))
+    else:
+        out.print(f"Read {scrubbed.objects:,} objects, {scrubbed.size_bytes:,} bytes.")
+        if scrubbed.damages:
+            _print_table(
+                ("damage", "object", "instance", "detail"),
+                [(one.kind, one.object_key, one.instance_uid or "", one.detail) for one in scrubbed.damages],
+            )
+        else:
+            out.print("All is as it was received.")
+    if scrubbed.damages:
+        raise typer.Exit(1)
+
+
+@app.command()
+def reindex(
+    force: Annotated[bool, typer.Option(help="Empty the catalog first if it holds anything.")] = False,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Make the catalog again from the stored objects alone.
+
+    [bold]Examples[/]
+
+      readingroom reindex --data /srv/images
+
+      readingroom reindex --database postgresql://readingroom@localhost/readingroom
+
+    Use it when the database was lost, or to move from one database to another. Stop the server first. The objects are
+    only read. The exit status is 1 if an object could not be recorded.
+    """
+    settings = load_settings(config, data=data, database=database)
+    from server.archive import open_new_archive
+    from server.reindex import Reindexed, list_objects, prepare, record_objects, replay_side_records
+
+    reindexed = Reindexed()
+    with open_new_archive(settings) as (engine, blobs):
+        prepare(engine, now=SystemClock().now(), force=force)
+        with err.status("listing the stored objects") as status:
+            found = list_objects(blobs, reindexed, lambda number: status.update(f"{number} objects found"))
+        with _progress(len(found), of_bytes=False) as (advance, _):
+            settle = timedelta(seconds=settings.settle_seconds)
+            record_objects(engine, blobs, found, reindexed, settle=settle, advance=advance)
+        replay_side_records(engine, blobs, reindexed)
+    extra = f", {reindexed.superfluous} held already" if reindexed.superfluous else ""
+    out.print(f"Recorded {reindexed.instances:,} instances and {reindexed.side_records} side records{extra}.")
+    if reindexed.failures:
+        _print_failures(reindexed.failures)
+        raise typer.Exit(1)
+
+
+@app.command()
+def migrate(data: Data = None, database: Database = None, config: Config = None) -> None:
+    """Bring the catalog to the schema of this release.
+
+    'serve' and 'import' do this by themselves; run it yourself to choose the moment. Make a backup first.
+    """
+    settings = load_settings(config, data=data, database=database)
+    from server.archive import open_catalog
+    from storage.catalog.migrate import current, upgrade
+
+    with open_catalog(settings) as engine:
+        run = upgrade(engine)
+        what = f"ran {', '.join(run)}" if run else "nothing to do"
+        out.print(f"The catalog is at revision {current(engine)}: {what}.")
+
+
+@zarr_app.command("path")
+def zarr_path(
+    uid: Annotated[str, typer.Argument(help="Study or Series Instance UID.")],
+    facility: Annotated[str | None, typer.Option(help="Whose study, where several facilities have it.")] = None,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Print where the zarr arrays of a study or series lie, brought up to date, and how to open them.
+
+    [bold]Example[/]
+
+      readingroom zarr path 1.2.826.0.1.3680043.8.498.2
+
+    Open them for reading only: writing would destroy the DICOM files that they are.
+    """
+    settings = load_settings(config, data=data, database=database)
+    from server.archive import open_archive
+    from server.arrays import describe_arrays
+
+    with open_archive(settings) as (engine, blobs), engine.connect() as connection:
+        for array in describe_arrays(connection, blobs, _scope(facility), uid):
+            out.print(f"[bold]{escape(array.address(blobs, settings))}[/]")
+            out.print(f"  {escape(array.summary)}")
+            print(array.snippet(blobs, settings))
+
+
+def _scope(facility: str | None) -> Scope:
+    return Scope() if facility is None else Scope().narrowed(facility)
+
+
+def _counted(results: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {result}" for result, number in sorted(results.items()))
+
+
+def _print_failures(failures: Sequence[tuple[str, str]]) -> None:
+    _print_table(("not stored", "why"), failures[:_SHOWN])
+    if len(failures) > _SHOWN:
+        out.print(f"... and {len(failures) - _SHOWN} more; --report FILE writes them all.")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out.print(table)
+
+
+if __name__ == "__main__":
+    main()

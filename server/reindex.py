@@ -1,0 +1,307 @@
+"""Makes the catalog again from the stored objects alone.
+
+Each object says in its trailer (an opaque one in its ``zarr.json``) whose it is and when it came, and holds the file
+as it was received. Recorded in the order of their arrival, through the function that ingest uses, they give the catalog
+that ingest gave; what is in no object was written beside them as a side record, and is replayed after them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import batched
+from pathlib import Path
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from readingroom.errors import Conflict, Invalid, NotFound, ReadingRoomError
+from server.ingest import identity
+from server.scrub import StoreKey, own_description
+from storage.blobs import Blobs
+from storage.catalog import schema as t
+from storage.catalog.engine import begin_write
+from storage.catalog.studies import Received, Recorded, ensure_facility, record_instances, series_place
+from storage.dicomjson import dump
+from storage.objects import Scan, scan
+from storage.trailer import Description
+
+Apply = Callable[[sa.Connection, dict[str, Any]], None]
+SIDE_RECORDS: Mapping[str, Apply] = {}
+"""How to replay a side record, by its ``type``. Each feature that writes one brings its own; ingest needs none."""
+
+# What reindex makes, children first. The event table is history and stays.
+_REBUILT = (
+    t.overlay,
+    t.instance_metadata,
+    t.instance,
+    t.series_request,
+    t.series,
+    t.study_name,
+    t.study,
+    t.patient,
+    t.slot_block,
+    t.writer,
+    t.zarr_array,
+)
+_SIDE_RECORD = re.compile(r"s/../../[^/]+/x/[^/]+\.json")
+_TRANSACTION = 256
+_GROUP = 200
+# Objects that came within this span are recorded as one group, at the time of the first.
+_GROUP_SPAN = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A stored object and what it says of itself."""
+
+    key: str
+    place: StoreKey
+    object_bytes: int
+    told: Description
+
+
+@dataclass(slots=True)
+class Reindexed:
+    """What a reindex has done so far."""
+
+    instances: int = 0
+    superfluous: int = 0
+    side_records: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+def prepare(engine: sa.Engine, *, now: datetime, force: bool) -> None:
+    """Make sure that the catalog is empty and that nobody writes to it.
+
+    Raises
+    ------
+    Conflict
+        It holds instances and `force` is not given, or a server is at work on it.
+    """
+    with begin_write(engine) as connection:
+        writers = connection.execute(sa.select(t.writer.c.host, t.writer.c.pid).where(t.writer.c.lease_until >= now))
+        for host, pid in writers:
+            raise Conflict(
+                f"A server or an import is at work on this catalog (process {pid} on {host}). Stop it first; "
+                "if it was killed, its lease runs out within a minute."
+            )
+        if connection.execute(sa.select(t.instance.c.id).limit(1)).first() is not None:
+            if not force:
+                raise Conflict(
+                    "The catalog is not empty. Name an empty database with --database, or let this one be emptied "
+                    "and made again with --force."
+                )
+            for table in _REBUILT:
+                connection.execute(table.delete())
+
+
+def list_objects(blobs: Blobs, reindexed: Reindexed, advance: Callable[[int], None]) -> list[Listed]:
+    """Every stored object, in the order of arrival; `advance` is told their number as they are found."""
+
+    def listed(key: str) -> Listed | tuple[str, str]:
+        place = StoreKey.of(key)
+        assert place is not None
+        try:
+            size = blobs.size(key)
+            return Listed(key=key, place=place, object_bytes=size, told=own_description(blobs, key, size))
+        except ReadingRoomError as error:
+            return key, error.message
+
+    found: list[Listed] = []
+    with ThreadPoolExecutor(4, thread_name_prefix="reindex") as pool:
+        for keys in batched(filter(StoreKey.of, blobs.keys("s/")), 1000):
+            for one in pool.map(listed, keys):
+                if isinstance(one, Listed):
+                    found.append(one)
+                else:
+                    reindexed.failures.append(one)
+            advance(len(keys))
+    return sorted(found, key=lambda one: (one.told.received_at, one.told.version, one.place.place, one.place.slot))
+
+
+def record_objects(
+    engine: sa.Engine,
+    blobs: Blobs,
+    objects: Sequence[Listed],
+    reindexed: Reindexed,
+    *,
+    settle: timedelta,
+    advance: Callable[[int], None],
+) -> None:
+    """Record the objects, given in the order of arrival.
+
+    An object that cannot be read, or lies where it does not belong, is told as a failure and left alone. One that holds
+    what another holds already is superfluous: a crash left it, and nobody was told that it was stored.
+    """
+    arrays: dict[tuple[str, str], str] = {}
+    with ThreadPoolExecutor(4, thread_name_prefix="reindex") as pool:
+        for portion in batched(objects, _TRANSACTION):
+            scans = []
+            for one, found in zip(portion, pool.map(partial(_read, blobs), portion), strict=True):
+                if isinstance(found, Scan):
+                    scans.append((one, found))
+                else:
+                    reindexed.failures.append((one.key, found.message))
+            _record(engine, scans, arrays, reindexed, settle)
+            advance(len(portion))
+
+
+def _record(
+    engine: sa.Engine,
+    scans: Sequence[tuple[Listed, Scan]],
+    arrays: dict[tuple[str, str], str],
+    reindexed: Reindexed,
+    settle: timedelta,
+) -> None:
+    """One transaction; where the database refuses a value, each object alone, so that one does not spoil the others."""
+    known = dict(arrays)
+    results: list[Recorded] = []
+    try:
+        with begin_write(engine) as connection:
+            for facility in sorted({one.told.owner_facility for one, _ in scans}):
+                ensure_facility(connection, facility)
+            for group in _groups(scans):
+                first_at = group[0][0].told.received_at
+                results += record_instances(
+                    connection,
+                    [_received(connection, known, one, found) for one, found in group],
+                    now=first_at,
+                    settle_due_at=first_at + settle,
+                    duplicates="version",
+                )
+    except (sa.exc.DataError, sa.exc.IntegrityError) as error:
+        if len(scans) == 1:
+            reindexed.failures.append((scans[0][0].key, f"The database does not take it: {error.orig}"))
+        for one in scans if len(scans) > 1 else ():
+            _record(engine, [one], arrays, reindexed, settle)
+        return
+    arrays |= known
+    reindexed.superfluous += sum(one.is_superfluous for one in results)
+    reindexed.instances += sum(not one.is_superfluous for one in results)
+
+
+def replay_side_records(
+    engine: sa.Engine,
+    blobs: Blobs,
+    reindexed: Reindexed,
+    appliers: Mapping[str, Apply] = SIDE_RECORDS,
+) -> None:
+    """Apply the side records in the order in which they were written."""
+    records: list[tuple[str, str, dict[str, Any]]] = []
+    for key in blobs.keys("s/"):
+        if _SIDE_RECORD.fullmatch(key):
+            try:
+                record = orjson.loads(blobs.read(key))
+                records.append((record["at"], key, record))
+            except (ReadingRoomError, ValueError, KeyError, TypeError):
+                reindexed.failures.append((key, "It is no side record: JSON with a type and a time is expected."))
+    with begin_write(engine) as connection:
+        for _, key, record in sorted(records, key=lambda one: one[:2]):
+            apply = appliers.get(str(record.get("type")))
+            if apply is None:
+                reason = f"This release knows no side record of type {record.get('type')!r}; a newer one wrote it."
+                reindexed.failures.append((key, reason))
+                continue
+            apply(connection, record)
+            reindexed.side_records += 1
+
+
+def _read(blobs: Blobs, one: Listed) -> Scan | ReadingRoomError:
+    """Scan the received file in an object, and check that it lies where it belongs."""
+    try:
+        found = _scan(blobs, one)
+        known = identity(found)
+        if one.place.place != series_place(one.told.owner_facility, known["study_uid"], known["series_uid"]):
+            return Invalid("It lies in the folder of another series.")
+        if (found.spec is None) != (one.place.array == "o"):
+            return Invalid(
+                f"It is stored as {one.place.array}, but reads otherwise: {found.opaque_reason or 'frames'}."
+            )
+    except ReadingRoomError as error:
+        return error
+    return found
+
+
+def _scan(blobs: Blobs, one: Listed) -> Scan:
+    path = blobs.local_path(one.key)
+    if path is None:
+        return scan(blobs.read_range(one.key, 0, one.told.size))
+    try:
+        return _scan_file(path, one.told.size)
+    except OSError as error:
+        raise NotFound(f"It cannot be read: {error.strerror}.") from None
+
+
+def _scan_file(path: Path, size: int) -> Scan:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped:
+        return scan(mapped)
+
+
+def _groups(scans: Sequence[tuple[Listed, Scan]]) -> Iterator[list[tuple[Listed, Scan]]]:
+    """Runs of objects that came together."""
+    group: list[tuple[Listed, Scan]] = []
+    for one in scans:
+        if group and (len(group) == _GROUP or one[0].told.received_at - group[0][0].told.received_at > _GROUP_SPAN):
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group
+
+
+def _received(connection: sa.Connection, arrays: dict[tuple[str, str], str], one: Listed, found: Scan) -> Received:
+    known = identity(found)
+    chunks = found.chunks
+    return Received(
+        owner_facility=one.told.owner_facility,
+        study_uid=known["study_uid"],
+        series_uid=known["series_uid"],
+        instance_uid=known["instance_uid"],
+        transfer_syntax=found.transfer_syntax,
+        metadata=found.metadata,
+        metadata_zlib=zlib.compress(dump(found.metadata), 1),
+        sha256=bytes.fromhex(one.told.sha256),
+        size_bytes=one.told.size,
+        object_key=one.key,
+        object_bytes=one.object_bytes,
+        array_id=_array_id(connection, arrays, one, found),
+        slot=one.place.slot,
+        opaque_reason=found.opaque_reason,
+        chunk_count=len(chunks),
+        chunk_offset=chunks[0][0] if len(chunks) else 0,
+        chunk_length=chunks[0][1] if len(chunks) else 0,
+        chunk_stride=chunks[0][1] if len(chunks) > 1 and found.spec and found.spec.encoding == "native" else None,
+        source=one.told.source,
+        received_at=one.told.received_at,
+    )
+
+
+def _array_id(connection: sa.Connection, arrays: dict[tuple[str, str], str], one: Listed, found: Scan) -> str:
+    """The array of the object's folder, with its next slot beyond the object's."""
+    name = (one.place.place, one.place.array)
+    array, next_slot = t.zarr_array, one.place.slot + 1
+    if name in arrays:
+        beyond = array.update().where(array.c.id == arrays[name], array.c.next_slot < next_slot)
+        connection.execute(beyond.values(next_slot=next_slot))
+        return arrays[name]
+    spec = found.spec
+    arrays[name] = connection.execute(
+        array.insert()
+        .values(
+            place=name[0],
+            name=name[1],
+            digest=spec.digest() if spec else "",
+            spec=orjson.dumps(asdict(spec)) if spec else b"{}",
+            next_slot=next_slot,
+        )
+        .returning(array.c.id)
+    ).scalar_one()
+    return arrays[name]

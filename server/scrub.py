@@ -1,0 +1,232 @@
+"""Reads every stored object and compares it with the catalog: bit rot, losses and strays come to light here."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from itertools import batched
+from typing import Any, Literal
+
+import orjson
+import sqlalchemy as sa
+
+from readingroom.errors import Invalid, NotFound, ReadingRoomError
+from server.exporting import read_received
+from storage.blobs import Blobs
+from storage.catalog import schema as t
+from storage.opaque import read_description as read_opaque_description
+from storage.trailer import Description, read_description, read_index
+
+Kind = Literal["missing", "changed", "index broken", "misdescribed", "unreadable", "orphan"]
+
+_PAGE = 500
+_OBJECT = re.compile(r"(?P<place>s/../../[^/]+)/(?:(?P<array>a\d+)/c\.(?P<slot>\d+)(?:\.0)+|o/(?P<opaque>\d+)/c\.0)")
+_OPAQUE_JSON = re.compile(r"s/../../[^/]+/o/\d+/zarr\.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """One thing that is not as it should be. `instance_uid` is None for an orphan, which no row names."""
+
+    kind: Kind
+    object_key: str
+    instance_uid: str | None
+    detail: str
+
+
+@dataclass(slots=True)
+class Scrubbed:
+    """What a scrub has found so far."""
+
+    objects: int = 0
+    size_bytes: int = 0
+    damages: list[Damage] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreKey:
+    """What the key of a stored object says: its series' folder, its array (``o`` for opaque ones) and its slot."""
+
+    place: str
+    array: str
+    slot: int
+
+    @classmethod
+    def of(cls, key: str) -> StoreKey | None:
+        """None for a key that is no object's: a ``zarr.json``, a side record."""
+        found = _OBJECT.fullmatch(key)
+        if found is None:
+            return None
+        slot = found["slot"] if found["array"] else found["opaque"]
+        return cls(place=found["place"], array=found["array"] or "o", slot=int(slot))
+
+
+def count(engine: sa.Engine) -> tuple[int, int]:
+    """How many objects the catalog names, and their bytes."""
+    with engine.connect() as connection:
+        statement = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(t.instance.c.size_bytes), 0))
+        objects, size_bytes = connection.execute(statement).one()
+    return objects, int(size_bytes)
+
+
+def scrub(
+    engine: sa.Engine,
+    blobs: Blobs,
+    scrubbed: Scrubbed,
+    *,
+    now: datetime,
+    sample: float = 1.0,
+    threads: int = 4,
+    advance: Callable[[int], None],
+) -> None:
+    """Check every object of the catalog, or a random part of them, then look for objects that no row names.
+
+    Safe beside a running server: what was deleted meanwhile is no damage, and what a living writer has published and
+    not yet committed is no orphan.
+
+    Parameters
+    ----------
+    sample
+        The part of the objects to read, 0 to 1.
+    advance
+        Told the bytes of each object that is dealt with.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="scrub") as pool:
+        for page in _pages(engine):
+            chosen = [row for row in page if sample >= 1 or random.random() < sample]
+            for row, damage in zip(chosen, pool.map(partial(_check, blobs), chosen), strict=True):
+                scrubbed.objects += 1
+                scrubbed.size_bytes += row.size_bytes
+                if damage is not None and _is_named(engine, row.object_key):
+                    scrubbed.damages.append(damage)
+                advance(row.size_bytes)
+    scrubbed.damages += _orphans(engine, blobs, now)
+
+
+def _pages(engine: sa.Engine) -> Iterator[Sequence[Any]]:
+    c = t.instance.c
+    statement = (
+        sa.select(
+            c.id,
+            c.instance_uid,
+            c.owner_facility,
+            c.version,
+            c.sha256,
+            c.size_bytes,
+            c.object_key,
+            c.object_bytes,
+            c.opaque_reason,
+            c.chunk_count,
+            c.chunk_offset,
+            c.chunk_length,
+        )
+        .order_by(c.id)
+        .limit(_PAGE)
+    )
+    last = ""
+    while True:
+        with engine.connect() as connection:
+            page = connection.execute(statement.where(c.id > last)).all()
+        if not page:
+            return
+        yield page
+        last = page[-1].id
+
+
+def _check(blobs: Blobs, row: Any) -> Damage | None:
+    damaged = partial(Damage, object_key=row.object_key, instance_uid=row.instance_uid)
+    try:
+        size = blobs.size(row.object_key)
+        if size != row.object_bytes:
+            return damaged(kind="changed", detail=f"It has {size:,} bytes; {row.object_bytes:,} were stored.")
+        digest = hashlib.sha256()
+        for chunk in read_received(blobs, row.object_key, row.size_bytes):
+            digest.update(chunk)
+        if digest.digest() != row.sha256:
+            return damaged(kind="changed", detail="Its sha256 is not that of the file that was received.")
+        if not row.opaque_reason:
+            chunks = read_index(_reader(blobs, row.object_key), size, row.chunk_count)
+            if chunks and chunks[0] != (row.chunk_offset, row.chunk_length):
+                return damaged(kind="index broken", detail="Its first frame is not where the catalog says.")
+        described = own_description(blobs, row.object_key, size)
+        if (described.sha256, described.owner_facility) != (row.sha256.hex(), row.owner_facility):
+            return damaged(kind="misdescribed", detail="It says of itself that it is another object.")
+    except NotFound:
+        return damaged(kind="missing", detail="The store does not have it, or not all of it.")
+    except Invalid as error:
+        return damaged(kind="index broken", detail=error.message)
+    except ReadingRoomError as error:
+        return damaged(kind="unreadable", detail=error.message)
+    except OSError as error:
+        return damaged(kind="unreadable", detail=str(error.strerror))
+    return None
+
+
+def own_description(blobs: Blobs, key: str, size: int) -> Description:
+    """What a stored object says of itself, in its trailer or beside it; raises `Invalid` or `NotFound`."""
+    found = StoreKey.of(key)
+    if found is not None and found.array == "o":
+        try:
+            document = orjson.loads(blobs.read(f"{key.rpartition('/')[0]}/zarr.json"))
+        except orjson.JSONDecodeError:
+            raise Invalid("The zarr.json beside it is no JSON.") from None
+        return read_opaque_description(document)
+    return read_description(_reader(blobs, key), size)
+
+
+def _reader(blobs: Blobs, key: str) -> Callable[[int, int], bytes]:
+    return lambda offset, length: bytes(blobs.read_range(key, offset, length))
+
+
+def _is_named(engine: sa.Engine, object_key: str) -> bool:
+    with engine.connect() as connection:
+        return bool(_named(connection, [object_key]))
+
+
+def _named(connection: sa.Connection, object_keys: Iterable[str]) -> set[str]:
+    """Those of the keys that a row names."""
+    statement = sa.select(t.instance.c.object_key).where(t.instance.c.object_key.in_(list(object_keys)))
+    return set(connection.execute(statement).scalars())
+
+
+def _orphans(engine: sa.Engine, blobs: Blobs, now: datetime) -> Iterator[Damage]:
+    for keys in batched(blobs.keys("s/"), _PAGE):
+        # The zarr.json of an opaque object belongs to the object; that of an array or a series to no one object.
+        objects = {key: key for key in keys if StoreKey.of(key)}
+        objects |= {key: f"{key.rpartition('/')[0]}/c.0" for key in keys if _OPAQUE_JSON.fullmatch(key)}
+        with engine.connect() as connection:
+            named = _named(connection, objects.values())
+            for key, object_key in objects.items():
+                if object_key in named or _is_being_stored(connection, object_key, now):
+                    continue
+                if not _named(connection, [object_key]):  # nor has it been committed since we asked
+                    detail = "No row names it; it was never acknowledged, or the catalog lost it."
+                    yield Damage(kind="orphan", object_key=key, instance_uid=None, detail=detail)
+
+
+def _is_being_stored(connection: sa.Connection, object_key: str, now: datetime) -> bool:
+    """Whether a writer with a lease holds the object's slot, so that its row may come at any moment."""
+    key = StoreKey.of(object_key)
+    assert key is not None
+    block, array, writer = t.slot_block.c, t.zarr_array.c, t.writer.c
+    statement = (
+        sa.select(sa.true())
+        .select_from(t.slot_block)
+        .join(t.zarr_array, block.array == array.id)
+        .join(t.writer, block.writer == writer.id)
+        .where(
+            array.place == key.place,
+            array.name == key.array,
+            block.first <= key.slot,
+            block.first + block.count > key.slot,
+            writer.lease_until >= now,
+        )
+        .limit(1)
+    )
+    return connection.execute(statement).first() is not None
