@@ -17,7 +17,7 @@ import orjson
 from storage.objects import BASE_URL_MARK, MetadataJson
 
 # A btree entry of PostgreSQL ends at 2,704 bytes. What is longer than this is no value of any VR that is matched.
-_LONGEST = 512
+LONGEST = 512
 
 
 def _tags(listed: str) -> frozenset[str]:
@@ -104,7 +104,7 @@ _AROUND_CARET = re.compile(r" *\^ *")
 
 _DATE = re.compile(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})")
 _TIME = re.compile(r"([01][0-9]|2[0-3])(?::?([0-5][0-9])(?::?([0-5][0-9]|60)(?:\.([0-9]{1,6}))?)?)?")
-_OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
+OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
 
 
 def fold_name(text: str) -> str:
@@ -128,17 +128,17 @@ def fold_name(text: str) -> str:
 def study_columns(metadata: MetadataJson) -> dict[str, Any]:
     """The columns of `schema.study` that one header of the study gives; an unknown `study_date` is empty, not None."""
     return {
-        "patient_id": text(metadata, "00100020"),
-        "issuer": text(metadata, "00100021"),
-        "birth_date": day(metadata, "00100030"),
-        "sex": text(metadata, "00100040"),
-        "study_date": day(metadata, "00080020") or "",
-        "study_time": time_of_day(metadata, "00080030"),
+        "patient_id": _text(metadata, "00100020"),
+        "issuer": _text(metadata, "00100021"),
+        "birth_date": _day(metadata, "00100030"),
+        "sex": _text(metadata, "00100040"),
+        "study_date": _day(metadata, "00080020") or "",
+        "study_time": _time(metadata, "00080030"),
         "timezone_offset": _timezone(metadata),
-        "accession_number": text(metadata, "00080050"),
-        "study_id": text(metadata, "00200010"),
-        "study_description": text(metadata, "00081030"),
-        "institution_name": text(metadata, "00080080"),
+        "accession_number": _text(metadata, "00080050"),
+        "study_id": _text(metadata, "00200010"),
+        "study_description": _text(metadata, "00081030"),
+        "institution_name": _text(metadata, "00080080"),
     }
 
 
@@ -148,22 +148,22 @@ def study_names(metadata: MetadataJson) -> list[tuple[str, int, str]]:
         (tag, position, folded)
         for tag in _PERSON_NAMES
         for position, group in _component_groups(metadata, tag)
-        if (folded := fold_name(group)[:_LONGEST])
+        if (folded := fold_name(group)[:LONGEST])
     ]
 
 
 def series_columns(metadata: MetadataJson) -> dict[str, Any]:
     """The columns of `schema.series` that one header of the series gives."""
     return {
-        "modality": text(metadata, "00080060"),
-        "series_number": whole_number(metadata, "00200011", bits=64),
-        "series_description": text(metadata, "0008103E"),
-        "body_part": text(metadata, "00180015"),
-        "laterality": text(metadata, "00200060"),
-        "series_date": day(metadata, "00080021"),
-        "series_time": time_of_day(metadata, "00080031"),
-        "performed_date": day(metadata, "00400244"),
-        "performed_time": time_of_day(metadata, "00400245"),
+        "modality": _text(metadata, "00080060"),
+        "series_number": _whole_number(metadata, "00200011", bits=64),
+        "series_description": _text(metadata, "0008103E"),
+        "body_part": _text(metadata, "00180015"),
+        "laterality": _text(metadata, "00200060"),
+        "series_date": _day(metadata, "00080021"),
+        "series_time": _time(metadata, "00080031"),
+        "performed_date": _day(metadata, "00400244"),
+        "performed_time": _time(metadata, "00400245"),
     }
 
 
@@ -173,9 +173,9 @@ def series_requests(metadata: MetadataJson) -> list[dict[str, Any]]:
     for position, item in enumerate(_values(metadata, "00400275")):
         if isinstance(item, dict):
             columns = {
-                "scheduled_step_id": text(item, "00400009"),
-                "requested_procedure_id": text(item, "00401001"),
-                "accession_number": text(item, "00080050"),
+                "scheduled_step_id": _text(item, "00400009"),
+                "requested_procedure_id": _text(item, "00401001"),
+                "accession_number": _text(item, "00080050"),
             }
             if any(columns.values()):
                 requests.append({"position": position, **columns})
@@ -185,15 +185,15 @@ def series_requests(metadata: MetadataJson) -> list[dict[str, Any]]:
 def instance_columns(metadata: MetadataJson) -> dict[str, Any]:
     """The columns of `schema.instance` that its header gives; `frame_count` is 0 where there are no pixels."""
     has_pixels = any(tag in metadata for tag in _PIXELS)
-    frames = whole_number(metadata, "00280008", bits=32)
+    frames = _whole_number(metadata, "00280008", bits=32)
     return {
-        "sop_class": text(metadata, "00080016") or "",
-        "instance_number": whole_number(metadata, "00200013", bits=64),
-        "content_date": day(metadata, "00080023"),
-        "content_time": time_of_day(metadata, "00080033"),
-        "rows": whole_number(metadata, "00280010", bits=32),
-        "columns": whole_number(metadata, "00280011", bits=32),
-        "bits_allocated": whole_number(metadata, "00280100", bits=32),
+        "sop_class": _text(metadata, "00080016") or "",
+        "instance_number": _whole_number(metadata, "00200013", bits=64),
+        "content_date": _day(metadata, "00080023"),
+        "content_time": _time(metadata, "00080033"),
+        "rows": _whole_number(metadata, "00280010", bits=32),
+        "columns": _whole_number(metadata, "00280011", bits=32),
+        "bits_allocated": _whole_number(metadata, "00280100", bits=32),
         "frame_count": max(frames or 1, 1) if has_pixels else 0,
     }
 
@@ -242,18 +242,18 @@ def reseries_row(row: bytes, *, instance_count: int) -> bytes:
     return _dump(_load(row) | {"00201209": _element("IS", instance_count)})
 
 
-def text(metadata: MetadataJson, tag: str) -> str | None:
+def _text(metadata: MetadataJson, tag: str) -> str | None:
     """The first value as it is matched: without padding; None where there is none, or it is no plain value."""
     value = next(_values(metadata, tag), None)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     plain = str(value).replace("\0", "").strip()
-    return plain if 0 < len(plain) <= _LONGEST else None
+    return plain if 0 < len(plain) <= LONGEST else None
 
 
-def day(metadata: MetadataJson, tag: str) -> str | None:
-    """A DA value as ``YYYYMMDD``; None where it is no day of the calendar."""
-    found = _DATE.fullmatch(text(metadata, tag) or "")
+def normal_day(text: str) -> str | None:
+    """A DA value, old style or new, as ``YYYYMMDD``; None where it is no day of the calendar."""
+    found = _DATE.fullmatch(text)
     if not found:
         return None
     year, month, number = found.groups()
@@ -264,27 +264,40 @@ def day(metadata: MetadataJson, tag: str) -> str | None:
     return year + month + number
 
 
-def time_of_day(metadata: MetadataJson, tag: str) -> str | None:
-    """A TM value as ``HHMMSS.FFFFFF``; what is not given is zero. None where it is no time."""
-    found = _TIME.fullmatch(text(metadata, tag) or "")
+def normal_time(text: str, *, latest: bool = False) -> str | None:
+    """A TM value, old style or new, as ``HHMMSS.FFFFFF``; None where it is no time.
+
+    What is not given is not known (PS3.5 6.2): zero, or with `latest` the greatest that it may be.
+    """
+    found = _TIME.fullmatch(text)
     if not found:
         return None
     hours, minutes, seconds, fraction = found.groups()
+    if latest:
+        return f"{hours}{minutes or '59'}{seconds or '59'}.{fraction or '':9<6}"
     return f"{hours}{minutes or '00'}{seconds or '00'}.{fraction or '':0<6}"
 
 
-def whole_number(metadata: MetadataJson, tag: str, *, bits: int) -> int | None:
+def _whole_number(metadata: MetadataJson, tag: str, *, bits: int) -> int | None:
     """An IS or US value that fits a signed integer of `bits`; None otherwise."""
-    plain = text(metadata, tag) or ""
+    plain = _text(metadata, tag) or ""
     if not re.fullmatch(r"[+-]?[0-9]{1,20}(\.0*)?", plain):
         return None
     value = int(plain.partition(".")[0])
     return value if -(1 << bits - 1) <= value < 1 << bits - 1 else None
 
 
+def _day(metadata: MetadataJson, tag: str) -> str | None:
+    return normal_day(_text(metadata, tag) or "")
+
+
+def _time(metadata: MetadataJson, tag: str) -> str | None:
+    return normal_time(_text(metadata, tag) or "")
+
+
 def _timezone(metadata: MetadataJson) -> str | None:
-    offset = text(metadata, "00080201") or ""
-    return offset if _OFFSET.fullmatch(offset) else None
+    offset = _text(metadata, "00080201") or ""
+    return offset if OFFSET.fullmatch(offset) else None
 
 
 def _values(metadata: MetadataJson, tag: str) -> Iterator[Any]:

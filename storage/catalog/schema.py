@@ -111,8 +111,8 @@ study = sa.Table(
     sa.UniqueConstraint("owner_facility", "study_uid"),
     sa.Index("ix_study_study_uid", "study_uid"),
     # Lists of studies, newest first, are paged over these without touching the table.
-    sa.Index("ix_study_date", "study_date", "id", "modalities", "owner_facility"),
-    sa.Index("ix_study_facility_date", "owner_facility", "study_date", "id", "modalities"),
+    sa.Index("ix_study_date", "study_date", "id", "owner_facility"),
+    sa.Index("ix_study_facility_date", "owner_facility", "study_date", "id"),
     sa.Index("ix_study_accession", "accession_number"),
     sa.Index("ix_study_patient_id", "patient_id"),
     sa.Index("ix_study_patient", "patient"),

@@ -75,8 +75,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("owner_facility", "study_uid", name="uq_study_owner_facility_study_uid"),
     )
     op.create_index("ix_study_accession", "study", ["accession_number"])
-    op.create_index("ix_study_date", "study", ["study_date", "id", "modalities", "owner_facility"])
-    op.create_index("ix_study_facility_date", "study", ["owner_facility", "study_date", "id", "modalities"])
+    op.create_index("ix_study_date", "study", ["study_date", "id", "owner_facility"])
+    op.create_index("ix_study_facility_date", "study", ["owner_facility", "study_date", "id"])
     op.create_index("ix_study_patient", "study", ["patient"])
     op.create_index("ix_study_patient_id", "study", ["patient_id"])
     op.create_index("ix_study_settle_due", "study", ["settle_due_at"])
