@@ -54,12 +54,10 @@ class FrameEncoding:
     def read(cls, configuration: Mapping[str, Any]) -> Self:
         """Check a configuration from outside: all keys, no others, each of its type."""
         kinds = {field.name: int if field.type == "int" else str for field in fields(cls)}
-        if missing := kinds.keys() ^ configuration.keys():
-            raise Invalid(
-                f"the {CODEC_NAME} codec takes exactly {', '.join(kinds)}; wrong or missing: {sorted(missing)}"
-            )
+        if wrong := kinds.keys() ^ configuration.keys():
+            raise Invalid(f"the {CODEC_NAME} codec takes exactly {', '.join(kinds)}; wrong or missing: {sorted(wrong)}")
         for name, kind in kinds.items():
-            if type(configuration[name]) is not kind:
+            if not isinstance(configuration[name], kind) or isinstance(configuration[name], bool):
                 raise Invalid(
                     f"{name} of the {CODEC_NAME} codec is {configuration[name]!r}, not of type {kind.__name__}"
                 )
