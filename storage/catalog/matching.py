@@ -1,0 +1,430 @@
+"""Which attributes searches match, and what a value asks for: the matching of PS3.4 C.2.2.2, for QIDO and C-FIND alike.
+
+A value becomes a `Condition`: a set of alternatives, each a set of terms that must all hold. `storage.catalog.search`
+turns terms into SQL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum, auto
+from functools import lru_cache
+from itertools import chain
+from typing import Literal, NamedTuple
+
+import sqlalchemy as sa
+from pydicom.datadict import tag_for_keyword
+
+from readingroom.errors import Invalid
+from storage.catalog import schema as t
+from storage.catalog.rows import LONGEST, OFFSET, fold_name, normal_day, normal_time
+
+Level = Literal["study", "series", "instance"]
+LEVELS: tuple[Level, ...] = ("study", "series", "instance")
+
+TIMEZONE = "00080201"
+"""Timezone Offset From UTC: not matched, but says how the dates and times of the request are meant."""
+
+_MOST_VALUES = 1000
+_MOST_ALTERNATIVES = 24  # SQLite takes expressions 1,000 deep, and each may be asked in every time zone
+_FIRST_DATE, _LAST_DATE = "0", "~"  # sort before and after every date, but not before an unknown one, which is empty
+_FIRST_TIME, _LAST_TIME = "000000.000000", "235960.999999"
+_END = "\U0010ffff"  # sorts after every text that begins like what stands before it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Key:
+    """An attribute that searches match.
+
+    Attributes
+    ----------
+    tag
+        Eight hex digits; for an attribute in a sequence the tags of both, with a dot between.
+    column
+        What is matched. Of a table below the level's own, such as `schema.study_name`, any row that belongs to it.
+    partner
+        The TM attribute that goes with a DA attribute, for combined date-time matching.
+    """
+
+    tag: str
+    vr: str
+    level: Level
+    column: sa.Column[str] | sa.Column[int]
+    partner: str = ""
+
+
+class How(Enum):
+    """How a column is compared with the values of a term."""
+
+    IS = auto()
+    ANY_OF = auto()
+    PREFIX = auto()
+    """Two values: where texts that begin so begin, and where they end."""
+    LIKE = auto()
+    """An SQL pattern, escaped with ``!``."""
+    HOLDS = auto()
+    """The same, on a list of which each entry ends with a backslash."""
+    BETWEEN = auto()
+    """Two values, both included."""
+    MOMENT = auto()
+    """A date, the time on it, a last date, the time on it: PS3.4 C.2.2.2.5.4."""
+    EMPTY = auto()
+    ZONE = auto()
+    NO_ZONE = auto()
+
+
+class Term(NamedTuple):
+    """One comparison; `group` is the component group of a person name, None for any."""
+
+    key: Key
+    how: How
+    values: tuple[str | int, ...] = ()
+    group: int | None = None
+
+
+Alternative = tuple[Term, ...]
+Condition = tuple[Alternative, ...]
+
+
+def _keys() -> Iterator[Key]:
+    study, series, instance, request = t.study.c, t.series.c, t.instance.c, t.series_request.c
+    table: dict[Level, list[tuple[str, str, sa.Column[str] | sa.Column[int]]]] = {
+        "study": [
+            ("00080020", "DA", study.study_date),
+            ("00080030", "TM", study.study_time),
+            ("00080050", "SH", study.accession_number),
+            ("00080061", "CS", t.series.c.modality),
+            ("00080062", "UI", study.sop_classes),
+            ("00080080", "LO", study.institution_name),
+            ("00080090", "PN", t.study_name.c.folded),
+            ("00081030", "LO", study.study_description),
+            ("00100010", "PN", t.study_name.c.folded),
+            ("00100020", "LO", study.patient_id),
+            ("00100021", "LO", study.issuer),
+            ("00100030", "DA", study.birth_date),
+            ("00100040", "CS", study.sex),
+            ("0020000D", "UI", study.study_uid),
+            ("00200010", "SH", study.study_id),
+            ("00201206", "IS", study.series_count),
+            ("00201208", "IS", study.instance_count),
+        ],
+        "series": [
+            ("00080021", "DA", series.series_date),
+            ("00080031", "TM", series.series_time),
+            ("00080060", "CS", series.modality),
+            ("0008103E", "LO", series.series_description),
+            ("00180015", "CS", series.body_part),
+            ("0020000E", "UI", series.series_uid),
+            ("00200011", "IS", series.series_number),
+            ("00200060", "CS", series.laterality),
+            ("00201209", "IS", series.instance_count),
+            ("00400244", "DA", series.performed_date),
+            ("00400245", "TM", series.performed_time),
+            ("00400275.00080050", "SH", request.accession_number),
+            ("00400275.00400009", "SH", request.scheduled_step_id),
+            ("00400275.00401001", "SH", request.requested_procedure_id),
+        ],
+        "instance": [
+            ("00080016", "UI", instance.sop_class),
+            ("00080018", "UI", instance.instance_uid),
+            ("00080023", "DA", instance.content_date),
+            ("00080033", "TM", instance.content_time),
+            ("00200013", "IS", instance.instance_number),
+            ("00280008", "IS", instance.frame_count),
+            ("00280010", "US", instance.rows),
+            ("00280011", "US", instance.columns),
+            ("00280100", "US", instance.bits_allocated),
+        ],
+    }
+    partners = {"00080020": "00080030", "00080021": "00080031", "00400244": "00400245", "00080023": "00080033"}
+    for level, keys in table.items():
+        for tag, vr, column in keys:
+            yield Key(tag=tag, vr=vr, level=level, column=column, partner=partners.get(tag, ""))
+
+
+KEYS: Mapping[str, Key] = {key.tag: key for key in _keys()}
+
+
+@lru_cache(maxsize=4096)
+def tag_of(name: str) -> str | None:
+    """The tag that a keyword, a tag in hex, or a dotted path of either names (PS3.18 8.3.4.1); None for neither.
+
+    Examples
+    --------
+    >>> tag_of("PatientName"), tag_of("0020000d"), tag_of("RequestAttributesSequence.00400009"), tag_of("limit")
+    ('00100010', '0020000D', '00400275.00400009', None)
+    """
+    tags = []
+    for part in name.split("."):
+        if re.fullmatch(r"[0-9A-Fa-f]{8}", part):
+            tags.append(part.upper())
+        elif (number := tag_for_keyword(part)) is not None:
+            tags.append(f"{number:08X}")
+        else:
+            return None
+    return ".".join(tags)
+
+
+def parse(values: Mapping[str, str], *, empty_values: bool = False) -> list[Condition]:
+    """What the values of a request ask for; universal matching asks for nothing.
+
+    Parameters
+    ----------
+    values
+        By tag, each in `KEYS`, or `TIMEZONE`. Backslashes stand between several values, or commas for UI and CS.
+    empty_values
+        Whether two double quotes match what has no value (PS3.4 C.2.2.2.7).
+
+    Raises
+    ------
+    Invalid
+        A value is none of its attribute's VR; the message names the attribute, not the value.
+    """
+    asked = {KEYS[tag]: value.strip() for tag, value in values.items() if tag != TIMEZONE and value.strip(" *")}
+    for key, value in asked.items():
+        if "\0" in value:
+            raise _invalid(key, "text without NUL characters")
+        if value.count("\\") + value.count(",") >= _MOST_VALUES:
+            raise _invalid(key, f"at most {_MOST_VALUES} values")
+    conditions: list[Condition] = []
+    if empty_values:
+        conditions = [((Term(key, How.EMPTY),),) for key, value in asked.items() if value == '""']
+        asked = {key: value for key, value in asked.items() if value != '""'}
+    zoned = bool(values.get(TIMEZONE))
+    for date in [key for key in asked if key.partner]:
+        time = KEYS[date.partner]
+        days = _spans(date, asked[date])
+        if combined := _combined(date, days, _spans(time, asked.get(time, "")), zoned):
+            conditions.append(combined)
+            asked.pop(time)
+        else:
+            conditions.append(_whole_days(date, days) if zoned else _days(date, days))
+        asked.pop(date)
+    conditions += [_PARSERS[key.vr](key, value) for key, value in asked.items()]
+    for condition in conditions:
+        if len(condition) > _MOST_ALTERNATIVES:
+            raise _invalid(condition[0][0].key, f"at most {_MOST_ALTERNATIVES} values with wild cards")
+    return [condition for condition in conditions if condition and all(condition)]
+
+
+def zone_minutes(offset: str) -> int:
+    """Minutes east of UTC of a Timezone Offset From UTC such as ``+0530``; raises `Invalid` where it is none."""
+    if not OFFSET.fullmatch(offset):
+        raise Invalid("TimezoneOffsetFromUTC has to be ±HHMM, between -1459 and +1459 (a + is written %2B).")
+    minutes = int(offset[1:3]) * 60 + int(offset[3:])
+    return -minutes if offset[0] == "-" else minutes
+
+
+def in_zones(condition: Condition, zone: str, offsets: list[str]) -> Condition:
+    """A condition whose dates and times are meant in `zone`, for studies whose own are in any of `offsets`.
+
+    Studies that do not say their offset are taken to share the zone of the request.
+    """
+    asked = zone_minutes(zone)
+    alternatives = list[Alternative]()
+    for alternative in condition:
+        if not any(map(_is_zoned, alternative)):
+            alternatives.append(alternative)
+            continue
+        key = alternative[0].key
+        alternatives.append((Term(key, How.NO_ZONE), *alternative))
+        for offset in offsets:
+            shift = timedelta(minutes=zone_minutes(offset) - asked)
+            moved = [_shifted(term, shift) for term in alternative]
+            alternatives += [(Term(key, How.ZONE, (offset,)), *terms) for terms in _product(moved)]
+    return tuple(alternatives)
+
+
+class _Span(NamedTuple):
+    first: str
+    last: str
+    form: Literal["single", "closed", "since", "until"]
+
+
+def _spans(key: Key, value: str) -> list[_Span]:
+    """The dates or times of a value (PS3.4 C.2.2.2.5); what is not precise spans all that it may mean."""
+    return [_span(key, one.strip()) for one in value.split("\\") if one.strip()]
+
+
+def _span(key: Key, value: str) -> _Span:
+    is_date = key.vr == "DA"
+    first, dash, last = (part.strip() for part in value.partition("-"))
+    since = normal_day(first) if is_date else normal_time(first)
+    until = normal_day(last) if is_date else normal_time(last, latest=True)
+    if not dash:
+        end = since if is_date else normal_time(first, latest=True)
+        if since and end:
+            return _Span(since, end, "single")
+    elif since and until:
+        return _Span(since, until, "closed")
+    elif since and not last:
+        return _Span(since, _LAST_DATE if is_date else _LAST_TIME, "since")
+    elif until and not first:
+        return _Span(_FIRST_DATE if is_date else _FIRST_TIME, until, "until")
+    wanted = "YYYYMMDD" if is_date else "HHMMSS.FFFFFF or its beginning"
+    raise _invalid(key, f"{wanted}, or a range of them")
+
+
+def _combined(date: Key, dates: list[_Span], times: list[_Span], zoned: bool) -> Condition | None:
+    """Date and time as one (PS3.4 C.2.2.2.5.4); None where they are matched each for itself."""
+    if len(dates) != 1 or len(times) != 1:
+        return None
+    (day,), (time,) = dates, times
+    if (day.form == time.form != "single") or (zoned and day.form == "single"):
+        return ((Term(date, How.MOMENT, (day.first, time.first, day.last, time.last)),),)
+    return None
+
+
+def _whole_days(date: Key, days: list[_Span]) -> Condition:
+    return tuple((Term(date, How.MOMENT, (day.first, _FIRST_TIME, day.last, _LAST_TIME)),) for day in days)
+
+
+def _days(key: Key, days: list[_Span]) -> Condition:
+    return tuple(
+        (Term(key, How.IS, (day.first,)) if day.form == "single" else Term(key, How.BETWEEN, (day.first, day.last)),)
+        for day in days
+    )
+
+
+def _dates(key: Key, value: str) -> Condition:
+    return _days(key, _spans(key, value))
+
+
+def _times(key: Key, value: str) -> Condition:
+    return tuple((Term(key, How.BETWEEN, (time.first, time.last)),) for time in _spans(key, value))
+
+
+def _numbers(key: Key, value: str) -> Condition:
+    numbers = [one.strip() for one in value.split("\\") if one.strip()]
+    if not all(re.fullmatch(r"[+-]?[0-9]{1,18}", number) for number in numbers):
+        raise _invalid(key, "a whole number")
+    return _exactly(key, [int(number) for number in numbers])
+
+
+def _uids(key: Key, value: str) -> Condition:
+    uids = [uid.strip() for uid in re.split(r"[,\\]", value) if uid.strip()]
+    if key.column is t.study.c.sop_classes:
+        return tuple((Term(key, How.HOLDS, (f"%\\{_escaped(uid)}\\%",)),) for uid in uids)
+    return _exactly(key, uids)
+
+
+def _codes(key: Key, value: str) -> Condition:
+    # A comma is no character of a CS, and viewers send lists so: ModalitiesInStudy=CT,MR.
+    return _texts(key, value.replace(",", "\\"))
+
+
+def _texts(key: Key, value: str) -> Condition:
+    texts = [one.strip() for one in value.split("\\") if one.strip()]
+    plain = [one for one in texts if not _is_wild(one)]
+    return _exactly(key, plain) + tuple(_pattern(key, one) for one in texts if _is_wild(one))
+
+
+def _names(key: Key, value: str) -> Condition:
+    """Each component group against its own, one without ``=`` against any; without case and accents."""
+    names = [one for one in value.split("\\") if one.strip()]
+    return tuple(chain.from_iterable(_name(key, name) for name in names))
+
+
+def _name(key: Key, name: str) -> Condition:
+    groups = name.split("=")
+    if len(groups) > 3:
+        raise _invalid(key, "at most three component groups")
+    if len(groups) == 1:
+        return _group(key, name, None)
+    alternatives = [_group(key, group, index) for index, group in enumerate(groups) if group.strip(" *^")]
+    return tuple(_product(alternatives))
+
+
+def _group(key: Key, text: str, group: int | None) -> Condition:
+    folded = fold_name(text)
+    if not _is_wild(folded):
+        return ((Term(key, How.IS, (folded,), group),),)
+    matches = [_pattern(key, folded, group)]
+    if folded.endswith("^*"):  # a component that is not there is empty, with or without its delimiter
+        matches.append(_pattern(key, folded[:-2], group))
+    return tuple(matches)
+
+
+def _exactly[T: (str, int)](key: Key, values: list[T]) -> Condition:
+    if len(values) == 1:
+        return ((Term(key, How.IS, (values[0],)),),)
+    return ((Term(key, How.ANY_OF, tuple(values)),),) if values else ()
+
+
+def _pattern(key: Key, pattern: str, group: int | None = None) -> Alternative:
+    """Wild card matching: a range over the index as far as the pattern is plain, then the pattern itself."""
+    if len(pattern) > LONGEST:
+        raise _invalid(key, f"at most {LONGEST} characters")
+    if not _is_wild(pattern):
+        return (Term(key, How.IS, (pattern,), group),)
+    pattern = re.sub(r"\*+", "*", pattern)
+    prefix = re.split(r"[*?]", pattern, maxsplit=1)[0]
+    like = Term(key, How.LIKE, (_escaped(pattern).replace("*", "%").replace("?", "_"),), group)
+    if not prefix:
+        return (like,)
+    starts = Term(key, How.PREFIX, (prefix, prefix + _END), group)
+    return (starts,) if pattern == prefix + "*" else (starts, like)
+
+
+def _is_wild(text: str) -> bool:
+    return "*" in text or "?" in text
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"[!%_]", r"!\g<0>", text)
+
+
+def _is_zoned(term: Term) -> bool:
+    return term.how is How.MOMENT or (term.how is How.BETWEEN and term.key.vr == "TM")
+
+
+def _shifted(term: Term, shift: timedelta) -> Condition:
+    """A term in another zone; a span of times that then crosses midnight becomes two."""
+    if not _is_zoned(term):
+        return ((term,),)
+    if term.how is How.MOMENT:
+        first_date, first_time, last_date, last_time = map(str, term.values)
+        values = (*_moved(first_date, first_time, shift), *_moved(last_date, last_time, shift))
+        return ((term._replace(values=values),),)
+    first, last = (_moved("20000102", str(time), shift)[1] for time in term.values)
+    spans = [(first, last)] if first <= last else [(first, _LAST_TIME), (_FIRST_TIME, last)]
+    return tuple((term._replace(values=span),) for span in spans)
+
+
+def _moved(date: str, time: str, shift: timedelta) -> tuple[str, str]:
+    if date in (_FIRST_DATE, _LAST_DATE):
+        return date, time
+    seconds = min(time[4:], "59.999999")  # datetime knows no leap second
+    try:
+        moved = datetime.strptime(date + time[:4] + seconds, "%Y%m%d%H%M%S.%f") + shift
+    except OverflowError:
+        return date, time
+    return f"{moved:%Y%m%d}".rjust(8, "0"), f"{moved:%H%M%S.%f}"
+
+
+def _product(choices: list[Condition]) -> Iterator[Alternative]:
+    """Every way to take one alternative of each."""
+    chosen: list[Alternative] = [()]
+    for alternatives in choices:
+        chosen = [(*before, *alternative) for before in chosen for alternative in alternatives]
+    yield from chosen
+
+
+def _invalid(key: Key, right: str) -> Invalid:
+    return Invalid(f"The value of matching key {key.tag} ({key.vr}) cannot be matched; it has to be {right}.")
+
+
+_PARSERS: Mapping[str, Callable[[Key, str], Condition]] = {
+    "CS": _codes,
+    "DA": _dates,
+    "IS": _numbers,
+    "LO": _texts,
+    "PN": _names,
+    "SH": _texts,
+    "TM": _times,
+    "UI": _uids,
+    "US": _numbers,
+}

@@ -1,0 +1,300 @@
+"""Searches of the catalog: terms to SQL, one page of hits back. Every search is narrowed by the caller's Scope.
+
+The statement of a search depends only on its shape, not on its values, and is built once for each shape. A page is cut
+from the ids alone, over an index where there is one; only what is on it is then read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+
+from readingroom.model import Scope
+from storage.catalog import schema as t
+from storage.catalog.matching import KEYS, Condition, How, Level, Term, in_zones
+
+Part = Literal["study.row", "study.extra", "series.row", "series.extra", "instance.metadata"]
+
+_TABLES: dict[Level, sa.Table] = {"study": t.study, "series": t.series, "instance": t.instance}
+_COLUMNS: dict[Level, tuple[sa.Label[Any] | sa.Column[Any], ...]] = {
+    "study": (t.study.c.id, t.study.c.id.label("study"), t.study.c.study_date),
+    "series": (t.series.c.id, t.series.c.study),
+    "instance": (
+        t.instance.c.id,
+        t.instance.c.study,
+        t.study.c.study_uid,
+        t.series.c.series_uid,
+        t.instance.c.instance_uid,
+        t.instance.c.sop_class,
+        t.instance.c.instance_number,
+        t.instance.c.rows,
+        t.instance.c.columns,
+        t.instance.c.bits_allocated,
+        t.instance.c.frame_count,
+    ),
+}
+_PARTS: dict[Part, sa.Column[bytes]] = {
+    "study.row": t.study.c.row,
+    "study.extra": t.study.c.extra,
+    "series.row": t.series.c.row,
+    "series.extra": t.series.c.extra,
+    "instance.metadata": t.instance_metadata.c.json,
+}
+_OFFSETS = sa.select(t.study.c.timezone_offset).where(t.study.c.timezone_offset.is_not(None)).distinct()
+_BY_UID = tuple(KEYS[tag] for tag in ("0020000D", "0020000E", "00080018"))
+
+# Keys of which a value names few entities: the index on one of these is the way in.
+_NARROW = frozenset((*_BY_UID, *(KEYS[tag] for tag in ("00080050", "00100010", "00100020"))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What to search for, and which page of it.
+
+    Attributes
+    ----------
+    under
+        UIDs of the study, or study and series, to stay below; then children come by number, else the newest first.
+    zone
+        Timezone Offset From UTC in which the dates and times of `conditions` are meant; empty for each study's own.
+    after
+        The `order_key` of the last hit of the page before, for what comes newest first.
+    parts
+        Stored JSON that hits bring along.
+    """
+
+    level: Level
+    under: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    zone: str = ""
+    limit: int
+    offset: int = 0
+    after: tuple[str, ...] | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def is_narrow(self) -> bool:
+        """An index leads to the few hits there can be, so this takes microseconds."""
+        return bool(self.under and self.level != "instance") or any(map(_is_narrow, self.conditions))
+
+
+def search(connection: sa.Connection, scope: Scope, wanted: Search) -> Sequence[sa.Row[Any]]:
+    """One page of hits, in an order that is the same every time.
+
+    Returns
+    -------
+    Sequence of Row
+        With `id`, `study` (the id of its study), the columns of an instance where instances are searched for, and each
+        of `Search.parts` with an underscore for the dot.
+    """
+    if scope.facilities is not None and not scope.facilities:
+        return ()
+    under = tuple(((Term(key, How.IS, (uid,)),),) for key, uid in zip(_BY_UID, wanted.under, strict=False))
+    conditions = (*under, *wanted.conditions)
+    if wanted.zone:
+        offsets = list(connection.execute(_OFFSETS).scalars())
+        conditions = tuple(in_zones(condition, wanted.zone, offsets) for condition in conditions)
+    facilities = sorted(scope.facilities or ())
+    statement = _statement(
+        _Shape(
+            level=wanted.level,
+            conditions=tuple(map(_shape, conditions)),
+            by_number=bool(under),
+            facilities=min(len(facilities), 2),
+            continued=wanted.after is not None,
+            is_narrow=wanted.is_narrow,
+            parts=wanted.parts,
+        )
+    )
+    values: dict[str, Any] = {"limit": wanted.limit, "offset": wanted.offset}
+    if facilities:
+        values["facilities"] = facilities if len(facilities) > 1 else facilities[0]
+    values.update((f"after_{index}", value) for index, value in enumerate(wanted.after or ()))
+    for name, term in _named(conditions):
+        if term.how is How.ANY_OF:
+            values[f"{name}_0"] = list(term.values)
+        else:
+            values.update((f"{name}_{index}", value) for index, value in enumerate(term.values))
+    return connection.execute(statement, values).all()
+
+
+def order_key(level: Level, hit: sa.Row[Any]) -> tuple[str, ...]:
+    """Where the page after this hit begins, in the order of what comes newest first."""
+    return (hit.study_date, hit.id) if level == "study" else (hit.id,)
+
+
+class _Shape(NamedTuple):
+    """All of a search but its values: two searches of one shape share a statement."""
+
+    level: Level
+    conditions: tuple[Condition, ...]
+    by_number: bool
+    facilities: int
+    continued: bool
+    is_narrow: bool
+    parts: tuple[Part, ...]
+
+
+def _shape(condition: Condition) -> Condition:
+    return tuple(tuple(Term(key, how, (), group) for key, how, _, group in terms) for terms in condition)
+
+
+def _is_narrow(condition: Condition) -> bool:
+    return all(any(term.key in _NARROW and term.how in (How.IS, How.ANY_OF) for term in terms) for terms in condition)
+
+
+def _named(conditions: tuple[Condition, ...]) -> Iterator[tuple[str, Term]]:
+    """The terms, and what the names of their bound values begin with."""
+    for c, condition in enumerate(conditions):
+        for a, terms in enumerate(condition):
+            for number, term in enumerate(terms):
+                yield f"v{c}_{a}_{number}", term
+
+
+class _not_by_index(sa.sql.functions.GenericFunction[str]):
+    """A column that is no way in; PostgreSQL knows by its statistics."""
+
+    type = sa.String()
+    inherit_cache = True
+
+
+@compiles(_not_by_index)
+def _plain(element: _not_by_index, compiler: sa.sql.compiler.SQLCompiler, **kwargs: Any) -> str:
+    return compiler.process(element.clauses, **kwargs)
+
+
+@compiles(_not_by_index, "sqlite")
+def _with_plus(element: _not_by_index, compiler: sa.sql.compiler.SQLCompiler, **kwargs: Any) -> str:
+    return "+" + compiler.process(element.clauses, **kwargs)
+
+
+@lru_cache(maxsize=512)
+def _statement(shape: _Shape) -> sa.Select[Any]:
+    own = _TABLES[shape.level]
+    order: list[sa.ColumnElement[Any]]
+    if own is t.study:
+        order = [t.study.c.study_date.desc(), t.study.c.id.desc()]
+    elif not shape.by_number:
+        order = [own.c.id.desc()]
+    else:
+        order = [t.series.c.series_number.nulls_last(), t.series.c.id]
+        if own is t.instance:
+            order += [t.instance.c.instance_number.nulls_last(), t.instance.c.id]
+    page = (
+        sa.select(own.c.id)
+        .select_from(_joined(shape.level, _needed(shape)))
+        .where(*_where(shape))
+        .order_by(*order)
+        .limit(sa.bindparam("limit", type_=sa.Integer))
+        .offset(sa.bindparam("offset", type_=sa.Integer))
+        .subquery("page")
+    )
+    parts = (_PARTS[part].label(part.replace(".", "_")) for part in shape.parts)
+    joined = _joined(shape.level, {t.study, t.series})
+    if "instance.metadata" in shape.parts:
+        joined = joined.join(t.instance_metadata, t.instance_metadata.c.instance == t.instance.c.id)
+    return (
+        sa.select(*_COLUMNS[shape.level], *parts).select_from(joined.join(page, own.c.id == page.c.id)).order_by(*order)
+    )
+
+
+def _joined(level: Level, needed: Set[sa.Table]) -> sa.FromClause:
+    joined: sa.FromClause = _TABLES[level]
+    if level == "instance" and t.series in needed:
+        joined = joined.join(t.series, t.instance.c.series == t.series.c.id)
+    if level != "study" and t.study in needed:
+        joined = joined.join(t.study, _TABLES[level].c.study == t.study.c.id)
+    return joined
+
+
+def _needed(shape: _Shape) -> set[sa.Table]:
+    """The tables above that a page is cut by; the ids of instances are listed quicker without."""
+    terms = [term for condition in shape.conditions for terms in condition for term in terms]
+    needed = {_TABLES[term.key.level] for term in terms}
+    if shape.facilities or any(term.how is How.ZONE for term in terms):
+        needed.add(t.study)
+    if shape.by_number:
+        needed.add(t.series)
+    return needed
+
+
+def _where(shape: _Shape) -> Iterator[sa.ColumnElement[bool]]:
+    if shape.level == "instance":
+        yield t.instance.c.is_current
+    if shape.facilities:
+        owner: sa.ColumnElement[str] = t.study.c.owner_facility
+        if shape.is_narrow or shape.facilities > 1:
+            owner = _not_by_index(owner)  # SQLite would take the index of a facility for its order
+        names: sa.BindParameter[Any] = sa.bindparam("facilities", expanding=shape.facilities > 1)
+        yield owner.in_(names) if shape.facilities > 1 else owner == names
+    if shape.continued:
+        columns = [t.study.c.study_date, t.study.c.id] if shape.level == "study" else [_TABLES[shape.level].c.id]
+        yield sa.tuple_(*columns) < sa.tuple_(*(sa.bindparam(f"after_{i}", type_=sa.Text) for i in range(len(columns))))
+    of_requests = []
+    for c, condition in enumerate(shape.conditions):
+        alternatives = [
+            [_test(shape.level, term, f"v{c}_{a}_{number}") for number, term in enumerate(terms)]
+            for a, terms in enumerate(condition)
+        ]
+        test = sa.or_(*(sa.and_(*terms) for terms in alternatives))
+        term = condition[0][0]
+        if term.key.column.table is t.series_request and term.how is not How.EMPTY:
+            of_requests.append(test)
+        else:
+            yield test
+    if of_requests:  # all of them of one item: PS3.4 C.2.2.2.6
+        yield sa.exists().where(t.series_request.c.series == t.series.c.id, *of_requests)
+
+
+def _test(level: Level, term: Term, name: str) -> sa.ColumnElement[bool]:
+    column = term.key.column
+    if column.table is t.study_name:
+        names: sa.Select[Any] = sa.select(t.study_name.c.study).where(t.study_name.c.attribute == term.key.tag)
+        if term.group is not None:
+            names = names.where(t.study_name.c.position % 3 == term.group)
+        if term.how is How.EMPTY:
+            return t.study.c.id.not_in(names)
+        return t.study.c.id.in_(names.where(_compare(term, name)))
+    if column.table is t.series and level == "study":
+        series = sa.exists().where(t.series.c.study == t.study.c.id)
+        return ~series.where(column.is_not(None)) if term.how is How.EMPTY else series.where(_compare(term, name))
+    if column.table is t.series_request and term.how is How.EMPTY:
+        return ~sa.exists().where(t.series_request.c.series == t.series.c.id, column.is_not(None))
+    return _compare(term, name)
+
+
+def _compare(term: Term, name: str) -> sa.ColumnElement[bool]:
+    column: sa.Column[Any] = term.key.column
+    kind = sa.BigInteger() if isinstance(column.type, sa.Integer) else sa.String()  # not the column's own collation
+    value = [sa.bindparam(f"{name}_{index}", type_=kind) for index in range(4)]
+    match term.how:
+        case How.IS:
+            return column == value[0]
+        case How.ANY_OF:
+            return column.in_(sa.bindparam(f"{name}_0", expanding=True, type_=kind))
+        case How.PREFIX:
+            return sa.and_(column >= value[0], column < value[1])
+        case How.LIKE:
+            return column.like(value[0], escape="!")
+        case How.HOLDS:
+            return sa.literal_column("'\\'", sa.Text).concat(column).like(value[0], escape="!")
+        case How.BETWEEN:
+            return column.between(value[0], value[1])
+        case How.MOMENT:
+            time = sa.func.coalesce(KEYS[term.key.partner].column, "000000.000000")
+            return sa.and_(
+                column.between(value[0], value[2]),
+                sa.or_(column > value[0], time >= value[1]),
+                sa.or_(column < value[2], time <= value[3]),
+            )
+        case How.EMPTY:
+            return sa.or_(column.is_(None), column == "") if isinstance(column.type, sa.Text) else column.is_(None)
+        case How.ZONE:
+            return t.study.c.timezone_offset == value[0]
+        case How.NO_ZONE:
+            return t.study.c.timezone_offset.is_(None)
