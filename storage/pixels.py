@@ -47,24 +47,22 @@ _RLE_SLACK = 128
 """Some encoders pad a segment past the last pixel; one run at most is forgiven."""
 
 
-def decode_frame(chunk: Buffer, spec: ArraySpec, index: int = 0) -> NDArray[Any]:
+def decode_frame(bitstream: Buffer, spec: ArraySpec) -> NDArray[Any]:
     """Decode one frame to stored values.
 
     Parameters
     ----------
-    chunk
-        The bytes of the zarr chunk that holds the frame, as they lie in the object: the frame alone, with its item
-        headers where ``spec.framing`` is ``items``, or all frames where ``spec.encoding`` is ``bits``.
+    bitstream
+        The frame as `frame_payload` cuts it out of its object and WADO-RS sends it: without item headers, native in
+        little-endian order, 1-bit pixels from a byte's start. A trailing pad byte is allowed.
     spec
-        How the frame is encoded.
-    index
-        The frame's place in a chunk of encoding ``bits``, from 0; else not looked at.
+        How the frames of its object are encoded.
 
     Returns
     -------
     numpy.ndarray
         Shape ``spec.frame_shape``: rows, columns, then samples where there are several; type ``spec.dtype`` in the
-        machine's byte order. A read-only view of `chunk` where nothing had to be changed.
+        machine's byte order. A read-only view of `bitstream` where nothing had to be changed.
 
     Raises
     ------
@@ -75,26 +73,16 @@ def decode_frame(chunk: Buffer, spec: ArraySpec, index: int = 0) -> NDArray[Any]
     NotAcceptable
         The transfer syntax holds no still frames (MPEG, HEVC) or is not known here.
     """
-    frame: NDArray[Any] = decode_chunk(chunk, spec)[index if spec.encoding == "bits" else 0]
-    return frame
-
-
-def decode_chunk(chunk: Buffer, spec: ArraySpec) -> NDArray[Any]:
-    """Decode one zarr chunk to stored values: a frame, or all 1-bit frames of an instance of encoding ``bits``.
-
-    As `decode_frame`, with the frames as first axis.
-    """
     decode = _DECODERS.get(spec.transfer_syntax)
     if decode is None:
         raise NotAcceptable(f"transfer syntax {spec.transfer_syntax} has no frames that could be decoded")
-    shape = (spec.frames if spec.encoding == "bits" else 1, *spec.frame_shape)
-    size = prod(shape) * np.dtype(spec.dtype).itemsize
+    size = prod(spec.frame_shape) * np.dtype(spec.dtype).itemsize
     if not size:
-        raise NotDicom(f"a chunk of {shape} has no pixels")
+        raise NotDicom(f"a frame of {spec.frame_shape} has no pixels")
     if spec.transfer_syntax not in NATIVE and size > MAX_DECODED_BYTES:
         raise TooLarge(f"a frame of {size} bytes is past the limit of {MAX_DECODED_BYTES}")
     try:
-        return decode(_bitstream(chunk, spec), spec).reshape(shape)
+        return decode(bitstream, spec).reshape(spec.frame_shape)
     except (ReadingRoomError, MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # foreign code: a decoder written in Rust panics with what is no Exception
@@ -102,8 +90,19 @@ def decode_chunk(chunk: Buffer, spec: ArraySpec) -> NDArray[Any]:
         raise NotDicom(f"the frame is no valid {uid.UID(spec.transfer_syntax).name}: {reason}") from error
 
 
-def decoded_photometric(chunk: Buffer, spec: ArraySpec) -> str:
-    """Give the Photometric Interpretation of what `decode_frame` makes of `chunk` (PS3.3 C.7.6.3.1.2).
+def decode_chunk(chunk: Buffer, spec: ArraySpec) -> NDArray[Any]:
+    """Decode one zarr chunk as it lies in its object, with its frames as first axis; else as `decode_frame`.
+
+    A chunk is one frame, or all 1-bit frames of an instance of encoding ``bits``.
+    """
+    if spec.encoding == "bits":
+        return _unpack_bits(chunk, (spec.frames, *spec.frame_shape)).view(spec.dtype)
+    is_as_sent = spec.framing == "none" and spec.swapped == 1
+    return decode_frame(chunk if is_as_sent else frame_payload(spec, bytes(chunk), 0), spec)[np.newaxis]
+
+
+def decoded_photometric(bitstream: Buffer, spec: ArraySpec) -> str:
+    """Give the Photometric Interpretation of what `decode_frame` makes of `bitstream` (PS3.3 C.7.6.3.1.2).
 
     It differs from the data set's where decoding undoes a transform (JPEG 2000, chroma subsampling), and where the
     JPEG codestream contradicts the data set, as many a converter leaves it: then the codestream is believed.
@@ -113,7 +112,7 @@ def decoded_photometric(chunk: Buffer, spec: ArraySpec) -> str:
     if spec.photometric in ("YBR_ICT", "YBR_RCT") and spec.transfer_syntax not in NATIVE:
         return "RGB"
     if spec.transfer_syntax in _JPEG or spec.transfer_syntax in _JPEG_LS:
-        colour = read_jpeg(bytes(_bitstream(chunk, spec))).colour
+        colour = read_jpeg(bytes(bitstream)).colour
         if colour == "RGB":
             return "RGB"
         if colour == "YBR" and not spec.photometric.startswith("YBR"):
@@ -128,7 +127,7 @@ def lies_as_stored(spec: ArraySpec) -> bool:
     return (
         sys.byteorder == "little"
         and spec.encoding == "native"
-        and spec.transfer_syntax != uid.ExplicitVRBigEndian
+        and spec.swapped == 1
         and spec.bits_allocated > 1
         and not _is_subsampled(spec)
         and (spec.samples == 1 or spec.planar_configuration == 0)
@@ -152,20 +151,13 @@ def keep_bits(values: NDArray[Any], bits: int, *, in_place: bool = False) -> NDA
     return kept
 
 
-def _bitstream(chunk: Buffer, spec: ArraySpec) -> Buffer:
-    return frame_payload(spec, bytes(chunk), 0) if spec.framing == "items" else chunk
-
-
 def _decode_native(data: Buffer, spec: ArraySpec) -> NDArray[Any]:
-    """Decode uncompressed values (PS3.5 8.1.1, 8.2)."""
+    """Decode uncompressed values in little-endian order (PS3.5 8.1.1, 8.2)."""
     dtype = np.dtype(spec.dtype)
-    if spec.swapped == 2 and spec.bits_allocated <= 8:
-        data = _swap_words(data)
     if spec.bits_allocated == 1:
-        return _unpack_bits(data, spec)
+        return _unpack_bits(data, spec.frame_shape).view(dtype)
     count = spec.rows * spec.columns * (2 if _is_subsampled(spec) else spec.samples)
-    values = _values(data, dtype.newbyteorder(">" if spec.swapped > 1 else "<"), count)
-    values = keep_bits(values.astype(dtype, copy=False), spec.bits_stored)
+    values = keep_bits(_values(data, dtype.newbyteorder("<"), count).astype(dtype, copy=False), spec.bits_stored)
     if _is_subsampled(spec):
         return _upsample(values)
     if spec.planar_configuration == 1:
@@ -203,7 +195,7 @@ def _decode_rle(data: Buffer, spec: ArraySpec) -> NDArray[Any]:
         sample, byte = divmod(index, dtype.itemsize)
         decoded[sample, :, byte] = segment[:size]
     if spec.bits_allocated == 1:
-        return _unpack_bits(decoded, spec)
+        return _unpack_bits(decoded, spec.frame_shape).view(dtype)
     values = decoded.view(dtype.newbyteorder(">")).reshape(spec.samples, spec.rows, spec.columns)
     return keep_bits(_interleaved(values).astype(dtype), spec.bits_stored, in_place=True)
 
@@ -271,19 +263,10 @@ def _values(data: Buffer, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
     return np.frombuffer(data, dtype, count)
 
 
-def _unpack_bits(data: Buffer, spec: ArraySpec) -> NDArray[Any]:
+def _unpack_bits(data: Buffer, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Unpack 1-bit pixels, the first in the lowest bit (PS3.5 8.1.1); frames follow each other without a gap."""
-    count = prod(spec.frame_shape) * (spec.frames if spec.encoding == "bits" else 1)
-    packed = _values(data, np.dtype(np.uint8), (count + 7) // 8)
-    return np.unpackbits(packed, count=count, bitorder="little").view(spec.dtype)
-
-
-def _swap_words(data: Buffer) -> Buffer:
-    """Undo the byte order of big-endian words that hold values of 8 bits or fewer (PS3.5 A.3)."""
-    size = memoryview(data).nbytes
-    if size % 2:
-        raise NotDicom(f"a value of 16-bit words cannot be {size} bytes long")
-    return np.frombuffer(data, np.uint16).byteswap()
+    packed = _values(data, np.dtype(np.uint8), (prod(shape) + 7) // 8)
+    return np.unpackbits(packed, count=prod(shape), bitorder="little").reshape(shape)
 
 
 def _is_subsampled(spec: ArraySpec) -> bool:
