@@ -64,7 +64,9 @@ class FrameEncoding:
         if configuration["framing"] not in ("none", "items"):
             raise Invalid(f"framing of the {CODEC_NAME} codec is {configuration['framing']!r}, not 'none' or 'items'")
         if configuration["bits_allocated"] not in (1, 8, 16, 32, 64):
-            raise Invalid(f"bits_allocated of the {CODEC_NAME} codec is {configuration['bits_allocated']}")
+            raise Invalid(
+                f"bits_allocated of the {CODEC_NAME} codec is {configuration['bits_allocated']}, not 1, 8, 16, 32 or 64"
+            )
         return cls(**configuration)
 
     def spec(self, chunk_shape: tuple[int, ...]) -> ArraySpec:
