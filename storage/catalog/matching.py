@@ -168,13 +168,15 @@ def tag_of(name: str) -> str | None:
     return ".".join(tags)
 
 
-def parse(values: Mapping[str, str], *, empty_values: bool = False) -> list[Condition]:
+def parse(values: Mapping[str, str], *, is_zoned: bool = False, empty_values: bool = False) -> list[Condition]:
     """What the values of a request ask for; universal matching asks for nothing.
 
     Parameters
     ----------
     values
-        By tag, each in `KEYS`, or `TIMEZONE`. Backslashes stand between several values, or commas for UI and CS.
+        By tag, each in `KEYS`. Backslashes stand between several values, or commas for UI and CS.
+    is_zoned
+        Whether dates and times are meant in one time zone: then they are moments, as `in_zones` takes them.
     empty_values
         Whether two double quotes match what has no value (PS3.4 C.2.2.2.7).
 
@@ -183,7 +185,7 @@ def parse(values: Mapping[str, str], *, empty_values: bool = False) -> list[Cond
     Invalid
         A value is none of its attribute's VR; the message names the attribute, not the value.
     """
-    asked = {KEYS[tag]: value.strip() for tag, value in values.items() if tag != TIMEZONE and value.strip(" *")}
+    asked = {KEYS[tag]: value.strip() for tag, value in values.items() if value.strip(" *")}
     for key, value in asked.items():
         if "\0" in value:
             raise _invalid(key, "text without NUL characters")
@@ -193,15 +195,14 @@ def parse(values: Mapping[str, str], *, empty_values: bool = False) -> list[Cond
     if empty_values:
         conditions = [((Term(key, How.EMPTY),),) for key, value in asked.items() if value == '""']
         asked = {key: value for key, value in asked.items() if value != '""'}
-    zoned = bool(values.get(TIMEZONE))
     for date in [key for key in asked if key.partner]:
         time = KEYS[date.partner]
         days = _spans(date, asked[date])
-        if combined := _combined(date, days, _spans(time, asked.get(time, "")), zoned):
+        if combined := _combined(date, days, _spans(time, asked.get(time, "")), is_zoned):
             conditions.append(combined)
             asked.pop(time)
         else:
-            conditions.append(_whole_days(date, days) if zoned else _days(date, days))
+            conditions.append(_whole_days(date, days) if is_zoned else _days(date, days))
         asked.pop(date)
     conditions += [_PARSERS[key.vr](key, value) for key, value in asked.items()]
     for condition in conditions:
@@ -268,12 +269,12 @@ def _span(key: Key, value: str) -> _Span:
     raise _invalid(key, f"{wanted}, or a range of them")
 
 
-def _combined(date: Key, dates: list[_Span], times: list[_Span], zoned: bool) -> Condition | None:
+def _combined(date: Key, dates: list[_Span], times: list[_Span], is_zoned: bool) -> Condition | None:
     """Date and time as one (PS3.4 C.2.2.2.5.4); None where they are matched each for itself."""
     if len(dates) != 1 or len(times) != 1:
         return None
     (day,), (time,) = dates, times
-    if (day.form == time.form != "single") or (zoned and day.form == "single"):
+    if (day.form == time.form != "single") or (is_zoned and day.form == "single"):
         return ((Term(date, How.MOMENT, (day.first, time.first, day.last, time.last)),),)
     return None
 

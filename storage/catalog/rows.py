@@ -61,6 +61,12 @@ SERIES_ROW: Mapping[str, str] = {
 _STUDY_WHERE_PRESENT = ("00080005", "00080201")
 _SERIES_WHERE_PRESENT = ("00080005", "00080201", "00400275")
 
+STUDY_TAGS = frozenset((*STUDY_ROW, *_STUDY_WHERE_PRESENT, "00080056", "00081190"))
+"""What a Study answer has without being asked."""
+
+SERIES_TAGS = frozenset((*SERIES_ROW, *_SERIES_WHERE_PRESENT, "00080056", "00081190"))
+"""The same for a Series answer."""
+
 # What `includefield` may add to a Study answer: the optional keys of PS3.4 C.6.1.1.2 and C.6.1.1.3, and attributes of
 # the Patient, Study and Visit modules.
 STUDY_EXTRA = _tags(

@@ -52,6 +52,9 @@ _BY_UID = tuple(KEYS[tag] for tag in ("0020000D", "0020000E", "00080018"))
 _NARROW = frozenset((*_BY_UID, *(KEYS[tag] for tag in ("00080050", "00100010", "00100020"))))
 
 
+_QUICK_PAGE, _QUICK_OFFSET = 250, 1000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
     """What to search for, and which page of it.
@@ -79,8 +82,15 @@ class Search:
 
     @property
     def is_narrow(self) -> bool:
-        """An index leads to the few hits there can be, so this takes microseconds."""
-        return bool(self.under and self.level != "instance") or any(map(_is_narrow, self.conditions))
+        """An index leads to the few hits there can be."""
+        return bool(self.under) or any(map(_is_narrow, self.conditions))
+
+    @property
+    def is_quick(self) -> bool:
+        """It takes less time than a thread would take to begin with it."""
+        if self.conditions or self.under:
+            return self.is_narrow and self.level != "instance"
+        return self.limit <= _QUICK_PAGE and self.offset <= _QUICK_OFFSET
 
 
 def search(connection: sa.Connection, scope: Scope, wanted: Search) -> Sequence[sa.Row[Any]]:

@@ -1,0 +1,373 @@
+"""QIDO-RS: the Search transaction (PS3.18 10.6), at every level, under a parent and across the archive.
+
+Rows of studies and series lie in the catalog as the JSON that is sent, so the usual answer is a join of bytes; they
+are parsed only where ``includefield`` asks for what a row does not have, or an answer spans several levels.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlsplit
+
+import orjson
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from readingroom.errors import Ambiguous, Invalid
+from readingroom.model import Scope
+from server.auth import caller_of
+from server.dicomweb.negotiation import DICOM_JSON, Offer, accepted, choose
+from server.room import Room
+from storage.catalog.matching import KEYS, LEVELS, TIMEZONE, Level, parse, tag_of, zone_minutes
+from storage.catalog.rows import SERIES_EXTRA, SERIES_TAGS, STUDY_EXTRA, STUDY_TAGS
+from storage.catalog.search import Part, Search, order_key, search
+from storage.objects import BASE_URL_MARK
+
+_OFFERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json"))
+_MOST = 5000
+"""Rows of one answer."""
+
+_MOST_WHOLE = 500
+"""Rows of one answer that carry all of their instance's metadata."""
+
+_GZIP_FROM_BYTES = 8192
+_GZIP = 31
+"""zlib's window bits for the gzip format."""
+
+_MARK = BASE_URL_MARK.encode()
+_DIGITS = 18
+_CONTROLS = frozenset(("limit", "offset", "fuzzymatching", "emptyvaluematching", "multiplevaluematching", "accept"))
+_RECORD_KEY, _PRIOR_RECORD_KEY = "0008041B", "0008041C"
+_PAGING = frozenset((b"offset", b"PriorRecordKey", _PRIOR_RECORD_KEY.encode()))
+_AS_SENT = "%=+,;:@/?!$'()*[]~\\"
+_PRINTED = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+# What an Instance answer has without being asked (PS3.18 10.6.3.3.3).
+_INSTANCE_TAGS = frozenset(
+    (
+        "00080016",  # SOP Class UID
+        "00080018",  # SOP Instance UID
+        "00080056",  # Instance Availability
+        "00081190",  # Retrieve URL
+        "0020000D",  # Study Instance UID
+        "0020000E",  # Series Instance UID
+        "00200013",  # Instance Number
+        "00280008",  # Number of Frames
+        "00280010",  # Rows
+        "00280011",  # Columns
+        "00280100",  # Bits Allocated
+    )
+)
+# Where an attribute of an answer is found, the nearest first; the last has all that are left.
+_SOURCES: dict[Level, tuple[tuple[Part | None, frozenset[str] | None], ...]] = {
+    "study": (("study.row", STUDY_TAGS), ("study.extra", STUDY_EXTRA)),
+    "series": (
+        ("series.row", SERIES_TAGS),
+        ("series.extra", SERIES_EXTRA),
+        ("study.row", STUDY_TAGS),
+        ("study.extra", STUDY_EXTRA),
+    ),
+    "instance": (
+        (None, _INSTANCE_TAGS),
+        ("series.row", SERIES_TAGS),
+        ("study.row", STUDY_TAGS),
+        ("instance.metadata", None),
+    ),
+}
+_PLURAL: dict[Level, str] = {"study": "studies", "series": "series", "instance": "instances"}
+
+Pick = tuple[Part | None, frozenset[str] | None]
+"""A source of attributes, and which of them go into an answer, None for all; no part: the columns of an instance."""
+
+
+async def search_studies(request: Request) -> Response:
+    """Search for studies."""
+    return await _search(request, "study")
+
+
+async def search_series(request: Request) -> Response:
+    """Search for series, of one study or of all."""
+    return await _search(request, "series")
+
+
+async def search_instances(request: Request) -> Response:
+    """Search for instances, of one series, of one study or of all."""
+    return await _search(request, "instance")
+
+
+routes = [
+    Route("/studies", search_studies, methods=["GET"]),
+    Route("/series", search_series, methods=["GET"]),
+    Route("/instances", search_instances, methods=["GET"]),
+    Route("/studies/{study}/series", search_series, methods=["GET"]),
+    Route("/studies/{study}/instances", search_instances, methods=["GET"]),
+    Route("/studies/{study}/series/{series}/instances", search_instances, methods=["GET"]),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What a request asks for.
+
+    Attributes
+    ----------
+    picks
+        What a row is made of; what comes later holds where both have an attribute.
+    ignored
+        Parameters that are neither matching keys of this level nor anything else that is known here.
+    """
+
+    search: Search
+    picks: tuple[Pick, ...]
+    has_record_keys: bool
+    is_fuzzy: bool
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """An answer's body, how many rows it has, and the parameter that asks for the next page (empty at the end)."""
+
+    body: bytes
+    count: int
+    next: str
+
+
+def parse_query(level: Level, under: tuple[str, ...], query_string: bytes) -> Query:
+    """The query parameters of a search (PS3.18 8.3.4); values are decoded once, as UTF-8.
+
+    Raises
+    ------
+    Invalid
+        A value cannot be what its parameter is for.
+    """
+    keys: dict[str, list[str]] = defaultdict(list)
+    fields = set[str]()
+    controls: dict[str, str] = {}
+    ignored = []
+    for name, value in parse_qsl(query_string.decode("utf-8", "replace"), keep_blank_values=True):
+        if name in _CONTROLS:
+            controls[name] = value
+        elif name == "includefield":
+            fields.update(field.strip() for field in value.split(","))
+        elif (tag := tag_of(name)) is None:
+            ignored.append(name)
+        elif tag == TIMEZONE or (tag == _PRIOR_RECORD_KEY and not under):
+            controls[tag] = value
+        elif not value.strip(" *"):
+            fields.add(tag)  # universal matching: asked for, not matched
+        elif tag in KEYS and LEVELS.index(KEYS[tag].level) <= LEVELS.index(level):
+            fields.add(tag)
+            keys[tag].append(value)
+        else:
+            ignored.append(name)
+    zone = controls.get(TIMEZONE, "").replace(" ", "+")  # a plus sign that was not escaped
+    if zone:
+        zone_minutes(zone)
+    conditions = parse(
+        {tag: "\\".join(values) for tag, values in keys.items()},
+        is_zoned=bool(zone),
+        empty_values=_is_true(controls, "emptyvaluematching"),
+    )
+    has_all = "all" in fields
+    tags = {tag[:8] for field in fields if (tag := tag_of(field))}
+    picks = _picks(level, tags, is_across=level != "study" and not under, has_all=has_all)
+    most = _MOST_WHOLE if ("instance.metadata", None) in picks else _MOST
+    return Query(
+        search=Search(
+            level=level,
+            under=under,
+            conditions=tuple(conditions),
+            zone=zone,
+            limit=min(_whole_number(controls, "limit", most), most),
+            offset=_whole_number(controls, "offset", 0),
+            after=_after(level, controls.get(_PRIOR_RECORD_KEY)),
+            parts=tuple(part for part, _ in picks if part),
+        ),
+        picks=picks,
+        has_record_keys=_RECORD_KEY in tags and not under,
+        is_fuzzy=_is_true(controls, "fuzzymatching"),
+        ignored=tuple(ignored),
+    )
+
+
+def _picks(level: Level, tags: AbstractSet[str], *, is_across: bool, has_all: bool) -> tuple[Pick, ...]:
+    picks: list[Pick] = []
+    for part, held in _SOURCES[level]:
+        taken = frozenset(tags if held is None else tags & held)
+        tags = tags - taken
+        is_own = part is None or part.startswith(level)
+        is_row = part is None or part.endswith(".row")
+        if (is_row or has_all) and (is_own or is_across):
+            picks.append((part, None))
+        elif taken:
+            picks.append((part, taken))
+    return tuple(reversed(picks))
+
+
+def _whole_number(controls: Mapping[str, str], name: str, default: int) -> int:
+    text = controls.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS):
+        raise Invalid(f"The parameter {name} has to be a whole number, 0 or more.")
+    return int(text)
+
+
+def _is_true(controls: Mapping[str, str], name: str) -> bool:
+    return controls.get(name, "").lower() == "true"
+
+
+def _record_key(level: Level, hit: sa.Row[Any]) -> str:
+    return base64.b64encode(" ".join(order_key(level, hit)).encode()).decode()
+
+
+def _after(level: Level, record_key: str | None) -> tuple[str, ...] | None:
+    if not record_key:
+        return None
+    try:
+        key = tuple(base64.b64decode(record_key, validate=True).decode("ascii").split(" "))
+    except ValueError:
+        key = ()
+    if len(key) != (2 if level == "study" else 1) or not all(part.isalnum() or not part for part in key):
+        raise Invalid("PriorRecordKey is none that a search of this level gave; begin without it.")
+    return key
+
+
+async def _search(request: Request, level: Level) -> Response:
+    room: Room = request.app.state.room
+    caller = caller_of(request)
+    offer = choose(accepted(request), _OFFERS)
+    under = tuple(request.path_params[name] for name in ("study", "series") if name in request.path_params)
+    query_string: bytes = request.scope["query_string"]
+    query = parse_query(level, under, query_string)
+    read = room.read if query.search.is_quick else room.read_apart
+    page = await read(find_page, caller.scope, query, caller.service_root)
+    headers = {"cache-control": "private, no-store", "vary": "Accept, Accept-Encoding"}
+    body = page.body
+    if len(body) >= _GZIP_FROM_BYTES and _takes_gzip(request):
+        body = zlib.compress(body, 1, _GZIP)
+        headers["content-encoding"] = "gzip"
+    if page.next:
+        headers["link"] = f'<{caller.service_root}{_next_page(query.search, query_string, page.next)}>; rel="next"'
+    if page.count:
+        response = Response(body, headers=headers, media_type=offer.media_type)
+    else:
+        response = Response(status_code=204, headers=headers)
+    for warning in _warnings(query, page):
+        response.headers.append("warning", f'299 {urlsplit(caller.service_root).hostname}: "{warning}"')
+    return response
+
+
+def find_page(connection: sa.Connection, scope: Scope, query: Query, service_root: str) -> Page:
+    """Search, and render what was found.
+
+    Raises
+    ------
+    Ambiguous
+        Several facilities own the study to search under.
+    """
+    wanted = query.search
+    hits = search(connection, scope, replace(wanted, limit=wanted.limit + 1)) if wanted.limit else ()
+    if wanted.under and len({hit.study for hit in hits}) > 1:
+        raise Ambiguous()
+    hits, rest = hits[: wanted.limit], hits[wanted.limit :]
+    following = ""
+    if rest and wanted.under:
+        following = f"offset={wanted.offset + len(hits)}"
+    elif rest:
+        following = f"PriorRecordKey={quote(_record_key(wanted.level, hits[-1]))}"
+    return Page(body=_render(query, hits, service_root), count=len(hits), next=following)
+
+
+def _render(query: Query, hits: Sequence[sa.Row[Any]], service_root: str) -> bytes:
+    root = orjson.dumps(service_root)[1:-1]
+    if len(query.picks) == 1 and query.search.parts and not query.has_record_keys:
+        return _stored(hits, query.search.parts[0]).replace(_MARK, root)
+    level = query.search.level
+    sources: list[tuple[list[dict[str, Any]], frozenset[str] | None]] = []
+    for part, tags in query.picks:
+        if part is None:
+            sources.append(([_instance(hit, service_root) for hit in hits], tags))
+        elif part == "instance.metadata":
+            stored = (zlib.decompress(hit.instance_metadata).replace(_MARK, root) for hit in hits)
+            sources.append(([_picked(orjson.loads(each), tags) for each in stored], None))
+        else:
+            sources.append((orjson.loads(_stored(hits, part).replace(_MARK, root)), tags))
+    rows = []
+    for index, hit in enumerate(hits):
+        row: dict[str, Any] = {}
+        for source, tags in sources:
+            row |= source[index] if tags is None else _picked(source[index], tags)
+        if query.has_record_keys:
+            row[_RECORD_KEY] = {"vr": "OB", "InlineBinary": _record_key(level, hit)}
+        rows.append(dict(sorted(row.items())))
+    return orjson.dumps(rows)
+
+
+def _stored(hits: Sequence[sa.Row[Any]], part: Part) -> bytes:
+    name = part.replace(".", "_")
+    return b"[" + b",".join([getattr(hit, name) for hit in hits]) + b"]"
+
+
+def _picked(row: dict[str, Any], tags: frozenset[str] | None) -> dict[str, Any]:
+    """Those of `tags` that a row has; without `tags` all but bulk values."""
+    if tags is None:
+        return {tag: element for tag, element in row.items() if not element.keys() & {"BulkDataURI", "InlineBinary"}}
+    return {tag: row[tag] for tag in tags if tag in row}
+
+
+def _instance(hit: sa.Row[Any], service_root: str) -> dict[str, Any]:
+    """A row of an Instance answer (PS3.18 10.6.3.3.3)."""
+    url = f"{service_root}/studies/{hit.study_uid}/series/{hit.series_uid}/instances/{hit.instance_uid}"
+    row: dict[str, Any] = {
+        "00080016": {"vr": "UI", "Value": [hit.sop_class]},
+        "00080018": {"vr": "UI", "Value": [hit.instance_uid]},
+        "00080056": {"vr": "CS", "Value": ["ONLINE"]},
+        "00081190": {"vr": "UR", "Value": [url]},
+        "0020000D": {"vr": "UI", "Value": [hit.study_uid]},
+        "0020000E": {"vr": "UI", "Value": [hit.series_uid]},
+        "00200013": {"vr": "IS"} if hit.instance_number is None else {"vr": "IS", "Value": [hit.instance_number]},
+    }
+    if hit.frame_count > 1:
+        row["00280008"] = {"vr": "IS", "Value": [hit.frame_count]}
+    for tag, value in (("00280010", hit.rows), ("00280011", hit.columns), ("00280100", hit.bits_allocated)):
+        if value is not None:
+            row[tag] = {"vr": "US", "Value": [value]}
+    return row
+
+
+def _next_page(wanted: Search, query_string: bytes, following: str) -> str:
+    """Path and query of the next page: the same question, from there on."""
+    kept = [part for part in query_string.split(b"&") if part and part.partition(b"=")[0] not in _PAGING]
+    query = "&".join([*(quote(part, safe=_AS_SENT) for part in kept), following])
+    path = "/".join(f"{_PLURAL[level]}/{quote(uid, safe='')}" for level, uid in zip(LEVELS, wanted.under, strict=False))
+    return f"{'/' + path if path else ''}/{_PLURAL[wanted.level]}?{query}"
+
+
+def _warnings(query: Query, page: Page) -> Iterator[str]:
+    if query.is_fuzzy:
+        yield "The fuzzymatching parameter is not supported. Only literal matching has been performed."
+    if query.ignored:
+        names = ", ".join(
+            name if _PRINTED.fullmatch(name) else "(one that is not printed)" for name in query.ignored[:9]
+        )
+        yield f"These parameters are not supported at this level and have not been matched: {names}."
+    if page.next:
+        yield "There are additional results that can be requested."
+
+
+def _takes_gzip(request: Request) -> bool:
+    for coding in request.headers.get("accept-encoding", "").lower().split(","):
+        name, _, weight = coding.partition(";")
+        if name.strip() == "gzip":
+            return weight.replace(" ", "").rstrip("0.") != "q="
+    return False
