@@ -56,6 +56,11 @@ def _id(**kwargs: Any) -> sa.Column[str]:
     return sa.Column("id", sa.String(32), primary_key=True, default=new_id, **kwargs)
 
 
+def _where(condition: str) -> dict[str, Any]:
+    """A partial index, on either database."""
+    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+
+
 # UIDs are compared byte by byte in PostgreSQL too, whatever the database's locale.
 Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
@@ -110,9 +115,9 @@ study = sa.Table(
     sa.Column("settled_at", UtcDateTime),
     sa.UniqueConstraint("owner_facility", "study_uid"),
     sa.Index("ix_study_study_uid", "study_uid"),
-    # Lists of studies, newest first, are paged over these without touching the table.
-    sa.Index("ix_study_date", "study_date", "id", "owner_facility"),
-    sa.Index("ix_study_facility_date", "owner_facility", "study_date", "id"),
+    # Lists of studies, newest first, are paged over these without reading the table.
+    sa.Index("ix_study_date", "study_date", "id", "owner_facility", **_where("instance_count > 0")),
+    sa.Index("ix_study_facility_date", "owner_facility", "study_date", "id", **_where("instance_count > 0")),
     sa.Index("ix_study_accession", "accession_number"),
     sa.Index("ix_study_patient_id", "patient_id"),
     sa.Index("ix_study_patient", "patient"),
@@ -152,7 +157,7 @@ series = sa.Table(
     sa.Column("received_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("study", "series_uid"),
     sa.Index("ix_series_series_uid", "series_uid"),
-    sa.Index("ix_series_study_modality", "study", "modality"),
+    sa.Index("ix_series_study_modality", "study", "modality", **_where("instance_count > 0")),
     sa.Index("ix_series_modality", "modality"),
 )
 
@@ -239,8 +244,7 @@ instance = sa.Table(
         "owner_facility",
         "instance_uid",
         unique=True,
-        sqlite_where=sa.text("is_current"),
-        postgresql_where=sa.text("is_current"),
+        **_where("is_current"),
     ),
     sa.Index("ix_instance_instance_uid", "instance_uid"),
     sa.Index("ix_instance_series", "series", "is_current", "instance_number"),

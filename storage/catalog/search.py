@@ -236,6 +236,8 @@ def _needed(shape: _Shape) -> set[sa.Table]:
 def _where(shape: _Shape) -> Iterator[sa.ColumnElement[bool]]:
     if shape.level == "instance":
         yield t.instance.c.is_current
+    else:
+        yield _is_inhabited(_TABLES[shape.level])
     if shape.facilities:
         owner: sa.ColumnElement[str] = t.study.c.owner_facility
         if shape.is_narrow or shape.facilities > 1:
@@ -261,6 +263,11 @@ def _where(shape: _Shape) -> Iterator[sa.ColumnElement[bool]]:
         yield sa.exists().where(t.series_request.c.series == t.series.c.id, *of_requests)
 
 
+def _is_inhabited(table: sa.Table) -> sa.ColumnElement[bool]:
+    """What all instances have left is not found; the zero is spelled out, as partial indexes ask for."""
+    return table.c.instance_count > sa.literal_column("0")
+
+
 def _test(level: Level, term: Term, name: str) -> sa.ColumnElement[bool]:
     column = term.key.column
     if column.table is t.study_name:
@@ -271,7 +278,7 @@ def _test(level: Level, term: Term, name: str) -> sa.ColumnElement[bool]:
             return t.study.c.id.not_in(names)
         return t.study.c.id.in_(names.where(_compare(term, name)))
     if column.table is t.series and level == "study":
-        series = sa.exists().where(t.series.c.study == t.study.c.id)
+        series = sa.exists().where(t.series.c.study == t.study.c.id, _is_inhabited(t.series))
         return ~series.where(column.is_not(None)) if term.how is How.EMPTY else series.where(_compare(term, name))
     if column.table is t.series_request and term.how is How.EMPTY:
         return ~sa.exists().where(t.series_request.c.series == t.series.c.id, column.is_not(None))

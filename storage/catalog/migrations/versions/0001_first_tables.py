@@ -8,6 +8,8 @@ Revises:
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -19,6 +21,10 @@ depends_on = None
 Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 Time = sa.DateTime(timezone=True)
 Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+INHABITED: dict[str, Any] = {
+    "sqlite_where": sa.text("instance_count > 0"),
+    "postgresql_where": sa.text("instance_count > 0"),
+}
 
 
 def upgrade() -> None:
@@ -75,8 +81,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("owner_facility", "study_uid", name="uq_study_owner_facility_study_uid"),
     )
     op.create_index("ix_study_accession", "study", ["accession_number"])
-    op.create_index("ix_study_date", "study", ["study_date", "id", "owner_facility"])
-    op.create_index("ix_study_facility_date", "study", ["owner_facility", "study_date", "id"])
+    op.create_index("ix_study_date", "study", ["study_date", "id", "owner_facility"], **INHABITED)
+    op.create_index("ix_study_facility_date", "study", ["owner_facility", "study_date", "id"], **INHABITED)
     op.create_index("ix_study_patient", "study", ["patient"])
     op.create_index("ix_study_patient_id", "study", ["patient_id"])
     op.create_index("ix_study_settle_due", "study", ["settle_due_at"])
@@ -117,7 +123,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_series_modality", "series", ["modality"])
     op.create_index("ix_series_series_uid", "series", ["series_uid"])
-    op.create_index("ix_series_study_modality", "series", ["study", "modality"])
+    op.create_index("ix_series_study_modality", "series", ["study", "modality"], **INHABITED)
     op.create_table(
         "series_request",
         sa.Column("series", sa.String(length=32), nullable=False),
