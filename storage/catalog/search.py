@@ -45,6 +45,7 @@ _PARTS: dict[Part, sa.Column[bytes]] = {
     "series.extra": t.series.c.extra,
     "instance.metadata": t.instance_metadata.c.json,
 }
+_OF_STUDY = t.series.alias("series_of_study")
 _OFFSETS = sa.select(t.study.c.timezone_offset).where(t.study.c.timezone_offset.is_not(None)).distinct()
 _BY_UID = tuple(KEYS[tag] for tag in ("0020000D", "0020000E", "00080018"))
 
@@ -250,7 +251,7 @@ def _where(shape: _Shape) -> Iterator[sa.ColumnElement[bool]]:
     of_requests = []
     for c, condition in enumerate(shape.conditions):
         alternatives = [
-            [_test(shape.level, term, f"v{c}_{a}_{number}") for number, term in enumerate(terms)]
+            [_test(term, f"v{c}_{a}_{number}") for number, term in enumerate(terms)]
             for a, terms in enumerate(condition)
         ]
         test = sa.or_(*(sa.and_(*terms) for terms in alternatives))
@@ -263,30 +264,30 @@ def _where(shape: _Shape) -> Iterator[sa.ColumnElement[bool]]:
         yield sa.exists().where(t.series_request.c.series == t.series.c.id, *of_requests)
 
 
-def _is_inhabited(table: sa.Table) -> sa.ColumnElement[bool]:
+def _is_inhabited(table: sa.FromClause) -> sa.ColumnElement[bool]:
     """What all instances have left is not found; the zero is spelled out, as partial indexes ask for."""
     return table.c.instance_count > sa.literal_column("0")
 
 
-def _test(level: Level, term: Term, name: str) -> sa.ColumnElement[bool]:
-    column = term.key.column
+def _test(term: Term, name: str) -> sa.ColumnElement[bool]:
+    key, column = term.key, term.key.column
     if column.table is t.study_name:
-        names: sa.Select[Any] = sa.select(t.study_name.c.study).where(t.study_name.c.attribute == term.key.tag)
+        names: sa.Select[Any] = sa.select(t.study_name.c.study).where(t.study_name.c.attribute == key.tag)
         if term.group is not None:
             names = names.where(t.study_name.c.position % 3 == term.group)
         if term.how is How.EMPTY:
             return t.study.c.id.not_in(names)
-        return t.study.c.id.in_(names.where(_compare(term, name)))
-    if column.table is t.series and level == "study":
-        series = sa.exists().where(t.series.c.study == t.study.c.id, _is_inhabited(t.series))
-        return ~series.where(column.is_not(None)) if term.how is How.EMPTY else series.where(_compare(term, name))
+        return t.study.c.id.in_(names.where(_compare(column, term, name)))
+    if column.table is t.series and key.level == "study":
+        series = sa.exists().where(_OF_STUDY.c.study == t.study.c.id, _is_inhabited(_OF_STUDY))
+        held = _OF_STUDY.c[column.name]
+        return ~series.where(held.is_not(None)) if term.how is How.EMPTY else series.where(_compare(held, term, name))
     if column.table is t.series_request and term.how is How.EMPTY:
         return ~sa.exists().where(t.series_request.c.series == t.series.c.id, column.is_not(None))
-    return _compare(term, name)
+    return _compare(column, term, name)
 
 
-def _compare(term: Term, name: str) -> sa.ColumnElement[bool]:
-    column: sa.Column[Any] = term.key.column
+def _compare(column: sa.ColumnElement[Any], term: Term, name: str) -> sa.ColumnElement[bool]:
     kind = sa.BigInteger() if isinstance(column.type, sa.Integer) else sa.String()  # not the column's own collation
     value = [sa.bindparam(f"{name}_{index}", type_=kind) for index in range(4)]
     match term.how:
