@@ -126,7 +126,8 @@ class Spool:
     def write(self, data: Body) -> None:
         """Append; raises `OutOfSpace` where the disk is full."""
         self._hash.update(data)
-        _write_all(self._fd, [data])
+        with _disk_errors():
+            _write_all(self._fd, [data])
         self.size += len(data)
 
     @property
@@ -229,10 +230,10 @@ class Ingest:
                 version=version + 1,
             )
             return self._write(body, found, known, description)
-        except ReadingRoomError as error:
+        except (ReadingRoomError, DBAPIError) as error:
             if spool is not None:
                 spool.discard()
-            return Outcome(**known, error=error)
+            return Outcome(**known, error=_meaning_of(error))
         except BaseException:
             if spool is not None:
                 spool.discard()
@@ -468,7 +469,7 @@ class Ingest:
         if isinstance(recorded, Recorded) and not recorded.is_superfluous:
             return
         with suppress(ReadingRoomError, DBAPIError):
-            if isinstance(recorded, ReadingRoomError) and self._is_recorded(one.object_key):
+            if self._is_recorded(one.object_key):
                 return
             self._blobs.delete(one.object_key)
             if one.opaque_reason:

@@ -118,6 +118,19 @@ class Postgres:
             connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
         return self.url(name)
 
+    def cut_off(self, url: str) -> None:
+        """End every connection to a database and allow no new one, as an outage does."""
+        name = url.rsplit("/", 1)[1]
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+
+    def let_in(self, url: str) -> None:
+        """End the outage."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            statement = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true")
+            connection.execute(statement.format(sql.Identifier(url.rsplit("/", 1)[1])))
+
     def drop_database(self, url: str) -> None:
         """Remove a database, whoever is still connected."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
@@ -263,7 +276,7 @@ class Live:
 
     def peak_memory_bytes(self) -> int:
         """The largest resident set (VmHWM) that any process of the server has had."""
-        return max(_peak(pid) for pid in [self.process.pid, *_children(self.process.pid)])
+        return max(_peak(pid) for pid in [self.process.pid, *children(self.process.pid)])
 
 
 def _peak(pid: int) -> int:
@@ -271,7 +284,8 @@ def _peak(pid: int) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that are still there."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
 

@@ -6,9 +6,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -20,64 +18,12 @@ from server.room import Room
 from server.settings import Settings
 from storage.catalog import schema as t
 from tests import multipart, synthetic
+from tests.stow import AS_STORED, STUDIES, Answer, send, store
 from tests.synthetic import ct_series, new_dataset, new_uid, part10
-
-STUDIES = "/dicomweb/studies"
 
 CANNOT_UNDERSTAND = 0xC000
 NOT_THIS_STUDY = 0xA900
 DUPLICATE = 0x0111
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A Store Instances Response, with what was stored and what was not by SOP Instance UID."""
-
-    status: int
-    body: dict[str, Any]
-
-    @property
-    def stored(self) -> dict[str, dict[str, Any]]:
-        return {item["00081155"]["Value"][0]: item for item in self._items("00081199")}
-
-    @property
-    def failed(self) -> dict[str, int]:
-        return {item["00081155"]["Value"][0]: item["00081197"]["Value"][0] for item in self._items("00081198")}
-
-    @property
-    def unnamed_failures(self) -> list[int]:
-        """The reasons for parts whose SOP Instance UID could not be read (Other Failures Sequence)."""
-        return [item["00081197"]["Value"][0] for item in self._items("0008119A")]
-
-    def _items(self, tag: str) -> list[dict[str, Any]]:
-        if tag not in self.body:
-            return []
-        assert self.body[tag]["vr"] == "SQ"
-        items: list[dict[str, Any]] = self.body[tag]["Value"]
-        assert items, f"{tag} is there and empty"
-        return items
-
-
-def send(
-    client: httpx.Client,
-    parts: Iterable[bytes] = (),
-    *,
-    to: str = STUDIES,
-    body: bytes | None = None,
-    content_type: str | None = None,
-    accept: str = "application/dicom+json",
-) -> httpx.Response:
-    return client.post(
-        to,
-        content=multipart.encode(parts) if body is None else body,
-        headers={"Content-Type": content_type or multipart.content_type(), "Accept": accept},
-    )
-
-
-def store(client: httpx.Client, *parts: bytes, to: str = STUDIES) -> Answer:
-    response = send(client, parts, to=to)
-    assert response.headers["content-type"] == "application/dicom+json"
-    return Answer(response.status_code, response.json())
 
 
 def uids(datasets: Iterable[Dataset]) -> list[str]:
@@ -127,7 +73,7 @@ def test_the_url_that_is_answered_gives_the_bytes_that_were_sent(
     sent = {str(dataset.SOPInstanceUID): part10(dataset) for dataset in chest_ct}
     for uid, item in store(client, *sent.values()).stored.items():
         url = item["00081190"]["Value"][0]
-        response = client.get(url, headers={"Accept": "application/dicom; transfer-syntax=*"})
+        response = client.get(url, headers=AS_STORED)
         assert response.status_code == 200
         assert response.content == sent[uid]
 
@@ -292,7 +238,7 @@ def test_what_is_readable_but_broken_is_kept_as_received_and_gives_no_frames(
     assert good[0].SOPInstanceUID in answer.stored
     for uid in set(answer.stored) - set(uids(good)):
         url = answer.stored[uid]["00081190"]["Value"][0]
-        whole = client.get(url, headers={"Accept": "application/dicom; transfer-syntax=*"})
+        whole = client.get(url, headers=AS_STORED)
         assert whole.content == sent
         frame = client.get(f"{url}/frames/1", headers={"Accept": "multipart/related; type=*/*"})
         assert frame.status_code in (404, 406, 409), frame.text
@@ -370,7 +316,7 @@ def test_other_bytes_are_kept_as_a_new_version_with_a_warning(
     assert 0xB000 <= item["00081196"]["Value"][0] <= 0xBFFF
     uid = str(chest_ct[0].SOPInstanceUID)
     assert held(room) == [(uid, 1, False), (uid, 2, True)]
-    whole = client.get(item["00081190"]["Value"][0], headers={"Accept": "application/dicom; transfer-syntax=*"})
+    whole = client.get(item["00081190"]["Value"][0], headers=AS_STORED)
     assert whole.content == sent
 
 
@@ -409,7 +355,7 @@ class TestKeepingTheFirst:
         (item,) = answer.stored.values()
         assert "00081196" in item
         assert files_below(room.settings.data / "store") == before
-        whole = client.get(item["00081190"]["Value"][0], headers={"Accept": "application/dicom; transfer-syntax=*"})
+        whole = client.get(item["00081190"]["Value"][0], headers=AS_STORED)
         assert whole.content == first
 
 
@@ -442,7 +388,7 @@ def test_pixels_may_hold_what_looks_like_the_boundary(client: httpx.Client) -> N
     dataset = synthetic.pdf_document(b"%PDF-1.4\r\n--XX\r\r\n--XY--\r\n-XX\r\n --XX--\r\n")
     sent = part10(dataset)
     (item,) = store(client, sent).stored.values()
-    whole = client.get(item["00081190"]["Value"][0], headers={"Accept": "application/dicom; transfer-syntax=*"})
+    whole = client.get(item["00081190"]["Value"][0], headers=AS_STORED)
     assert whole.content == sent
 
 
@@ -552,7 +498,7 @@ def test_implicit_little_endian_is_stored_as_it_came(client: httpx.Client) -> No
     dataset = new_dataset("1.2.840.10008.5.1.4.1.1.7", transfer_syntax=ImplicitVRLittleEndian, Modality="OT")
     sent = part10(dataset)
     (item,) = store(client, sent).stored.values()
-    whole = client.get(item["00081190"]["Value"][0], headers={"Accept": "application/dicom; transfer-syntax=*"})
+    whole = client.get(item["00081190"]["Value"][0], headers=AS_STORED)
     assert whole.content == sent
 
 
@@ -578,6 +524,6 @@ def test_a_part_too_large_for_memory_comes_back_with_the_same_bytes(client: http
     answer = store(client, small, sent, small)
     assert answer.status == 200
     large = next(item for item in answer.stored.values() if item["00081150"]["Value"][0].endswith(".104.1"))
-    whole = client.get(large["00081190"]["Value"][0], headers={"Accept": "application/dicom; transfer-syntax=*"})
+    whole = client.get(large["00081190"]["Value"][0], headers=AS_STORED)
     assert whole.content == sent
     assert [name for name in files_below(room.settings.data / "store") if name.startswith("tmp")] == []
