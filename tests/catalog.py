@@ -15,6 +15,7 @@ from readingroom.clock import SetClock
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
 from storage.catalog.studies import Received, ensure_facility, record_instances, series_place
+from storage.dicomjson import dump
 from storage.objects import MetadataJson
 from tests.synthetic import new_uid
 
@@ -46,7 +47,7 @@ def fill(engine: sa.Engine, *headers: MetadataJson, facility: str = "local") -> 
 
 def _record(engine: sa.Engine, metadata: MetadataJson, facility: str) -> None:
     study_uid, series_uid, instance_uid = (metadata[tag]["Value"][0] for tag in ("0020000D", "0020000E", "00080018"))
-    json = orjson.dumps(metadata)
+    json = dump(metadata)
     now = SetClock().now()
     array = t.new_id()
     with begin_write(engine) as connection:

@@ -149,6 +149,8 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes) -> Qu
     Invalid
         A value cannot be what its parameter is for.
     """
+    if any("\0" in uid for uid in under):
+        raise Invalid("A UID has digits and dots, and no NUL character.")
     keys: dict[str, list[str]] = defaultdict(list)
     fields = set[str]()
     controls: dict[str, str] = {}
