@@ -310,6 +310,7 @@ class Ingest:
         The future never raises: what could not be committed has an outcome with an error.
         """
         done: Future[list[Outcome]] = Future()
+        done.set_running_or_notify_cancel()  # whoever stops waiting cannot take it back
         self._queue.put(_Request(ready, done))
         return done
 
@@ -358,11 +359,11 @@ class Ingest:
             except Exception as error:
                 # The worker loop: whatever it was, those who wait are told, and the next group gets its chance.
                 log.exception("a group could not be committed")
+                if isinstance(error, LeaseLost):
+                    self._replace_writer()
                 meaning = _meaning_of(error)
                 for request in requests:
                     request.done.set_result([_outcome(one, meaning) for one in request.ready])
-                if isinstance(error, LeaseLost):
-                    self._replace_writer()
 
     def _commit_group(self, requests: Sequence[_Request]) -> None:
         ready = [one for request in requests for one in request.ready]
