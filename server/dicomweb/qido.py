@@ -22,11 +22,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from readingroom.errors import Ambiguous, Invalid
+from readingroom.errors import Invalid, NotFound
 from readingroom.model import Scope
 from server.auth import caller_of
 from server.dicomweb.negotiation import DICOM_JSON, Offer, accepted, choose
 from server.room import Room
+from storage.catalog.find import find_study
 from storage.catalog.matching import KEYS, LEVELS, TIMEZONE, Level, parse, tag_of, zone_minutes
 from storage.catalog.rows import SERIES_EXTRA, SERIES_TAGS, STUDY_EXTRA, STUDY_TAGS
 from storage.catalog.search import Part, Search, order_key, search
@@ -39,17 +40,20 @@ _MOST = 5000
 _MOST_WHOLE = 500
 """Rows of one answer that carry all of their instance's metadata."""
 
+_MOST_PARAMETERS = 1000
+_DIGITS = 18
 _GZIP_FROM_BYTES = 8192
 _GZIP = 31
 """zlib's window bits for the gzip format."""
 
 _MARK = BASE_URL_MARK.encode()
-_DIGITS = 18
+_PRINTED = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
 _CONTROLS = frozenset(("limit", "offset", "fuzzymatching", "emptyvaluematching", "multiplevaluematching", "accept"))
 _RECORD_KEY, _PRIOR_RECORD_KEY = "0008041B", "0008041C"
 _PAGING = frozenset((b"offset", b"PriorRecordKey", _PRIOR_RECORD_KEY.encode()))
 _AS_SENT = "%=+,;:@/?!$'()*[]~\\"
-_PRINTED = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
 # What an Instance answer has without being asked (PS3.18 10.6.3.3.3).
 _INSTANCE_TAGS = frozenset(
     (
@@ -66,6 +70,7 @@ _INSTANCE_TAGS = frozenset(
         "00280100",  # Bits Allocated
     )
 )
+
 # Where an attribute of an answer is found, the nearest first; the last has all that are left.
 _SOURCES: dict[Level, tuple[tuple[Part | None, frozenset[str] | None], ...]] = {
     "study": (("study.row", STUDY_TAGS), ("study.extra", STUDY_EXTRA)),
@@ -134,9 +139,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """An answer's body, how many rows it has, and the parameter that asks for the next page (empty at the end)."""
+    """The rows of an answer, how many there are, and the parameter that asks for the next page (empty at the end)."""
 
     body: bytes
+    is_gzip: bool
     count: int
     next: str
 
@@ -155,7 +161,7 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes) -> Qu
     fields = set[str]()
     controls: dict[str, str] = {}
     ignored = []
-    for name, value in parse_qsl(query_string.decode("utf-8", "replace"), keep_blank_values=True):
+    for name, value in _parameters(query_string):
         if name in _CONTROLS:
             controls[name] = value
         elif name == "includefield":
@@ -199,6 +205,14 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes) -> Qu
         is_fuzzy=_is_true(controls, "fuzzymatching"),
         ignored=tuple(ignored),
     )
+
+
+def _parameters(query_string: bytes) -> list[tuple[str, str]]:
+    text = query_string.decode("utf-8", "replace")
+    try:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
+    except ValueError:
+        raise Invalid(f"The query has more than {_MOST_PARAMETERS} parameters.") from None
 
 
 def _picks(level: Level, tags: AbstractSet[str], *, is_across: bool, has_all: bool) -> tuple[Pick, ...]:
@@ -252,16 +266,14 @@ async def _search(request: Request, level: Level) -> Response:
     query_string: bytes = request.scope["query_string"]
     query = parse_query(level, under, query_string)
     read = room.read if query.search.is_quick else room.read_apart
-    page = await read(find_page, caller.scope, query, caller.service_root)
+    page = await read(find_page, caller.scope, query, caller.service_root, takes_gzip=_takes_gzip(request))
     headers = {"cache-control": "private, no-store", "vary": "Accept, Accept-Encoding"}
-    body = page.body
-    if len(body) >= _GZIP_FROM_BYTES and _takes_gzip(request):
-        body = zlib.compress(body, 1, _GZIP)
+    if page.is_gzip:
         headers["content-encoding"] = "gzip"
     if page.next:
         headers["link"] = f'<{caller.service_root}{_next_page(query.search, query_string, page.next)}>; rel="next"'
     if page.count:
-        response = Response(body, headers=headers, media_type=offer.media_type)
+        response = Response(page.body, headers=headers, media_type=offer.media_type)
     else:
         response = Response(status_code=204, headers=headers)
     for warning in _warnings(query, page):
@@ -269,7 +281,9 @@ async def _search(request: Request, level: Level) -> Response:
     return response
 
 
-def find_page(connection: sa.Connection, scope: Scope, query: Query, service_root: str) -> Page:
+def find_page(
+    connection: sa.Connection, scope: Scope, query: Query, service_root: str, *, takes_gzip: bool = False
+) -> Page:
     """Search, and render what was found.
 
     Raises
@@ -278,16 +292,28 @@ def find_page(connection: sa.Connection, scope: Scope, query: Query, service_roo
         Several facilities own the study to search under.
     """
     wanted = query.search
-    hits = search(connection, scope, replace(wanted, limit=wanted.limit + 1)) if wanted.limit else ()
-    if wanted.under and len({hit.study for hit in hits}) > 1:
-        raise Ambiguous()
+    hits: Sequence[sa.Row[Any]] = ()
+    if wanted.limit and (not wanted.under or _is_one_study(connection, scope, wanted.under[0])):
+        hits = search(connection, scope, replace(wanted, limit=wanted.limit + 1))
     hits, rest = hits[: wanted.limit], hits[wanted.limit :]
     following = ""
     if rest and wanted.under:
         following = f"offset={wanted.offset + len(hits)}"
     elif rest:
         following = f"PriorRecordKey={quote(_record_key(wanted.level, hits[-1]))}"
-    return Page(body=_render(query, hits, service_root), count=len(hits), next=following)
+    body = _render(query, hits, service_root)
+    is_gzip = takes_gzip and len(body) >= _GZIP_FROM_BYTES
+    if is_gzip:
+        body = zlib.compress(body, 1, _GZIP)
+    return Page(body=body, is_gzip=is_gzip, count=len(hits), next=following)
+
+
+def _is_one_study(connection: sa.Connection, scope: Scope, study_uid: str) -> bool:
+    try:
+        find_study(connection, scope, study_uid)
+    except NotFound:
+        return False
+    return True
 
 
 def _render(query: Query, hits: Sequence[sa.Row[Any]], service_root: str) -> bytes:

@@ -21,12 +21,11 @@ from storage.catalog.matching import KEYS, Condition, How, Level, Term, in_zones
 Part = Literal["study.row", "study.extra", "series.row", "series.extra", "instance.metadata"]
 
 _TABLES: dict[Level, sa.Table] = {"study": t.study, "series": t.series, "instance": t.instance}
-_COLUMNS: dict[Level, tuple[sa.Label[Any] | sa.Column[Any], ...]] = {
-    "study": (t.study.c.id, t.study.c.id.label("study"), t.study.c.study_date),
-    "series": (t.series.c.id, t.series.c.study),
+_COLUMNS: dict[Level, tuple[sa.Column[Any], ...]] = {
+    "study": (t.study.c.id, t.study.c.study_date),
+    "series": (t.series.c.id,),
     "instance": (
         t.instance.c.id,
-        t.instance.c.study,
         t.study.c.study_uid,
         t.series.c.series_uid,
         t.instance.c.instance_uid,
@@ -51,7 +50,6 @@ _BY_UID = tuple(KEYS[tag] for tag in ("0020000D", "0020000E", "00080018"))
 
 # Keys of which a value names few entities: the index on one of these is the way in.
 _NARROW = frozenset((*_BY_UID, *(KEYS[tag] for tag in ("00080050", "00100010", "00100020"))))
-
 
 _QUICK_PAGE, _QUICK_OFFSET = 250, 1000
 
@@ -100,8 +98,8 @@ def search(connection: sa.Connection, scope: Scope, wanted: Search) -> Sequence[
     Returns
     -------
     Sequence of Row
-        With `id`, `study` (the id of its study), the columns of an instance where instances are searched for, and each
-        of `Search.parts` with an underscore for the dot.
+        With `id`, the columns of an instance where instances are searched for, and each of `Search.parts` with an
+        underscore for the dot.
     """
     if scope.facilities is not None and not scope.facilities:
         return ()

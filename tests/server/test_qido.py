@@ -388,6 +388,7 @@ def test_fuzzy_matching_is_answered_with_the_warning_of_the_standard(archive: Ar
         "PriorRecordKey=AAAA",
         "PriorRecordKey=%FF",
         "StudyInstanceUID=" + "1," * 1500,
+        "&".join(["PatientID=1"] * 1001),
     ],
 )
 def test_a_value_that_cannot_be_is_a_bad_request(archive: Archive, query: str) -> None:
@@ -511,6 +512,7 @@ def test_a_study_of_two_facilities_is_ambiguous_to_search_under(archive: Archive
     for facility in ("local", "north"):
         fill(archive.room.engine, header(StudyInstanceUID=study), facility=facility)
     assert archive.ask(f"/studies/{study}/series").status_code == 409
+    assert archive.ask(f"/studies/{study}/series?SeriesInstanceUID=1.2").status_code == 409
     assert archive.ask(f"/studies/{study}/instances").status_code == 409
     assert len(archive.rows(f"/f/north/studies/{study}/series")) == 1
 
