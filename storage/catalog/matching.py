@@ -333,9 +333,11 @@ def _name(key: Key, name: str) -> Condition:
     groups = name.split("=")
     if len(groups) > 3:
         raise _invalid(key, "at most three component groups")
-    if len(groups) == 1:
-        return _group(key, name, None)
-    alternatives = [_group(key, group, index) for index, group in enumerate(groups) if group.strip(" *^")]
+    alternatives = [
+        _group(key, group, index if len(groups) > 1 else None)
+        for index, group in enumerate(groups)
+        if group.strip(" *^")  # one that says nothing matches whatever is there
+    ]
     return tuple(_product(alternatives))
 
 
