@@ -132,5 +132,9 @@ def _logging(level: str) -> dict[str, object]:
         "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"level": level, "handlers": ["stderr"]},
-        "loggers": {"uvicorn": {"level": uvicorn_level}, "uvicorn.error": {"level": uvicorn_level}},
+        "loggers": {
+            "uvicorn": {"level": uvicorn_level},
+            "uvicorn.error": {"level": uvicorn_level},
+            "pydicom": {"level": "CRITICAL"},  # its warnings quote values, which may be a patient's
+        },
     }
