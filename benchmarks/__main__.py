@@ -15,7 +15,6 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from benchmarks import giant, qido, stow, table, wado
-from benchmarks.client import WrongAnswer
 from benchmarks.measure import Goal, Result, Row, Workload, compare
 from benchmarks.peers import REPOSITORY, Missing, Nginx, Orthanc, Peer, Readingroom, compress
 from benchmarks.phantom import SmallStudy
@@ -135,7 +134,7 @@ class Bench:
                     print(f"loading {peer.name} up to {size:,} studies", flush=True)
                     self.load(peer, loaded, size)
                 if not index and peers and "nginx" in self.versions:
-                    keep_for_nginx(nginx, peers[0])
+                    keep_for_nginx(nginx, peers)
             loaded = size
             twin = home / "twin"
             shutil.rmtree(twin, ignore_errors=True)
@@ -164,17 +163,18 @@ class Bench:
             shutil.rmtree(home)
 
 
-def keep_for_nginx(nginx: Nginx, source: Peer) -> None:
-    """Give nginx what another peer answers."""
-    connection = source.connect()
+def keep_for_nginx(nginx: Nginx, sources: Sequence[Peer]) -> None:
+    """Give nginx what the other peers answer: of each thing, what the first of them says that says something."""
+    connections = [source.connect() for source in sources]
     for path, accept, encoding in wado.for_nginx():
-        try:
-            reply = connection.exchange(source.get(path, accept, encoding)).expect(200)
-        except WrongAnswer as error:
-            loud(f"{source.name} has nothing for nginx to serve: {path}: {error}")
-            continue
-        nginx.keep(path, compress(reply) if encoding == "gzip" else reply)
-    connection.close()
+        for source, connection in zip(sources, connections, strict=True):
+            reply = connection.exchange(source.get(path, accept, encoding))
+            if reply.status == 200:
+                nginx.keep(path, compress(reply) if encoding == "gzip" else reply)
+                break
+            loud(f"{source.name} has nothing for nginx to serve at {path}: status {reply.status}")
+    for connection in connections:
+        connection.close()
 
 
 def loud(text: str) -> None:

@@ -278,6 +278,8 @@ class Nginx(Peer):
             file.with_name(file.name + ".gz").write_bytes(reply.coded)
 
     def get(self, path: str, accept: str, encoding: str = "identity") -> bytes:
+        if path not in self._files:
+            raise WrongAnswer(f"no peer answered {path}, so nginx cannot")
         return super().get(self._files[path], accept, encoding)
 
     def command(self) -> Sequence[str]:
