@@ -233,7 +233,7 @@ class Ingest:
         except (ReadingRoomError, DBAPIError) as error:
             if spool is not None:
                 spool.discard()
-            return Outcome(**known, error=_meaning_of(error))
+            return Outcome(**known, error=_without_frames(_meaning_of(error)))
         except BaseException:
             if spool is not None:
                 spool.discard()
@@ -599,6 +599,12 @@ def _meaning_of(error: Exception) -> ReadingRoomError:
     if isinstance(error, IntegrityError):
         return Conflict("Another writer recorded the same instance at this moment; send again.")
     return Unavailable(f"The catalog could not be written ({type(error).__name__}); send again.", retry_after=1)
+
+
+def _without_frames(error: ReadingRoomError) -> ReadingRoomError:
+    """The error alone: the frames that it passed through hold the whole object, for as long as it is kept."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _is_dead_here(host: str, pid: int) -> bool:

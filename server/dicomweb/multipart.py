@@ -10,6 +10,7 @@ from readingroom.errors import Invalid, UnsupportedMedia
 _MAX_HEADER_BYTES = 16 << 10
 _MAX_HEADER_LINES = 64
 _MAX_BOUNDARY_LINE = 256
+_MAX_AROUND = 1 << 20  # what may stand before the first boundary, or after the last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,7 @@ async def read_parts(chunks: AsyncIterator[bytes], boundary: bytes) -> AsyncIter
     buffer = b"\r\n"  # so that a boundary at the very start looks like any other
     is_open = False  # a part is open: what comes before the next delimiter is its data
     data = 0  # where undelivered data of the open part begins
+    around = 0  # bytes that belong to no part
     async for chunk in chunks:
         buffer += chunk
         search = 0  # where the next delimiter may begin
@@ -122,8 +124,11 @@ async def read_parts(chunks: AsyncIterator[bytes], boundary: bytes) -> AsyncIter
                     if at > data:
                         yield PartData(memoryview(buffer)[data:at])
                     yield PartEnd()
-                async for _ in chunks:  # an epilogue, if any
-                    pass
+                around = len(buffer) - line
+                async for rest_of_it in chunks:  # an epilogue, if any
+                    around += len(rest_of_it)
+                    if around > _MAX_AROUND:
+                        raise Invalid("The body goes on and on after its closing boundary.")
                 return
             line_end = buffer.find(b"\r\n", line, line + _MAX_BOUNDARY_LINE)
             if line_end < 0:
@@ -151,6 +156,9 @@ async def read_parts(chunks: AsyncIterator[bytes], boundary: bytes) -> AsyncIter
         if is_open and rest > data:
             yield PartData(memoryview(buffer)[data:rest])
             data = rest
+        around += 0 if is_open else rest
+        if around > _MAX_AROUND:
+            raise Invalid(f"The first {_MAX_AROUND} bytes of the body hold no boundary as the Content-Type names it.")
         buffer = buffer[rest:]
         data = max(data - rest, 0)
     raise Invalid("The multipart body ends before its closing boundary.")

@@ -31,6 +31,7 @@ _IN_MEMORY = 8 << 20  # a larger part goes to disk as it arrives
 _SPOOL_PIECE = 1 << 20
 _STAGING_AT_ONCE = 4
 _COMMIT_AT_ONCE = 128
+_MAX_PARTS = 50_000  # each is named in the answer, which is made in memory
 _WARNING_NEW_VERSION = 0xB000  # Coercion of Data Elements: the closest of the standard's warnings (PS3.18 10.5.3)
 
 _SINGLE_PART = "application/dicom"
@@ -76,6 +77,7 @@ async def _watched(request: Request, patience: asyncio.Timeout, idle_seconds: fl
     loop = asyncio.get_running_loop()
     async for chunk in request.stream():
         if chunk:
+            patience.reschedule(None)  # what we take to deal with it is no idleness of the sender's
             yield chunk
             patience.reschedule(loop.time() + idle_seconds)
     patience.reschedule(None)
@@ -131,10 +133,13 @@ class _Storing:
 
     async def _take(self, data: memoryview) -> None:
         self._size += len(data)
+        limit = self._room.settings.max_object_bytes
         if self._refused is not None:
+            if self._size > 2 * limit:  # to reach the next part, so much is skipped and no more
+                raise TooLarge(f"A part is longer than {2 * limit} bytes and still goes on; the request is dropped.")
             return
-        if self._size > self._room.settings.max_object_bytes:
-            self._refused = TooLarge(f"The part is longer than {self._room.settings.max_object_bytes} bytes.")
+        if self._size > limit:
+            self._refused = TooLarge(f"The part is longer than {limit} bytes.")
             await self._drop()
             return
         self._pieces.append(data)
@@ -156,6 +161,8 @@ class _Storing:
             await self._pour(self._spool)
         body: Spool | bytes = self._spool or b"".join(self._pieces)
         self._spool, self._pieces, self._size = None, [], 0
+        if len(self._outcomes) == _MAX_PARTS:
+            raise TooLarge(f"The request has more than {_MAX_PARTS} parts; send them in several.")
         outcome: asyncio.Future[Outcome] = self._loop.create_future()
         self._outcomes.append(outcome)
         if self._refused is not None:
