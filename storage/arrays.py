@@ -78,6 +78,8 @@ class ArraySpec:
         ``bits`` (1-bit frames that do not end on a byte, so the instance is one chunk).
     framing
         ``items`` where a frame comes in several fragments and its chunk therefore spans the item headers.
+    holds_overlays
+        The bits above Bits Stored are overlay planes (PS3.5 8.1.2, as it was until 2004), to be cleared by who reads.
     """
 
     transfer_syntax: str
@@ -94,6 +96,7 @@ class ArraySpec:
     pixel_vr: str
     encoding: Literal["native", "encapsulated", "bits"]
     framing: Literal["none", "items"] = "none"
+    holds_overlays: bool = False
 
     def digest(self) -> str:
         """16 hex digits that are the same for equal specs, today and in ten years."""
@@ -163,7 +166,7 @@ class ArraySpec:
         return (
             self.encoding != "native"
             or self.bits_allocated == 1
-            or (self.signed and self.bits_stored < self.bits_allocated)
+            or (self.bits_stored < self.bits_allocated and (self.signed or self.holds_overlays))
             or self.photometric == "YBR_FULL_422"
             or (self.bits_allocated == 8 and self.swapped > 1)
         )

@@ -16,6 +16,8 @@ _VIDEO = ("1.2.840.10008.1.2.4.10", "1.2.840.10008.1.2.7.")  # MPEG-2, MPEG-4, H
 _END_OF_IMAGE = b"\xff\xd9"  # JPEG, JPEG-LS and JPEG 2000 alike
 
 
+_OVERLAY_BIT_POSITIONS = tuple(f"60{group:02X}0102" for group in range(0, 0x20, 2))
+
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -66,6 +68,7 @@ def _describe(transfer_syntax: str, metadata: MetadataJson, element: PixelElemen
         pixel_element=element.tag,  # type: ignore[arg-type]
         pixel_vr=element.vr,
         encoding="native" if element.fragments is None else "encapsulated",
+        holds_overlays=bits_stored < bits_allocated and any(_first(metadata, key) for key in _OVERLAY_BIT_POSITIONS),
     )
     widths = {"7FE00010": (1, 8, 16, 32, 64), "7FE00008": (32,), "7FE00009": (64,)}[element.tag]
     if bits_allocated not in widths:

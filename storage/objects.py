@@ -111,7 +111,7 @@ def scan(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> Scan:
             opaque_reason="the data set is deflated",
             size=len(data),
         )
-    metadata, walk, reason = _read_data_set(data, front, limits)
+    metadata, walk, reason = read_data_set(data, front, limits)
     check_uid("SOP Class UID (0008,0016)", _uid(metadata, "00080016"))
     uids = {
         name: check_uid(f"{name} ({key[:4]},{key[4:]})", _uid(metadata, key))
@@ -146,7 +146,7 @@ def _uid(metadata: MetadataJson, key: str) -> object:
     return values[0] if values else None
 
 
-def _read_data_set(data: Buffer, front: Front, limits: Limits) -> tuple[MetadataJson, Walk, str]:
+def read_data_set(data: Buffer, front: Front, limits: Limits) -> tuple[MetadataJson, Walk, str]:
     """The data set as JSON, the walk over it, and what keeps its frames from being addressed."""
     size = len(data)
     walk = Walk(data, limits, front.order)
@@ -175,7 +175,7 @@ def find_bulk(data: Buffer, path: str, limits: Limits = DEFAULT_LIMITS) -> tuple
     NotFound
         The object has no such value.
     """
-    _, walk, _ = _read_data_set(data, read_front(data, limits), limits)
+    _, walk, _ = read_data_set(data, read_front(data, limits), limits)
     for value in walk.bulk:
         if value.path == path:
             return value.offset, value.length, value.element["vr"]
