@@ -11,7 +11,7 @@ from array import array
 from base64 import b64encode
 from dataclasses import dataclass
 from functools import lru_cache
-from mmap import mmap
+from mmap import MADV_DONTNEED, mmap
 from typing import Any, NoReturn
 
 import orjson
@@ -44,6 +44,7 @@ PIXEL_ELEMENTS = frozenset({"7FE00010", "7FE00008", "7FE00009"})
 _BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _LONG_HEADER = _BYTES | {"SQ", "SV", "UC", "UR", "UT", "UV"}
 _LONG_VALUES = frozenset({"DS", "FL", "FD", "IS", "LT", "SL", "SS", "ST", "SV", "UC", "UL", "US", "UT", "UV"})
+_LET_GO = 64 << 20
 _ITEM, _ITEM_END, _SEQUENCE_END = "FFFEE000", "FFFEE00D", "FFFEE0DD"
 _CHARACTER_SET = "00080005"
 _ODD = frozenset("13579BDF")
@@ -354,10 +355,13 @@ class Walk:
         """The items of an encapsulated value (PS3.5 A.4): offset and length of each; its end, and what follows."""
         data, head, tags = self.data, self.order.implicit_head, self.order.tags
         found = array("Q")
-        at = start
+        at = looked_through = start
         for _ in range(self.limits.max_elements):
             if at + 8 > end:
                 break
+            if at - looked_through > _LET_GO and isinstance(data, mmap):
+                data.madvise(MADV_DONTNEED)  # pages read from a file count as our memory until they are given back
+                looked_through = at
             tag, length = head(data, at)
             mark = tags[tag]
             if mark == _SEQUENCE_END:
