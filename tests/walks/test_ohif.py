@@ -1,0 +1,336 @@
+"""A reader opens the demo CT in OHIF: what is on the screen is what was stored.
+
+The pictures are compared with the phantom's known densities and slice numbers, read off screenshots of the page; the
+viewer's own state is not asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, Response, sync_playwright
+from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate
+
+from server import demo
+from server.web import ohif
+from tests.conftest import absent
+from tests.multipart import content_type, encode, parts_of
+from tests.servers import Live
+from tests.synthetic import part10
+
+pytestmark = pytest.mark.browser
+
+type Picture = npt.NDArray[np.uint8]
+
+CHROMIUM = Path("/usr/bin/chromium")
+OPTIONS = (
+    "--no-sandbox --headless --disable-gpu --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
+    "--disable-background-networking --disable-component-update --disable-sync --no-first-run --disable-quic"
+)
+WINDOW = {"width": 1280, "height": 900}
+SLICES = 24
+PATIENCE_SECONDS = 60.0
+GREY_TOLERANCE = 4
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium without a screen, drawing WebGL in software."""
+    if not CHROMIUM.exists():
+        absent("Chromium (apt-get install chromium)")
+    if not ohif.is_installed():
+        absent("the OHIF viewer (make install)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, live: Live) -> Iterator[Page]:
+    """A fresh window; the test fails if the page broke, asked another origin, or was refused anything."""
+    complaints: list[str] = []
+
+    def look_at(response: Response) -> None:
+        if response.url.startswith(("http:", "https:")) and not response.url.startswith(live.base):
+            complaints.append(f"asked another origin: {response.url}")
+        if response.status >= 400:
+            complaints.append(f"{response.status} {response.url}")
+
+    context = browser.new_context(viewport=WINDOW)
+    page = context.new_page()
+    page.on("response", look_at)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda line: complaints.append(line.text) if "Content Security Policy" in line.text else None)
+    page.add_init_script("localStorage.setItem('investigationalUseDialog', '{\"expiryDate\": \"2999-01-01\"}')")
+    yield page
+    context.close()
+    assert not complaints
+
+
+@pytest.fixture(scope="module")
+def ct(live: Live) -> str:
+    """Study UID of the demo CT in the archive."""
+    return store(live, list(demo.made_ct(SLICES)))
+
+
+def store(live: Live, objects: list[bytes]) -> str:
+    """Store objects of one study over STOW-RS and say its UID."""
+    answer = httpx.post(
+        f"{live.dicomweb}/studies", content=encode(objects), headers={"Content-Type": content_type()}, timeout=60
+    )
+    assert answer.status_code == 200, answer.text
+    return str(dcmread(BytesIO(objects[0]), stop_before_pixels=True).StudyInstanceUID)
+
+
+def open_study(page: Page, live: Live, study_uid: str, **options: str) -> None:
+    """Go to the viewer with one study."""
+    query = "&".join(f"{name}={value}" for name, value in {"StudyInstanceUIDs": study_uid, **options}.items())
+    page.goto(f"{live.base}/ohif/viewer?{query}")
+    page.locator("canvas").first.wait_for(timeout=PATIENCE_SECONDS * 1000)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pane:
+    """One viewport on the screen: an image of known extent, fitted to the pane and centred in it."""
+
+    page: Page
+    index: int = 0
+    width_mm: float = demo.SIDE * demo.SPACING_MM
+    height_mm: float = demo.SIDE * demo.SPACING_MM
+
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, width and height on the screen."""
+        box = self.page.locator("canvas").nth(self.index).bounding_box()
+        assert box is not None
+        return box["x"], box["y"], box["width"], box["height"]
+
+    def picture(self) -> Picture:
+        """What the pane shows at this moment, in grey."""
+        left, top, width, height = self.box()
+        shot = self.page.screenshot(clip={"x": left, "y": top, "width": width, "height": height})
+        return np.asarray(Image.open(BytesIO(shot)).convert("L"))
+
+    def place(self, x_mm: float, y_mm: float) -> tuple[float, float]:
+        """Column and row, in the pane, of a place given from the image's centre."""
+        _, _, width, height = self.box()
+        scale = min(width / self.width_mm, height / self.height_mm)
+        return width / 2 + x_mm * scale, height / 2 + y_mm * scale
+
+    def grey(self, x_mm: float, y_mm: float, *, around: int = 3) -> float:
+        """The mean grey around a place."""
+        column, row = (round(value) for value in self.place(x_mm, y_mm))
+        return float(self.picture()[row - around : row + around + 1, column - around : column + around + 1].mean())
+
+    def number(self) -> str:
+        """The slice number that stands in the image, read from its 3 x 5 cells."""
+        picture = self.picture()
+        shown = ""
+        for left in range(3):
+            digit = tuple(
+                "".join(
+                    "#" if picture[self.at(demo.NUMBER_LEFT, 4 * left + column, row)] > 127 else "."
+                    for column in range(3)
+                )
+                for row in range(5)
+            )
+            shown += str(demo.DIGITS.index(digit)) if digit in demo.DIGITS else "?"
+        return shown
+
+    def at(self, origin: int, column: int, row: int) -> tuple[int, int]:
+        """Row and column, in the pane, of the centre of one of the number's cells."""
+        x = origin + (column + 0.5) * demo.DIGIT_CELL
+        y = demo.NUMBER_TOP + (row + 0.5) * demo.DIGIT_CELL
+        across, down = self.place(*((value - demo.SIDE / 2) * demo.SPACING_MM for value in (x, y)))
+        return round(down), round(across)
+
+    def scroll(self) -> None:
+        """Turn the mouse wheel by one step over the pane."""
+        left, top, width, height = self.box()
+        self.page.mouse.move(left + width / 2, top + height / 2)
+        self.page.mouse.wheel(0, 100)
+
+
+def centre_of(rod: demo.Rod) -> tuple[float, float]:
+    """Where a rod stands, from the image's centre."""
+    half = (demo.SIDE - 1) / 2
+    return (rod.column - half) * demo.SPACING_MM, (rod.row - half) * demo.SPACING_MM
+
+
+def grey_of(hounsfield: float) -> float:
+    """The grey that the image's own window gives a density (PS3.3 C.11.2.1.2)."""
+    low = demo.WINDOW_CENTER - demo.WINDOW_WIDTH / 2
+    return min(max((hounsfield - low) / demo.WINDOW_WIDTH, 0.0), 1.0) * 255
+
+
+def expect[T](read: Callable[[], T], is_right: Callable[[T], bool], what: str) -> T:
+    """Read from the screen until it is right; drawing takes its time."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not is_right(seen := read()):
+        assert time.monotonic() < give_up, f"the screen shows {seen}, not {what}"
+        time.sleep(0.1)
+    return seen
+
+
+def expect_number(pane: Pane, number: int) -> None:
+    expect(pane.number, lambda seen: seen == f"{number:03}", f"slice {number:03}")
+
+
+def expect_grey(pane: Pane, x_mm: float, y_mm: float, hounsfield: float, *, around: int = 3) -> None:
+    grey = grey_of(hounsfield)
+    expect(
+        lambda: pane.grey(x_mm, y_mm, around=around),
+        lambda seen: abs(seen - grey) <= GREY_TOLERANCE,
+        f"the grey {grey:.0f} of {hounsfield} HU at {x_mm:.0f}, {y_mm:.0f} mm",
+    )
+
+
+def test_the_study_list_shows_the_demo_ct_and_opens_it(page: Page, live: Live, ct: str) -> None:
+    page.goto(f"{live.base}/")
+    row = page.get_by_role("row").filter(has_text="Phantom, Henrik").filter(has_text=f"{SLICES}")
+    row.wait_for(timeout=PATIENCE_SECONDS * 1000)
+    assert page.url == f"{live.base}/ohif/"
+    assert "CT HEAD WITHOUT CONTRAST" in row.inner_text()
+    assert "29-Feb-2024" in row.inner_text()
+    row.dblclick()
+    expect_number(Pane(page=page), SLICES)
+    assert ct in page.url
+
+
+def test_a_name_is_found_whatever_its_case(page: Page, live: Live, ct: str) -> None:
+    page.goto(f"{live.base}/ohif/")
+    row = page.get_by_role("row").filter(has_text="Phantom, Henrik").filter(has_text=f"{SLICES}")
+    row.wait_for(timeout=PATIENCE_SECONDS * 1000)
+    name = page.locator("table input, [role=table] input, input").first
+    name.fill("nobody")
+    row.wait_for(state="detached", timeout=PATIENCE_SECONDS * 1000)
+    name.fill("pHANTOM")
+    row.wait_for(timeout=PATIENCE_SECONDS * 1000)
+
+
+def test_the_pixels_on_the_screen_are_those_of_the_phantom(page: Page, live: Live, ct: str) -> None:
+    open_study(page, live, ct)
+    pane = Pane(page=page)
+    expect_number(pane, SLICES)
+    for rod in demo.RODS:
+        expect_grey(pane, *centre_of(rod), rod.hounsfield)
+    expect_grey(pane, -110, 110, demo.AIR_HU)
+
+
+def test_scrolling_shows_the_next_slices_and_left_is_left(page: Page, live: Live, ct: str) -> None:
+    open_study(page, live, ct)
+    pane = Pane(page=page)
+    for number in range(SLICES, 13, -1):  # the viewer begins at the vertex
+        expect_number(pane, number)
+        pane.scroll()
+    expect_number(pane, 13)
+    expect_grey(pane, 44, 12, 68)  # the bleeding is on the patient's left, which is on the right of the screen
+    expect_grey(pane, -44, 12, 27)
+
+
+def test_mpr_cuts_the_volume_in_three_planes(page: Page, live: Live, ct: str) -> None:
+    open_study(page, live, ct, hangingprotocolId="mpr")
+    page.locator("canvas").nth(2).wait_for(timeout=PATIENCE_SECONDS * 1000)
+    assert page.locator("canvas").count() == 3
+    thickness_mm = demo.HEIGHT_MM / SLICES
+    middle_mm = demo.LOWEST_MM + thickness_mm * (SLICES - 1) / 2
+    axial, sagittal, coronal = (Pane(page=page, index=index) for index in range(3))
+    # Cut front to back through the third rods, which become bars from top to bottom; the rest is air.
+    right, left = (rod for rod in demo.RODS if rod.row == 256)
+    for rod in (right, left):
+        for z_mm in (demo.LOWEST_MM + 10, 0, demo.LOWEST_MM + demo.HEIGHT_MM - 20):
+            expect_grey(coronal, centre_of(rod)[0], middle_mm - z_mm, rod.hounsfield)
+    expect_grey(coronal, 98, 0, demo.AIR_HU)
+    # The plane between the hemispheres: the fissure's fluid, and the calcified pineal gland in it.
+    expect_grey(sagittal, -30, 0, 12, around=12)
+    expect_grey(sagittal, 60, 0, 12, around=12)
+    assert sagittal.grey(14, middle_mm + 0.75, around=1) > grey_of(80)
+    expect(axial.number, lambda seen: seen in ("012", "013"), "the middle slice")
+
+
+def test_a_length_measured_on_the_screen_is_stored_as_a_structured_report(page: Page, live: Live) -> None:
+    study_uid = store(live, list(demo.made_ct(3)))
+    open_study(page, live, study_uid)
+    pane = Pane(page=page)
+    expect_number(pane, 3)
+    pane.scroll()
+    expect_number(pane, 2)
+    page.locator("[data-cy=Length]").click()
+    left, top, width, height = pane.box()
+    begin, end = (left + width / 2 - 60, top + height / 2), (left + width / 2 + 60, top + height / 2)
+    page.mouse.move(*begin)
+    page.mouse.down()
+    page.mouse.move(*end, steps=10)
+    page.mouse.up()
+    page.locator("[data-cy=prompt-begin-tracking-yes-btn]").click()
+    page.locator("[data-cy=trackedMeasurements-btn]").click()
+    page.get_by_role("button", name="Create SR").click()
+    page.locator("[data-cy=dialog-input]").fill("Width of the head")
+    with page.expect_response(lambda answer: answer.request.method == "POST") as stored:
+        page.locator("[data-cy=input-dialog-save-button]").click()
+    assert stored.value.status == 200
+
+    search = httpx.get(f"{live.dicomweb}/studies/{study_uid}/instances", params={"Modality": "SR"}, timeout=30)
+    (row,) = search.json()
+    series_uid, instance_uid = row["0020000E"]["Value"][0], row["00080018"]["Value"][0]
+    address = f"{live.dicomweb}/studies/{study_uid}/series/{series_uid}/instances/{instance_uid}"
+    answer = httpx.get(address, headers={"Accept": 'multipart/related; type="application/dicom"'}, timeout=30)
+    report = dcmread(BytesIO(parts_of(answer)[0][1]))
+    assert report.SeriesDescription == "Width of the head"
+    (length,) = [item for item in items_of(report) if "MeasuredValueSequence" in item]
+    millimetres = 120 * demo.SIDE * demo.SPACING_MM / height
+    assert float(length.MeasuredValueSequence[0].NumericValue) == pytest.approx(millimetres, abs=0.5)
+    measured_on = {
+        item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        for item in items_of(report)
+        if "ReferencedSOPSequence" in item
+    }
+    assert measured_on == {demo.made_uid(3, "image", 2)}
+
+    open_study(page, live, study_uid)
+    page.locator("[data-cy=series-modality-label]").get_by_text("SR", exact=True).wait_for()
+
+
+def items_of(content: Dataset) -> Iterator[Dataset]:
+    """Every content item of a structured report (PS3.3 C.17.3)."""
+    for item in content.get("ContentSequence", []):
+        yield item
+        yield from items_of(item)
+
+
+@pytest.mark.parametrize(
+    ("transfer_syntax", "compress"),
+    [
+        ("1.2.840.10008.1.2.4.57", lambda pixels: imagecodecs.ljpeg_encode(pixels, bitspersample=12)),
+        ("1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode),
+        ("1.2.840.10008.1.2.4.90", lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", level=0)),
+        ("1.2.840.10008.1.2.4.201", imagecodecs.htj2k_encode),
+    ],
+    ids=["JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K"],
+)
+def test_compressed_frames_are_decoded_under_the_page_s_policy(
+    page: Page, live: Live, transfer_syntax: str, compress: Callable[[npt.NDArray[np.uint16]], bytes]
+) -> None:
+    image = dcmread(BytesIO(demo.made_slice(2, 4)))
+    image.PixelData = encapsulate([bytes(compress(image.pixel_array))])
+    image.file_meta.TransferSyntaxUID = transfer_syntax
+    image["PixelData"].VR = "OB"
+    image.StudyInstanceUID = demo.made_uid(transfer_syntax, "study")
+    image.SeriesInstanceUID = demo.made_uid(transfer_syntax, "series")
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = demo.made_uid(transfer_syntax)
+    open_study(page, live, store(live, [part10(image)]))
+    pane = Pane(page=page)
+    expect_number(pane, 2)
+    for rod in demo.RODS:
+        expect_grey(pane, *centre_of(rod), rod.hounsfield)
