@@ -43,10 +43,11 @@ ISOLATION = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+# Not object-src 'none': the viewer shows a PDF in an <object>, which begins empty ('self') and then gets a blob:.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'{scripts}; worker-src 'self' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-    "frame-src 'self' blob:; media-src 'self' blob:; manifest-src 'self'; object-src 'none'; base-uri 'none'; "
+    "frame-src 'self' blob:; media-src 'self' blob:; manifest-src 'self'; object-src 'self' blob:; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'self'"
 )
 NOT_INSTALLED = """<!doctype html>

@@ -27,7 +27,7 @@ from server.web import ohif
 from tests.conftest import absent
 from tests.multipart import content_type, encode, parts_of
 from tests.servers import Live
-from tests.synthetic import part10
+from tests.synthetic import part10, pdf_document
 
 pytestmark = pytest.mark.browser
 
@@ -73,7 +73,7 @@ def page(browser: Browser, live: Live) -> Iterator[Page]:
     page.on("response", look_at)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda line: complaints.append(line.text) if "Content Security Policy" in line.text else None)
-    page.add_init_script("localStorage.setItem('investigationalUseDialog', '{\"expiryDate\": \"2999-01-01\"}')")
+    page.add_init_script("localStorage?.setItem('investigationalUseDialog', '{\"expiryDate\": \"2999-01-01\"}')")
     yield page
     context.close()
     assert not complaints
@@ -334,3 +334,16 @@ def test_compressed_frames_are_decoded_under_the_page_s_policy(
     expect_number(pane, 2)
     for rod in demo.RODS:
         expect_grey(pane, *centre_of(rod), rod.hounsfield)
+
+
+def test_a_pdf_is_shown_under_the_page_s_policy(page: Page, live: Live) -> None:
+    document = BytesIO()
+    Image.new("RGB", (600, 800), "red").save(document, "PDF")
+    study_uid = store(live, [part10(pdf_document(document.getvalue()))])
+    page.goto(f"{live.base}/ohif/viewer?StudyInstanceUIDs={study_uid}")
+
+    def red_part() -> float:
+        picture = np.asarray(Image.open(BytesIO(page.screenshot())).convert("RGB")).astype(int)
+        return float(((picture[..., 0] > 240) & (picture[..., 1:] < 16).all(axis=-1)).mean())
+
+    expect(red_part, lambda seen: seen > 0.2, "the red page")
