@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from readingroom.clock import Clock
 from server.settings import Settings
-from storage.blobs import Blobs
+from storage.blobs import Blobs, Bytes
 
 if TYPE_CHECKING:
     from server.ingest import Ingest
@@ -55,7 +55,7 @@ class Room:
         with self.engine.connect() as connection:
             return query(connection, *args, **kwargs)
 
-    async def read_range(self, key: str, offset: int, length: int) -> bytes:
+    async def read_range(self, key: str, offset: int, length: int) -> Bytes:
         """Bytes of a stored object: at once where they are in the page cache, else on a thread."""
         data = self.blobs.try_read_range(key, offset, length)
         if data is not None:

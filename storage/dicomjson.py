@@ -225,7 +225,7 @@ class Walk:
                         continue
                     out[key] = {"vr": vr} if values is None else {"vr": vr, "Value": values}
                 if key == _CHARACTER_SET:
-                    codecs = character_set(tuple(out[key].get("Value", ("",))))
+                    codecs = character_set(out[key].get("Value"))
                 continue
 
             if vr == "UN" and length != UNDEFINED and not implicit:

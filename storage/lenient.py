@@ -117,7 +117,7 @@ def _data_set(walk: Walk, found: Dataset, budget: _Budget, end: int, codecs: Cod
             continue
         out[key] = walk.value(key, vr, start, stop, codecs)
         if key == "00080005":
-            codecs = character_set(tuple(out[key].get("Value", ("",))))
+            codecs = character_set(out[key].get("Value"))
     return walk.finished(out, undecided, depth)
 
 

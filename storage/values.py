@@ -31,14 +31,21 @@ class WrongLength(ValueError):
     """A value field's length is no multiple of its value representation's."""
 
 
-@lru_cache(maxsize=256)
-def character_set(terms: tuple[str | None, ...]) -> Codecs:
+def character_set(terms: Values) -> Codecs:
     """Python codecs for a Specific Character Set (0008,0005); what is unknown reads as the default repertoire.
 
     Only codecs that keep ASCII are taken, so that a value of ASCII bytes need never be decoded with them; pydicom
     would take any codec Python has (``utf_16``, ``punycode``).
     """
-    codecs = convert_encodings([term or "" for term in terms])
+    return _character_set(tuple(term if isinstance(term, str) else "" for term in terms or ("",)))
+
+
+@lru_cache(maxsize=256)
+def _character_set(terms: tuple[str, ...]) -> Codecs:
+    try:
+        codecs = convert_encodings(list(terms))
+    except ValueError:  # no codec has a NUL in its name
+        return DEFAULT_CHARACTER_SET
     return tuple(codec if _keeps_ascii(codec) else DEFAULT_CHARACTER_SET[0] for codec in codecs)
 
 

@@ -1,0 +1,172 @@
+"""Builds the room and the ASGI app: with `room.py`, the only place that wires things together."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import anyio
+import anyio.to_thread
+import sqlalchemy as sa
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp
+
+from readingroom.clock import Clock, SystemClock
+from readingroom.errors import ReadingRoomError, Unavailable
+from server.dicomweb import qido, stow, wado
+from server.edge import Edge, Metrics, on_accident, on_error
+from server.ingest import Ingest
+from server.room import Room
+from server.settings import Settings
+from server.settle import settle_studies
+from server.web.viewer import viewer_routes
+from storage.blobs import open_blobs
+from storage.catalog import schema as t
+from storage.catalog.engine import begin_write, database_url, open_engine
+from storage.catalog.migrate import upgrade
+from storage.catalog.studies import ensure_facility
+
+log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS = 30.0
+_SETTLE_SECONDS = 1.0
+_UPLOAD_THREADS = 6
+
+
+@contextmanager
+def build_room(settings: Settings, *, clock: Clock | None = None) -> Iterator[Room]:
+    """Open everything that one process needs; what was opened is closed at the end, and the lease given back.
+
+    The catalog is migrated first, and what writers that died had begun is swept away.
+    """
+    settings.data.mkdir(parents=True, exist_ok=True)
+    engine = open_engine(database_url(settings.database, settings.data))
+    try:
+        upgrade(engine)
+        with begin_write(engine) as connection:
+            ensure_facility(connection, settings.facility)
+        blobs = open_blobs(
+            settings.data,
+            settings.store,
+            endpoint=settings.s3_endpoint,
+            region=settings.s3_region,
+            access_key=settings.s3_access_key,
+            secret_key=settings.s3_secret_key.get_secret_value() if settings.s3_secret_key else None,
+        )
+        clock = clock or SystemClock()
+        ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings)
+        upload = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
+        try:
+            yield Room(
+                settings=settings,
+                engine=engine,
+                blobs=blobs,
+                clock=clock,
+                ingest=ingest,
+                db=anyio.CapacityLimiter(16),
+                disk=anyio.CapacityLimiter(16),
+                codec=anyio.CapacityLimiter(max(2, os.cpu_count() or 2)),
+                upload=upload,
+            )
+        finally:
+            upload.shutdown()
+            ingest.close()
+            blobs.close()
+    finally:
+        engine.dispose()
+
+
+def create_app(room: Room | None = None) -> ASGIApp:
+    """The ASGI app over a room; without one, it opens its own from the settings at start-up (for uvicorn)."""
+    settings = room.settings if room else Settings()  # type: ignore[call-arg]
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        if room is not None:
+            app.state.room = room
+            yield
+            return
+        opened = build_room(settings)
+        app.state.room = await anyio.to_thread.run_sync(opened.__enter__)
+        gc.collect()
+        gc.freeze()  # what start-up made stays; a full collection would stop everything for some 50 ms
+        timers = asyncio.create_task(_run_timers(app.state.room))
+        try:
+            yield
+        finally:
+            timers.cancel()
+            with suppress(asyncio.CancelledError):
+                await timers
+            await anyio.to_thread.run_sync(opened.__exit__, None, None, None)
+
+    dicomweb: list[BaseRoute] = [*wado.routes, *qido.routes, *stow.routes]
+    app = Starlette(
+        routes=[
+            Mount("/dicomweb/f/{facility}", routes=dicomweb),
+            Mount("/dicomweb", routes=dicomweb),
+            Mount("/ohif", routes=viewer_routes()),
+            Route("/", _to_viewer),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", scrape),
+        ],
+        exception_handlers={ReadingRoomError: on_error, Exception: on_accident},
+        lifespan=lifespan,
+    )
+    app.state.metrics = metrics
+    if room is not None:
+        app.state.room = room
+    return Edge(app, settings=settings, metrics=metrics)
+
+
+async def _run_timers(room: Room) -> None:
+    """Look at the rows that fall due: studies that settle, writers that died."""
+    rounds = 0
+    while True:
+        try:
+            await anyio.to_thread.run_sync(settle_studies, room, limiter=room.db)
+            if rounds % int(_SWEEP_SECONDS / _SETTLE_SECONDS) == 0:
+                await anyio.to_thread.run_sync(room.ingest.sweep, limiter=room.db)
+        except Exception:
+            # The worker loop: what failed now is due again in the next round.
+            log.exception("a timer's round failed")
+        rounds += 1
+        await asyncio.sleep(_SETTLE_SECONDS)
+
+
+async def _to_viewer(_request: Request) -> Response:
+    return RedirectResponse("/ohif/")
+
+
+async def healthz(_request: Request) -> Response:
+    """The process answers."""
+    return PlainTextResponse("ok\n")
+
+
+async def readyz(request: Request) -> Response:
+    """The catalog answers, so requests can be served."""
+    room: Room = request.app.state.room
+    try:
+        await room.read_apart(lambda connection: connection.execute(sa.select(t.facility.c.id).limit(1)).all())
+    except sa.exc.SQLAlchemyError as error:
+        raise Unavailable(f"The catalog does not answer ({type(error).__name__}).", retry_after=5) from error
+    return PlainTextResponse("ready\n")
+
+
+async def scrape(request: Request) -> Response:
+    """Counters and histograms for Prometheus; of all workers where PROMETHEUS_MULTIPROC_DIR is set."""
+    registry = request.app.state.metrics.registry
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,251 @@
+"""Retrieve bulk data by URI, and all of an instance, series or study (PS3.18 10.4.1.1.5).
+
+A value goes as it lies in the file, in little-endian order. Compressed pixel data goes frame by frame, and a video as
+the one stream that it is.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import anyio.to_thread
+import orjson
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from readingroom.errors import NotFound
+from readingroom.model import Scope
+from server.auth import caller_of
+from server.dicomweb.files import find_with_metadata, instance_url, received_file
+from server.dicomweb.frames import frame_spec, inflated, read_decoded, read_frame
+from server.dicomweb.kept import Keepings, keepings_of
+from server.dicomweb.negotiation import (
+    COMPRESSED,
+    DEFLATED,
+    EXPLICIT_LITTLE_ENDIAN,
+    NATIVE,
+    OCTET_STREAM,
+    Offer,
+    accepted,
+    agree,
+    choose,
+    frame_offers,
+)
+from server.dicomweb.respond import Made, Part, Piece, Stored, multipart, not_modified, read_pieces, single_part
+from server.room import Room
+from storage.catalog.find import (
+    StoredInstance,
+    find_series,
+    find_study,
+    list_instances,
+    read_metadata,
+)
+from storage.explicit import little_endian
+from storage.objects import BASE_URL_MARK, find_bulk
+from storage.part10 import EXPLICIT_BIG
+
+ALL = Offer(media_type=OCTET_STREAM, multipart=True, transfer_syntax=EXPLICIT_LITTLE_ENDIAN)
+"""What stands, at an instance, series or study, for all its bulk data."""
+
+_ANY_VALUE: tuple[Offer, ...] = (replace(ALL, multipart=False), ALL)
+_PIXELS = frozenset({"7FE00010", "7FE00008", "7FE00009"})
+_DOCUMENT, _DOCUMENT_TYPE = "00420011", "00420012"
+_HARMLESS_DOCUMENTS = frozenset({"application/pdf", "model/mtl", "model/obj", "model/stl"})
+"""Named as what they are; a browser would run the scripts of others (HTML, CDA) with this server's rights."""
+
+_PATH = re.compile(rb'"BulkDataURI":"' + BASE_URL_MARK.encode() + rb'[^"]*/bulkdata/([0-9A-Fa-f/]+)"')
+_ITEM = b"\xfe\xff\x00\xe0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Value:
+    """One bulk value, or one frame of it: where it is named, what can be sent of it, and how it is read."""
+
+    location: str
+    offers: tuple[Offer, ...]
+    instance: StoredInstance
+    path: str
+    frame: int | None = None
+
+
+async def retrieve_bulk(request: Request) -> Response:
+    """Retrieve one bulk value."""
+    room: Room = request.app.state.room
+    caller, path = caller_of(request), request.path_params
+    instance, stored = await room.read(
+        find_with_metadata, caller.scope, path["study"], path["series"], path["instance"]
+    )
+    accept, keepings = accepted(request), keepings_of(request)
+    metadata = zlib.decompress(stored)
+    if path["path"] not in _paths(metadata):
+        raise NotFound(f"Instance {instance.instance_uid} has no bulk data at {path['path'][:100]!r}.")
+    values = list(_values(caller.service_root, instance, path["path"], metadata))
+    offer = choose(accept, values[0].offers)
+    etag = f'"{instance.etag}-{offer.transfer_syntax}"'
+    if unchanged := not_modified(request, etag):
+        return unchanged
+    if not offer.multipart:
+        return await single_part(request, room, offer, await _body(room, keepings, values[0], offer), etag=etag)
+    parts = [_part(room, keepings, value, offer) for value in values]
+    parts[0] = replace(parts[0], body=await _body(room, keepings, values[0], offer))
+    return await multipart(request, room, offer.name, parts, etag=etag)
+
+
+async def instance_bulk(request: Request) -> Response:
+    """Retrieve all bulk data of an instance."""
+    return await _retrieve_all(request)
+
+
+async def series_bulk(request: Request) -> Response:
+    """Retrieve all bulk data of a series."""
+    return await _retrieve_all(request)
+
+
+async def study_bulk(request: Request) -> Response:
+    """Retrieve all bulk data of a study."""
+    return await _retrieve_all(request)
+
+
+async def _retrieve_all(request: Request) -> Response:
+    room: Room = request.app.state.room
+    caller, accept = caller_of(request), accepted(request)
+    found = await room.read_apart(_find_all, caller.scope, **request.path_params)
+    etag = f'W/"{zlib.crc32(repr((accept, [instance.etag for instance, _ in found])).encode()):x}-bulk"'
+    if unchanged := not_modified(request, etag):
+        return unchanged
+    values = [
+        value
+        for instance, stored in found
+        for metadata in [zlib.decompress(stored)]
+        for path in _paths(metadata)
+        for value in _values(caller.service_root, instance, path, metadata, has_single_part=False)
+    ]
+    if not values:
+        raise NotFound("There is no bulk data here; the metadata holds it all.")
+    agreed = [(value, offer) for value in values if (offer := agree(accept, value.offers))]
+    if not agreed:
+        choose(accept, tuple(dict.fromkeys(offer for value in values for offer in value.offers)))
+    missing = len(values) - len(agreed)
+    warning = f"{missing} of {len(values)} values are in no acceptable media type" if missing else ""
+    parts = [_part(room, keepings_of(request), value, offer) for value, offer in agreed]
+    return await multipart(request, room, agreed[0][1].name, parts, etag=etag, warning=warning)
+
+
+def _find_all(
+    connection: sa.Connection, scope: Scope, study: str, series: str = "", instance: str = "", facility: str = ""
+) -> list[tuple[StoredInstance, bytes]]:
+    """The instances of a path, with their JSON; `facility` is part of the path and, by now, of `scope`."""
+    if instance:
+        return [find_with_metadata(connection, scope, study, series, instance)]
+    of = find_series(connection, scope, study, series) if series else find_study(connection, scope, study)
+    return [(one, read_metadata(connection, one.id)) for one in list_instances(connection, of)]
+
+
+def _paths(metadata: bytes) -> list[str]:
+    """The bulk values that the JSON names."""
+    return [path.decode() for path in _PATH.findall(metadata)]
+
+
+def _values(
+    service_root: str, instance: StoredInstance, path: str, metadata: bytes, *, has_single_part: bool = True
+) -> Iterator[Value]:
+    """The parts that a bulk value is sent in: one, or one a frame where its pixels are compressed."""
+    url = instance_url(service_root, instance)
+    location = f"{url}/bulkdata/{path}"
+    syntax = instance.transfer_syntax
+    if path not in _PIXELS or syntax in NATIVE:
+        offers: tuple[Offer, ...] = _ANY_VALUE
+        if path == _DOCUMENT and (media_type := _document_type(metadata)) in _HARMLESS_DOCUMENTS:
+            document = Offer(media_type=media_type)
+            offers = (document, replace(document, multipart=True), *_ANY_VALUE)
+        yield _value(location, offers, instance, path, has_single_part)
+    elif _is_video(syntax):
+        streams = [Offer(media_type=name, transfer_syntax=syntax) for name in COMPRESSED[syntax]]
+        offers = (*streams, *(replace(stream, multipart=True) for stream in streams))
+        yield _value(location, offers, instance, path, has_single_part)
+    else:
+        is_one = has_single_part and instance.frame_count == 1
+        for number in range(1, instance.frame_count + 1):
+            yield Value(
+                location=f"{url}/frames/{number}",
+                offers=frame_offers(syntax, has_single_part=is_one),
+                instance=instance,
+                path=path,
+                frame=number,
+            )
+
+
+def _value(
+    location: str, offers: tuple[Offer, ...], instance: StoredInstance, path: str, has_single_part: bool
+) -> Value:
+    if not has_single_part:
+        offers = tuple(offer for offer in offers if offer.multipart)
+    return Value(location=location, offers=offers, instance=instance, path=path)
+
+
+def _is_video(transfer_syntax: str) -> bool:
+    return COMPRESSED.get(transfer_syntax, ("",))[0].startswith("video/")
+
+
+def _document_type(metadata: bytes) -> str:
+    values = orjson.loads(metadata.replace(BASE_URL_MARK.encode(), b"")).get(_DOCUMENT_TYPE, {}).get("Value", [""])
+    return str(values[0]).strip().lower()
+
+
+def _part(room: Room, keepings: Keepings, value: Value, offer: Offer) -> Part:
+    async def make() -> AsyncIterator[bytes | memoryview]:
+        for piece in await _body(room, keepings, value, offer):
+            async for made in read_pieces(room, [piece]):
+                yield made
+
+    return Part(media_type=offer.part_type, location=value.location, body=[Made(make)])
+
+
+async def _body(room: Room, keepings: Keepings, value: Value, offer: Offer) -> Sequence[Piece]:
+    """The bytes of a value, or where they lie."""
+    instance = value.instance
+    if value.frame is not None:
+        is_decoded = offer.transfer_syntax == EXPLICIT_LITTLE_ENDIAN
+        return [await (read_decoded if is_decoded else read_frame)(room, keepings, instance, value.frame)]
+    if instance.transfer_syntax == DEFLATED:
+        data = (await inflated(room, keepings, instance)).data
+        offset, length, _ = await anyio.to_thread.run_sync(find_bulk, data, value.path, limiter=room.codec)
+        return [memoryview(data)[offset : offset + length]]
+    spec = None if instance.opaque_reason else await frame_spec(room, keepings, instance)
+    pixel_word = spec.swapped if spec and value.path in _PIXELS else None
+    return await anyio.to_thread.run_sync(_find_value, room, instance, value.path, pixel_word, limiter=room.codec)
+
+
+def _find_value(room: Room, instance: StoredInstance, path: str, pixel_word: int | None) -> list[Piece]:
+    """Where a value lies in the stored object; its bytes, where they have to be turned."""
+    data = memoryview(received_file(room, instance))
+    offset, length, vr = find_bulk(data, path)
+    if instance.transfer_syntax == EXPLICIT_BIG:
+        return [little_endian(data[offset : offset + length], vr, word=pixel_word)]
+    if instance.transfer_syntax in COMPRESSED and path.endswith("7FE00010") and data[offset : offset + 4] == _ITEM:
+        return [Stored(instance.object_key, *fragment) for fragment in _fragments(data, offset, offset + length)]
+    return [Stored(instance.object_key, offset, length)]
+
+
+def _fragments(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of the fragments of an encapsulated value, without its offset table (PS3.5 A.4)."""
+    is_table = True
+    while at + 8 <= end:
+        length = min(int.from_bytes(data[at + 4 : at + 8], "little"), end - at - 8)
+        if not is_table:
+            yield at + 8, length
+        is_table = False
+        at += 8 + length
+
+
+routes = [
+    Route("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{path:path}", retrieve_bulk),
+    Route("/studies/{study}/series/{series}/instances/{instance}/bulkdata", instance_bulk),
+    Route("/studies/{study}/series/{series}/bulkdata", series_bulk),
+    Route("/studies/{study}/bulkdata", study_bulk),
+]

@@ -1,0 +1,60 @@
+"""What is kept of one instance: its JSON, its URL, its file as received, and the same written anew."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from mmap import ACCESS_READ, mmap
+
+import anyio.to_thread
+import sqlalchemy as sa
+
+from readingroom.errors import NotFound
+from readingroom.model import Scope
+from server.dicomweb.negotiation import Offer
+from server.dicomweb.respond import Made, Piece, Stored
+from server.room import Room
+from storage.catalog.find import StoredInstance, find_instance, read_metadata
+from storage.dicomjson import Buffer
+from storage.explicit import explicit_little_endian
+
+
+def find_with_metadata(
+    connection: sa.Connection, scope: Scope, study_uid: str, series_uid: str, instance_uid: str
+) -> tuple[StoredInstance, bytes]:
+    """An instance and its stored JSON, in one read."""
+    instance = find_instance(connection, scope, study_uid, series_uid, instance_uid)
+    return instance, read_metadata(connection, instance.id)
+
+
+def instance_url(service_root: str, instance: StoredInstance) -> str:
+    """Where an instance is retrieved."""
+    return f"{service_root}/studies/{instance.study_uid}/series/{instance.series_uid}/instances/{instance.instance_uid}"
+
+
+def received_file(room: Room, instance: StoredInstance) -> Buffer:
+    """The file as it was received: mapped where it lies on this machine, else read; not for the event loop."""
+    path = room.blobs.local_path(instance.object_key)
+    if path is None:
+        return room.blobs.read_range(instance.object_key, 0, instance.size_bytes)
+    try:
+        with path.open("rb") as file:
+            return mmap(file.fileno(), instance.size_bytes, access=ACCESS_READ)
+    except FileNotFoundError:
+        raise NotFound(f"The store has no object {instance.object_key}.") from None
+
+
+def file_body(room: Room, instance: StoredInstance, offer: Offer) -> list[Piece]:
+    """The file as it was received, or as Explicit VR Little Endian, whichever was agreed."""
+    if offer.transfer_syntax == instance.transfer_syntax:
+        return [Stored(instance.object_key, 0, instance.size_bytes)]
+    return [Made(lambda: _explicit(room, instance))]
+
+
+async def _explicit(room: Room, instance: StoredInstance) -> AsyncIterator[bytes | memoryview]:
+    def pieces() -> Iterator[bytes]:
+        for piece in explicit_little_endian(received_file(room, instance)):
+            yield bytes(piece)  # a view of the file must not be read from disk by the event loop
+
+    made = pieces()
+    while piece := await anyio.to_thread.run_sync(next, made, b"", limiter=room.codec):
+        yield piece

@@ -1,0 +1,140 @@
+"""The bytes of single frames: where they lie, as they were received, and decompressed."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+
+import anyio.to_thread
+import orjson
+
+from readingroom.errors import Invalid, NotAcceptable, NotDicom, NotFound
+from server.dicomweb.kept import Inflated, Keepings
+from server.dicomweb.negotiation import DEFLATED
+from server.room import Room
+from storage.catalog.find import StoredInstance
+from storage.explicit import native_bytes
+from storage.objects import ArraySpec, frame_chunk, frame_payload, inflate, scan
+from storage.pixels import decode_frame
+
+Bytes = bytes | bytearray
+
+
+def frame_numbers(text: str, instance: StoredInstance) -> list[int]:
+    """The frames that a URL names, counted from 1, in the order and as often as it names them (PS3.18 10.4.1.1.6).
+
+    Raises
+    ------
+    Invalid
+        Not a list of positive numbers.
+    NotFound
+        The instance has no such frame, or none at all.
+    """
+    numbers = []
+    for word in text.split(","):
+        if not (word.isascii() and word.isdigit() and len(word) < 10 and int(word)):
+            raise Invalid(f"{word[:20]!r} is no frame number; frames count from 1 and are listed as 1,2,3.")
+        numbers.append(int(word))
+    if max(numbers) > instance.frame_count:
+        there_are = f"its frames are 1 to {instance.frame_count}" if instance.frame_count else "it has no frames"
+        raise NotFound(f"Instance {instance.instance_uid} has no frame {max(numbers)}; {there_are}.")
+    return numbers
+
+
+async def frame_spec(room: Room, keepings: Keepings, instance: StoredInstance) -> ArraySpec:
+    """How the frames of an instance are encoded.
+
+    Raises
+    ------
+    NotAcceptable
+        They cannot be addressed.
+    """
+    if not instance.opaque_reason:
+        return _spec(instance.array_spec)
+    found = (await inflated(room, keepings, instance)).scan
+    if found.spec is None:
+        raise NotAcceptable(_not_addressed(instance, found.opaque_reason))
+    return found.spec
+
+
+async def read_frame(room: Room, keepings: Keepings, instance: StoredInstance, number: int) -> Bytes:
+    """One frame as it was received: a bitstream, or native pixels, which are little endian whatever they were."""
+    index = number - 1
+    if instance.opaque_reason:
+        spec = await frame_spec(room, keepings, instance)
+        opened = await inflated(room, keepings, instance)
+        offset, length = opened.scan.chunks[0 if spec.encoding == "bits" else index]
+        return frame_payload(spec, bytes(opened.data[offset : offset + length]), index)
+    spec = _spec(instance.array_spec)
+    offset, length = await _chunk(room, instance, 0 if spec.encoding == "bits" else index)
+    chunk = await room.read_range(instance.object_key, offset, length)
+    return frame_payload(spec, chunk, index)
+
+
+async def read_decoded(room: Room, keepings: Keepings, instance: StoredInstance, number: int) -> Bytes:
+    """One frame as it would lie in an Explicit VR Little Endian file.
+
+    Native frames are as they are; what was compressed comes without the bits above Bits Stored, and with its samples
+    by plane or by pixel as Planar Configuration says.
+    """
+    frame = await read_frame(room, keepings, instance, number)
+    spec = await frame_spec(room, keepings, instance)
+    if spec.encoding != "encapsulated":
+        return frame
+    return await anyio.to_thread.run_sync(_decoded, frame, spec, limiter=room.codec)
+
+
+async def inflated(room: Room, keepings: Keepings, instance: StoredInstance) -> Inflated:
+    """A deflated object as it was before."""
+    if instance.transfer_syntax != DEFLATED:
+        raise NotAcceptable(_not_addressed(instance, instance.opaque_reason))
+
+    async def make() -> Inflated:
+        return await anyio.to_thread.run_sync(partial(_inflate, room, instance), limiter=room.codec)
+
+    return await keepings.inflated.get(instance.object_key, make, lambda opened: len(opened.data))
+
+
+def _inflate(room: Room, instance: StoredInstance) -> Inflated:
+    data = inflate(room.blobs.read_range(instance.object_key, 0, instance.size_bytes))
+    return Inflated(data, scan(data))
+
+
+def _not_addressed(instance: StoredInstance, reason: str) -> str:
+    return f"The frames of instance {instance.instance_uid} cannot be told apart ({reason}); retrieve the instance."
+
+
+@lru_cache(maxsize=1024)
+def _spec(text: bytes) -> ArraySpec:
+    return ArraySpec(**orjson.loads(text))
+
+
+async def _chunk(room: Room, instance: StoredInstance, index: int) -> tuple[int, int]:
+    """Offset and length of a chunk: by the catalog where that says it all, else by 16 bytes of the shard index."""
+    if instance.chunk_count == 1:
+        return instance.chunk_offset, instance.chunk_length
+    if instance.chunk_stride is not None:
+        return instance.chunk_offset + index * instance.chunk_stride, instance.chunk_length
+    key = instance.object_key
+
+    def read_now(offset: int, length: int) -> bytes:
+        data = room.blobs.try_read_range(key, offset, length)
+        if data is None:
+            raise BlockingIOError
+        return bytes(data)
+
+    def read(offset: int, length: int) -> bytes:
+        return bytes(room.blobs.read_range(key, offset, length))
+
+    try:
+        return frame_chunk(read_now, instance.object_bytes, instance.chunk_count, index)
+    except BlockingIOError:
+        return await anyio.to_thread.run_sync(
+            frame_chunk, read, instance.object_bytes, instance.chunk_count, index, limiter=room.disk
+        )
+
+
+def _decoded(frame: Bytes, spec: ArraySpec) -> bytes:
+    try:
+        return native_bytes(decode_frame(frame, spec), spec, planar=spec.planar_configuration == 1)
+    except NotDicom as error:
+        raise NotAcceptable(f"The frame cannot be decompressed ({error.message}); ask for transfer-syntax=*.") from None

@@ -1,0 +1,144 @@
+"""Metadata of studies, series and instances (PS3.18 10.4.1.1.2): made at ingest, joined here, and kept ready.
+
+The JSON of each instance lies compressed in the catalog. A series' answer is made of it once for each version of the
+series; after that a request costs one look at the version and the sending.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.auth import caller_of
+from server.dicomweb.files import find_with_metadata
+from server.dicomweb.kept import keepings_of
+from server.dicomweb.negotiation import DICOM_JSON, Offer, accepted, choose
+from server.dicomweb.respond import CACHING, PIECE_BYTES, Buffers, Made, not_modified, streamed, weak
+from server.room import Room
+from storage.catalog.find import (
+    StoredSeries,
+    StoredStudy,
+    find_series,
+    find_study,
+    iter_metadata,
+)
+from storage.objects import BASE_URL_MARK
+
+_OFFERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json"))
+_MARK = BASE_URL_MARK.encode()
+_GZIP = 31
+"""zlib's window bits for the gzip format."""
+
+_LEVEL = 1
+_KEPT_PLAIN = 4000
+"""Instances up to which an answer without compression is held as a whole; a larger one is inflated as it is sent."""
+
+
+async def study_metadata(request: Request) -> Response:
+    """Retrieve the metadata of a study."""
+    room: Room = request.app.state.room
+    study = await room.read(find_study, caller_of(request).scope, request.path_params["study"])
+    return await _answer(request, room, study)
+
+
+async def series_metadata(request: Request) -> Response:
+    """Retrieve the metadata of a series."""
+    room: Room = request.app.state.room
+    path = request.path_params
+    series = await room.read(find_series, caller_of(request).scope, path["study"], path["series"])
+    return await _answer(request, room, series)
+
+
+async def instance_metadata(request: Request) -> Response:
+    """Retrieve the metadata of an instance."""
+    room: Room = request.app.state.room
+    caller, path = caller_of(request), request.path_params
+    instance, stored = await room.read(
+        find_with_metadata, caller.scope, path["study"], path["series"], path["instance"]
+    )
+    offer = choose(accepted(request), _OFFERS)
+    etag = weak(f'"{instance.etag}-metadata"')
+    if unchanged := not_modified(request, etag):
+        return unchanged
+    is_gzip = _accepts_gzip(request)
+    pieces = _joined([stored], caller.service_root.encode())
+    return Buffers([b"".join(_compressed(pieces) if is_gzip else pieces)], headers=_headers(offer, etag, is_gzip))
+
+
+async def _answer(request: Request, room: Room, of: StoredStudy | StoredSeries) -> Response:
+    offer = choose(accepted(request), _OFFERS)
+    etag = f'W/"{of.id}-{of.version}"'
+    if unchanged := not_modified(request, etag):
+        return unchanged
+    wants_gzip = _accepts_gzip(request)
+    is_gzip = wants_gzip or of.instance_count > _KEPT_PLAIN
+    root = caller_of(request).service_root.encode()
+
+    async def make() -> bytes:
+        return await anyio.to_thread.run_sync(_body, room, of, root, is_gzip, limiter=room.db)
+
+    body = await keepings_of(request).metadata.get((of.id, of.version, root, is_gzip), make, len)
+    headers = _headers(offer, etag, wants_gzip)
+    if is_gzip and not wants_gzip:
+        return streamed(request, room, [Made(lambda: _inflated(body))], headers)
+    return Buffers([body], headers=headers)
+
+
+async def _inflated(body: bytes) -> AsyncIterator[bytes]:
+    stream = zlib.decompressobj(_GZIP)
+    rest = body
+    while not stream.eof:
+        yield stream.decompress(rest, PIECE_BYTES)
+        rest = stream.unconsumed_tail
+
+
+def _body(room: Room, of: StoredStudy | StoredSeries, root: bytes, is_gzip: bool) -> bytes:
+    with room.engine.connect() as connection:
+        pieces = _joined(iter_metadata(connection, of), root)
+        return b"".join(_compressed(pieces) if is_gzip else pieces)
+
+
+def _joined(stored: Iterable[bytes], root: bytes) -> Iterator[bytes]:
+    """One JSON array of what the catalog holds compressed."""
+    before = b"["
+    for one in stored:
+        yield before
+        yield zlib.decompress(one).replace(_MARK, root)
+        before = b","
+    yield b"[]" if before == b"[" else b"]"
+
+
+def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    stream = zlib.compressobj(_LEVEL, wbits=_GZIP)
+    for piece in pieces:
+        yield stream.compress(piece)
+    yield stream.flush()
+
+
+def _accepts_gzip(request: Request) -> bool:
+    """Whether the client takes gzip (RFC 9110 12.5.3)."""
+    weights = {}
+    for element in request.headers.get("accept-encoding", "").lower().split(","):
+        coding, _, parameter = element.partition(";")
+        weights[coding.strip()] = parameter.replace(" ", "")
+    weight = weights.get("gzip", weights.get("*"))
+    return weight is not None and weight.rstrip("0.") != "q="
+
+
+def _headers(offer: Offer, etag: str, is_gzip: bool) -> dict[str, str]:
+    headers = {"content-type": offer.media_type, "etag": etag, **CACHING, "vary": "Accept, Accept-Encoding"}
+    if is_gzip:
+        headers["content-encoding"] = "gzip"
+    return headers
+
+
+routes = [
+    Route("/studies/{study}/metadata", study_metadata),
+    Route("/studies/{study}/series/{series}/metadata", series_metadata),
+    Route("/studies/{study}/series/{series}/instances/{instance}/metadata", instance_metadata),
+]

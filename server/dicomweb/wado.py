@@ -1,0 +1,158 @@
+"""Retrieve studies, series, instances and frames (WADO-RS, PS3.18 10.4): parse, find, send."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from zlib import crc32
+
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from readingroom.model import Scope
+from server.auth import caller_of
+from server.dicomweb import bulk, metadata
+from server.dicomweb.files import file_body, instance_url
+from server.dicomweb.frames import Bytes, frame_numbers, read_decoded, read_frame
+from server.dicomweb.kept import keepings_of
+from server.dicomweb.negotiation import (
+    EXPLICIT_LITTLE_ENDIAN,
+    NATIVE,
+    Accept,
+    accepted,
+    agree,
+    choose,
+    frame_offers,
+    instance_offers,
+)
+from server.dicomweb.respond import Made, Part, Piece, multipart, not_modified, single_part
+from server.room import Room
+from storage.catalog.find import (
+    StoredInstance,
+    StoredSeries,
+    StoredStudy,
+    find_instance,
+    find_series,
+    find_study,
+    list_instances,
+)
+
+
+async def retrieve_frames(request: Request) -> Response:
+    """Retrieve frames of an instance (PS3.18 10.4.1.1.6), in the order asked for.
+
+    This is the path that scrolling waits for: one look into the catalog, one read, no thread.
+    """
+    room: Room = request.app.state.room
+    caller, path = caller_of(request), request.path_params
+    instance = await room.read(find_instance, caller.scope, path["study"], path["series"], path["instance"])
+    numbers = frame_numbers(path["frames"], instance)
+    offer = choose(accepted(request), frame_offers(instance.transfer_syntax, has_single_part=len(numbers) == 1))
+    is_decoded = offer.transfer_syntax == EXPLICIT_LITTLE_ENDIAN and instance.transfer_syntax not in NATIVE
+    etag = f'"{instance.etag}-{"native" if is_decoded else "frame"}"'
+    if unchanged := not_modified(request, etag):
+        return unchanged
+    keepings = keepings_of(request)
+
+    async def read(number: int) -> Bytes:
+        return await (read_decoded if is_decoded else read_frame)(room, keepings, instance, number)
+
+    def later(number: int) -> Made:
+        async def make() -> AsyncIterator[bytes | memoryview]:
+            yield memoryview(await read(number))
+
+        return Made(make)
+
+    bodies: list[Sequence[Piece]] = [[await read(numbers[0])]]
+    bodies += ([later(number)] for number in numbers[1:])
+    if not offer.multipart:
+        return await single_part(request, room, offer, bodies[0], etag=etag)
+    root = f"{instance_url(caller.service_root, instance)}/frames/"
+    parts = (
+        Part(media_type=offer.part_type, location=f"{root}{number}", body=body)
+        for number, body in zip(numbers, bodies, strict=True)
+    )
+    return await multipart(request, room, offer.name, parts, etag=etag)
+
+
+async def retrieve_instance(request: Request) -> Response:
+    """Retrieve an instance as a Part 10 file (PS3.18 10.4.1.1.1)."""
+    room: Room = request.app.state.room
+    caller, path = caller_of(request), request.path_params
+    instance = await room.read(find_instance, caller.scope, path["study"], path["series"], path["instance"])
+    accept = accepted(request)
+    offers = instance_offers(instance.transfer_syntax, has_single_part=True)
+    offer = choose(accept, (*offers, bulk.ALL))
+    if offer is bulk.ALL:
+        return await bulk.instance_bulk(request)
+    etag = f'"{instance.etag}{"" if offer.transfer_syntax == instance.transfer_syntax else "-explicit"}"'
+    if unchanged := not_modified(request, etag):
+        return unchanged
+    body = file_body(room, instance, offer)
+    if not offer.multipart:
+        return await single_part(request, room, offer, body, etag=etag)
+    location = instance_url(caller.service_root, instance)
+    part = Part(media_type=offer.part_type, location=location, body=body)
+    return await multipart(request, room, offer.name, [part], etag=etag)
+
+
+async def retrieve_series(request: Request) -> Response:
+    """Retrieve the instances of a series, each as a Part 10 file."""
+    return await _retrieve_all(request, request.path_params["study"], request.path_params["series"])
+
+
+async def retrieve_study(request: Request) -> Response:
+    """Retrieve the instances of a study, each as a Part 10 file."""
+    return await _retrieve_all(request, request.path_params["study"], None)
+
+
+async def _retrieve_all(request: Request, study_uid: str, series_uid: str | None) -> Response:
+    room: Room = request.app.state.room
+    caller, accept = caller_of(request), accepted(request)
+    of, instances = await room.read_apart(find_all, caller.scope, study_uid, series_uid)
+    etag = f'W/"{of.id}-{of.version}-{crc32(repr(accept).encode()):x}"'
+    if unchanged := not_modified(request, etag):
+        return unchanged
+    parts = list(_files(room, caller.service_root, instances, accept))
+    if not parts:
+        syntaxes = dict.fromkeys(instance.transfer_syntax for instance in instances)
+        offers = [offer for syntax in syntaxes for offer in instance_offers(syntax, has_single_part=False)]
+        choose(accept, (*dict.fromkeys(offers), bulk.ALL))
+        return await (bulk.series_bulk if series_uid else bulk.study_bulk)(request)
+    missing = len(instances) - len(parts)
+    warning = f"{missing} of {len(instances)} instances are in no acceptable transfer syntax" if missing else ""
+    return await multipart(request, room, "application/dicom", parts, etag=etag, warning=warning)
+
+
+def _files(room: Room, service_root: str, instances: list[StoredInstance], accept: Accept) -> Iterator[Part]:
+    """A part for each instance that can be sent; the transfer syntax is agreed for each (PS3.18 8.7.8.1)."""
+    for instance in instances:
+        offer = agree(accept, instance_offers(instance.transfer_syntax, has_single_part=False))
+        if offer:
+            yield Part(
+                media_type=offer.part_type,
+                location=instance_url(service_root, instance),
+                body=file_body(room, instance, offer),
+            )
+
+
+def find_all(
+    connection: sa.Connection, scope: Scope, study_uid: str, series_uid: str | None
+) -> tuple[StoredStudy | StoredSeries, list[StoredInstance]]:
+    """A study, or one of its series, with the current instances."""
+    if series_uid is None:
+        study = find_study(connection, scope, study_uid)
+        return study, list_instances(connection, study)
+    series = find_series(connection, scope, study_uid, series_uid)
+    return series, list_instances(connection, series)
+
+
+routes = [
+    Route("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", retrieve_frames),
+    *metadata.routes,
+    *bulk.routes,
+    Route("/studies/{study}/series/{series}/instances/{instance}", retrieve_instance),
+    Route("/studies/{study}/series/{series}", retrieve_series),
+    Route("/studies/{study}", retrieve_study),
+]

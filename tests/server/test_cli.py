@@ -1,0 +1,368 @@
+"""The commands as an operator types them: what they print, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.main import get_command
+
+from readingroom.errors import Refused
+from server.cli import app
+from server.listen import bind, is_loopback
+from tests.servers import REPOSITORY, environment, free_port
+from tests.synthetic import ct_series, part10, secondary_capture
+
+COMMANDS = ("serve", "demo", "import", "export", "doctor", "scrub", "reindex", "migrate", "zarr path")
+
+
+def run(
+    *arguments: str | Path, env: dict[str, str] | None = None, status: int = 0, cwd: Path = REPOSITORY
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, and check its exit status."""
+    done = subprocess.run(
+        [sys.executable, "-m", "server.cli", *map(str, arguments)],
+        env=environment() | {"COLUMNS": "200"} | (env or {}),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def start(*arguments: str | Path, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "server.cli", *map(str, arguments)],
+            env=environment(),
+            cwd=REPOSITORY,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def wait_for(pattern: str, log: Path, process: subprocess.Popen[bytes]) -> re.Match[str]:
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        found = re.search(pattern, log.read_text())
+        if found:
+            return found
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.05)
+    raise AssertionError(f"{pattern!r} never came:\n{log.read_text()}")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, slice_ in enumerate(ct_series(4)):
+        (folder / f"{number}.dcm").write_bytes(part10(slice_))
+    return folder
+
+
+# -- help and errors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_and_every_option_says_what_it_is_for(command: str) -> None:
+    found = get_command(app)
+    for name in command.split():
+        found = found.commands[name]  # type: ignore[attr-defined]
+    assert len(found.help or "") > 40
+    for parameter in found.params:
+        if getattr(parameter, "help", None) is not None or parameter.name != "help":
+            assert parameter.help, f"{command}: {parameter.name}"  # type: ignore[attr-defined]
+
+
+def test_every_command_is_known_here() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    names = {f"{name} {sub}" for name, group in commands.items() for sub in getattr(group, "commands", {})}
+    assert names | {name for name, one in commands.items() if not hasattr(one, "commands")} == set(COMMANDS)
+
+
+def test_help_shows_an_example() -> None:
+    assert "readingroom import /mnt/cd" in run("import", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["export", "1.2.3", "out"], "There is no catalog .*catalog.sqlite. Name the folder"),
+        (["import", "nowhere"], "There is no file or folder nowhere"),
+        (["import", ".", "--facility", "no spaces please"], "facility: String should match pattern"),
+        (["serve", "--workers", "0"], "workers: Input should be greater than or equal to 1"),
+        (["serve", "--host", "0.0.0.0"], "Will not listen on 0.0.0.0: this release has no authentication"),
+        (["serve", "--config", "nowhere.toml"], "There is no settings file nowhere.toml"),
+        (["migrate", "--database", "nonsense"], "'database' is no address of a database"),
+        (["migrate", "--database", "postgresql://u:secret@127.0.0.1:1/x"], "database does not do as it is told"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_one_clear_line(arguments: Sequence[str], says: str, tmp_path: Path) -> None:
+    data = ["--data", str(tmp_path / "data")]
+    done = run(*arguments, *data, status=1, cwd=tmp_path)
+    assert re.search(says, " ".join(done.stderr.split())), done.stderr
+    assert "secret" not in done.stderr
+    assert not (tmp_path / "data" / "catalog.sqlite").exists()
+
+
+def test_a_wrong_setting_in_the_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "room.toml").write_text("prot = 8780\n")
+    assert "prot: Extra inputs" in run("migrate", "--config", tmp_path / "room.toml", status=1).stderr
+    (tmp_path / "room.toml").write_text("port = \n")
+    assert "is no TOML" in run("migrate", "--config", tmp_path / "room.toml", status=1).stderr
+
+
+def test_a_list_in_the_environment_that_is_no_json_is_named(tmp_path: Path) -> None:
+    done = run("migrate", "--data", tmp_path, env={"READINGROOM_CORS_ORIGINS": "http://x"}, status=1)
+    assert "cors_origins" in done.stderr
+    assert "JSON" in done.stderr
+
+
+def test_options_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    for name in ("option", "variable", "file"):
+        (tmp_path / name).mkdir()
+    config = tmp_path / "room.toml"
+    config.write_text(f'data = "{tmp_path / "file"}"\n')
+    run("migrate", "--config", config)
+    assert (tmp_path / "file" / "catalog.sqlite").exists()
+    env = {"READINGROOM_DATA": str(tmp_path / "variable")}
+    run("migrate", "--config", config, env=env)
+    assert (tmp_path / "variable" / "catalog.sqlite").exists()
+    run("migrate", "--config", config, "--data", tmp_path / "option", env=env)
+    assert (tmp_path / "option" / "catalog.sqlite").exists()
+
+
+# -- the day's work --------------------------------------------------------------------------------------------------
+
+
+def test_a_study_goes_in_is_looked_over_and_comes_out_again(images: Path, tmp_path: Path) -> None:
+    data = ["--data", str(tmp_path / "data")]
+    (images / "note.txt").write_text("no DICOM")
+    assert "4 stored, 1 skipped as no DICOM in" in run("import", images, *data).stdout
+    assert "4 identical" in run("import", images, *data).stdout
+    study = ct_study(images)
+    assert "Wrote 4 files" in run("export", study, tmp_path / "out", *data).stdout
+    exported = sorted(path.read_bytes() for path in (tmp_path / "out").rglob("*.dcm"))
+    assert exported == sorted(path.read_bytes() for path in images.glob("*.dcm"))
+
+    assert "Read 4 objects" in run("scrub", *data).stdout
+    (damaged,) = list((tmp_path / "data" / "store" / "s").rglob("c.2.0.0"))
+    content = bytearray(damaged.read_bytes())
+    content[500] ^= 1
+    damaged.write_bytes(content)
+    report = json.loads(run("scrub", "--json", *data, status=1).stdout)
+    assert report["objects"] == 4
+    assert [(one["kind"], one["object_key"].rpartition("/")[2]) for one in report["damages"]] == [
+        ("changed", "c.2.0.0")
+    ]
+    assert "changed" in run("scrub", *data, status=1).stdout
+    assert "another sha256 than it came with" in run("export", study, tmp_path / "out2", *data, status=1).stderr
+
+
+def ct_study(images: Path) -> str:
+    import pydicom
+
+    return str(pydicom.dcmread(images / "0.dcm").StudyInstanceUID)
+
+
+def test_what_failed_is_in_the_table_and_in_the_report(images: Path, tmp_path: Path) -> None:
+    (images / "broken.dcm").write_bytes(bytes(128) + b"DICM")
+    report = tmp_path / "report.json"
+    done = run("import", images, "--data", tmp_path / "data", "--report", report, status=1)
+    assert "4 stored, 1 failed" in done.stdout
+    assert "broken.dcm" in done.stdout
+    told = json.loads(report.read_text())
+    assert told["complete"] is True
+    assert told["results"] == {"stored": 4}
+    assert [Path(one["name"]).name for one in told["failures"]] == ["broken.dcm"]
+    assert told["failures"][0]["reason"]
+
+
+def test_an_interrupted_import_says_what_is_stored_and_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(1500):
+        (folder / f"{number:04}.dcm").write_bytes(part10(secondary_capture(InstanceNumber=number)))
+    log = tmp_path / "log"
+    data = tmp_path / "data"
+    process = start("import", folder, "--data", data, "--report", tmp_path / "report.json", log=log)
+    give_up = time.monotonic() + 60
+    while not list(data.glob("store/s/*/*/*/a0/c.*")):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130, log.read_text()
+    assert "Interrupted" in log.read_text()
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["complete"] is False
+    stored = told["results"]["stored"]
+    assert 0 < stored < 1500
+    done = run("import", folder, "--data", data)
+    found = re.search(r"([\d,]+) identical, ([\d,]+) stored", done.stdout)
+    assert found
+    identical, rest = (int(number.replace(",", "")) for number in found.groups())
+    assert identical >= stored
+    assert identical + rest == 1500
+
+
+def test_the_catalog_is_made_again(images: Path, tmp_path: Path) -> None:
+    data = ["--data", str(tmp_path / "data")]
+    run("import", images, *data)
+    assert "not empty" in run("reindex", *data, status=1).stderr
+    assert "Recorded 4 instances" in run("reindex", "--force", *data).stdout
+    (tmp_path / "data" / "catalog.sqlite").unlink()
+    assert "Recorded 4 instances" in run("reindex", *data).stdout
+    assert "4 identical" in run("import", images, *data).stdout
+
+
+def test_migrate_says_what_it_did(tmp_path: Path) -> None:
+    assert "at revision 0001: ran 0001" in run("migrate", "--data", tmp_path).stdout
+    assert "at revision 0001: nothing to do" in run("migrate", "--data", tmp_path).stdout
+
+
+def test_zarr_path_prints_python_that_runs(images: Path, tmp_path: Path) -> None:
+    run("import", images, "--data", tmp_path / "data")
+    printed = run("zarr", "path", ct_study(images), "--data", tmp_path / "data").stdout
+    code = "\n".join(line.strip() for line in printed.splitlines() if line.startswith("    "))
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nprint(volume.shape, volume[:, 16, 12])"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "(4, 32, 24) [1064 1065 1066 1067]", done.stderr
+
+
+def test_the_demo_is_loaded_once(tmp_path: Path) -> None:
+    first = run("demo", "--data", tmp_path).stdout
+    assert re.search(r"Demo studies: 2\d\d stored", first)
+    begun = time.monotonic()
+    assert "there already" in run("demo", "--data", tmp_path).stdout
+    assert time.monotonic() - begun < 20  # nothing is made or read again
+
+
+# -- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_finds_a_new_installation_well_and_makes_nothing(tmp_path: Path) -> None:
+    done = run("doctor", "--data", tmp_path / "data", "--port", str(free_port()))
+    assert "not made yet" in done.stdout
+    assert "FAIL" not in done.stdout
+    assert not (tmp_path / "data").exists()
+
+
+def test_doctor_looks_at_what_is_there(images: Path, tmp_path: Path) -> None:
+    run("import", images, "--data", tmp_path / "data")
+    done = run("doctor", "--data", tmp_path / "data", "--port", str(free_port()))
+    for line in ("SQLite finds no damage", "0 at work", "wrote, read and deleted an object", "free on 127.0.0.1"):
+        assert line in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda data: (data / "catalog.sqlite").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000), "damaged"),
+        (lambda data: (data / "catalog.sqlite").write_bytes(b"no database at all" * 100), "not a database"),
+    ],
+    ids=["damaged", "no database"],
+)
+def test_doctor_says_what_to_do_about_a_broken_catalog(images: Path, tmp_path: Path, spoil: object, says: str) -> None:
+    data = tmp_path / "data"
+    run("import", images, "--data", data)
+    spoil(data)  # type: ignore[operator]
+    done = run("doctor", "--data", data, "--port", str(free_port()), status=1)
+    assert re.search(says, done.stdout)
+    assert "readingroom reindex" in done.stdout
+
+
+def test_doctor_says_that_the_database_does_not_answer(tmp_path: Path) -> None:
+    url = "postgresql://u:secret@127.0.0.1:1/x"
+    done = run("doctor", "--data", tmp_path, "--database", url, "--port", str(free_port()), status=1)
+    assert "Start the database" in done.stdout
+    assert "secret" not in done.stdout
+
+
+def test_doctor_says_that_the_data_folder_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("doctor", "--data", tmp_path / "file" / "data", "--port", str(free_port()), status=1)
+    assert "no folder that this user may write to" in done.stdout
+
+
+def test_doctor_tells_a_taken_port_from_our_own(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        assert "is taken" in run("doctor", "--data", tmp_path, "--port", port, status=1).stdout
+
+
+# -- serve -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_the_server_says_where_it_is_and_stops_cleanly(tmp_path: Path, workers: int, ending: signal.Signals) -> None:
+    log, data = tmp_path / "log", tmp_path / "data"
+    process = start("serve", "--data", data, "--port", "0", "--workers", str(workers), log=log)
+    try:
+        root = wait_for(r"DICOMweb +(http://127\.0\.0\.1:\d+)/dicomweb", log, process)[1]
+        wait_for("Ctrl-C stops it", log, process)
+        assert httpx.get(f"{root}/healthz").text == "ok\n"
+        assert httpx.get(f"{root}/readyz").text == "ready\n"
+        assert httpx.get(f"{root}/dicomweb/studies").status_code in (200, 204)
+        assert "a readingroom serves" in run("doctor", "--data", data, "--port", root.rpartition(":")[2]).stdout
+        process.send_signal(ending)
+        # After SIGTERM uvicorn ends as a process that was asked to; a supervisor takes it for a clean stop.
+        assert process.wait(30) in (0, -ending), log.read_text()
+    finally:
+        process.kill()
+    assert "GET /" not in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert list((data / "store" / "tmp").iterdir()) == []
+
+
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = run("serve", "--data", tmp_path, "--port", str(port), status=1)
+    assert f"Port {port} on 127.0.0.1 is taken" in done.stderr
+    assert f"--port {port + 1}" in done.stderr
+
+
+def test_a_server_that_cannot_start_ends_with_a_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the store should be")
+    done = run("serve", "--data", tmp_path, "--port", "0", status=1)
+    assert "File exists" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "images.example.org", "127.0.0.1.example.org"])
+def test_only_loopback_is_bound(host: str) -> None:
+    assert not is_loopback(host)
+    with pytest.raises(Refused, match="no authentication"):
+        bind(host, 0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "::1"])
+def test_every_loopback_address_may_be_bound(host: str) -> None:
+    if host == "::1" and not os.path.exists("/proc/sys/net/ipv6"):
+        pytest.skip("this machine has no IPv6")
+    bind(host, 0).close()
