@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -88,7 +89,7 @@ class Bench:
             print(f"    {name:28}{table.cell(result, name).replace('<br>', '   ')}")
             if name in result.failures:
                 loud(f"{name}: {result.failures[name]}")
-        for kind, words in (("orthanc", "times faster than Orthanc"), ("nginx", "times nginx")):
+        for kind, words in (("orthanc", "times better than Orthanc"), ("nginx", "times nginx")):
             if ratio := result.ratio(kind):
                 print(f"    {table.number(ratio)} {words}")
         print("    " + table.verdicts(result, (*result.row.goals, *result.row.aims)), flush=True)
@@ -133,7 +134,7 @@ class Bench:
                 for peer in peers:
                     print(f"loading {peer.name} up to {size:,} studies", flush=True)
                     self.load(peer, loaded, size)
-                if not index and peers and "nginx" in self.versions:
+                if not index and (retrievals or frame) and "nginx" in self.versions:
                     keep_for_nginx(nginx, peers)
             loaded = size
             twin = home / "twin"
@@ -166,15 +167,18 @@ class Bench:
 def keep_for_nginx(nginx: Nginx, sources: Sequence[Peer]) -> None:
     """Give nginx what the other peers answer: of each thing, what the first of them says that says something."""
     connections = [source.connect() for source in sources]
+    silent: Counter[str] = Counter()
     for path, accept, encoding in wado.for_nginx():
         for source, connection in zip(sources, connections, strict=True):
             reply = connection.exchange(source.get(path, accept, encoding))
             if reply.status == 200:
                 nginx.keep(path, compress(reply) if encoding == "gzip" else reply)
                 break
-            loud(f"{source.name} has nothing for nginx to serve at {path}: status {reply.status}")
+            silent[f"{source.name} answers {reply.status}"] += 1
     for connection in connections:
         connection.close()
+    for what, times in silent.items():
+        loud(f"{what} to {times} of the requests whose answers nginx is to serve")
 
 
 def loud(text: str) -> None:

@@ -17,7 +17,7 @@ INTRODUCTION = """\
 Written by `make bench`; do not edit. One run on one machine, client and servers on the same {cores} shared cores:
 trust the ratios, not the absolute figures. The peers take turns on the same data (A B C, A B C, ...). A figure is
 the median of the rounds, in parentheses the lowest and the highest; below it stands the server's own processor
-time for a request. The ratio to Orthanc says how many times faster this server is than the better of Orthanc's
+time for a request. The ratio to Orthanc says how many times better this server is than the better of Orthanc's
 columns; the one to nginx, how many times longer it takes than nginx with the very same bytes from files, the limit
 of the machine. Every answer is checked: the instances' count and UIDs, every frame's bytes, the rows and
 attributes of the JSON, the pixels of pictures.
@@ -66,7 +66,7 @@ def markdown(results: Sequence[Result], *, versions: Mapping[str, str], studies:
             peers="; ".join(versions.values()),
             studies=" and ".join(f"{count:,}" for count in studies),
         ),
-        "| workload | " + " | ".join(peers) + " | times faster than Orthanc | times nginx | goal now | goal later |\n",
+        "| workload | " + " | ".join(peers) + " | times better than Orthanc | times nginx | goal now | goal later |\n",
         "|---" * (len(peers) + 5) + "|\n",
     ]
     for result in results:
@@ -107,7 +107,7 @@ def plot(results: Sequence[Result], path: Path) -> None:
     axes.plot([], [], marker="D", color="#c4820e", linestyle="", label="nginx, the same bytes from files")
     axes.set_yticks(list(places), [result.row.title for result, _ in shown], fontsize=8)
     axes.set_xscale("log")
-    axes.set_xlabel("times faster than Debian's Orthanc (1 = as fast), logarithmic")
+    axes.set_xlabel("times better than Debian's Orthanc (1: the same), logarithmic")
     axes.legend(loc="lower right", fontsize=8)
     axes.margins(y=0.01)
     path.parent.mkdir(parents=True, exist_ok=True)
