@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 
 from readingroom.clock import Clock, SystemClock
 from readingroom.errors import ReadingRoomError, Unavailable
-from server.dicomweb import qido, stow, wado
+from server.dicomweb import qido, rendered, stow, wado
 from server.edge import Edge, Metrics, on_accident, on_error
 from server.ingest import Ingest
 from server.room import Room
@@ -109,7 +109,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
                 await timers
             await anyio.to_thread.run_sync(opened.__exit__, None, None, None)
 
-    dicomweb: list[BaseRoute] = [*wado.routes, *qido.routes, *stow.routes]
+    dicomweb: list[BaseRoute] = [*wado.routes, *rendered.routes, *qido.routes, *stow.routes]
     app = Starlette(
         routes=[
             Mount("/dicomweb/f/{facility}", routes=dicomweb),

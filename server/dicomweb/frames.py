@@ -67,7 +67,7 @@ async def read_frame(room: Room, keepings: Keepings, instance: StoredInstance, n
     spec = _spec(instance.array_spec)
     offset, length = await _chunk(room, instance, 0 if spec.encoding == "bits" else index)
     chunk = await room.read_range(instance.object_key, offset, length)
-    return frame_payload(spec, chunk, index)
+    return frame_payload(spec, bytes(chunk), index)
 
 
 async def read_decoded(room: Room, keepings: Keepings, instance: StoredInstance, number: int) -> Bytes:
