@@ -13,7 +13,16 @@ from readingroom.model import Scope
 from server.dicomweb.negotiation import Offer
 from server.dicomweb.respond import Made, Piece, Stored
 from server.room import Room
-from storage.catalog.find import StoredInstance, find_instance, read_metadata
+from storage.catalog.find import (
+    StoredInstance,
+    StoredSeries,
+    StoredStudy,
+    find_instance,
+    find_series,
+    find_study,
+    list_instances,
+    read_metadata,
+)
 from storage.dicomjson import Buffer
 from storage.explicit import explicit_little_endian
 
@@ -24,6 +33,17 @@ def find_with_metadata(
     """An instance and its stored JSON, in one read."""
     instance = find_instance(connection, scope, study_uid, series_uid, instance_uid)
     return instance, read_metadata(connection, instance.id)
+
+
+def find_all(
+    connection: sa.Connection, scope: Scope, study_uid: str, series_uid: str | None
+) -> tuple[StoredStudy | StoredSeries, list[StoredInstance]]:
+    """A study, or one of its series, with the current instances."""
+    if series_uid is None:
+        study = find_study(connection, scope, study_uid)
+        return study, list_instances(connection, study)
+    series = find_series(connection, scope, study_uid, series_uid)
+    return series, list_instances(connection, series)
 
 
 def instance_url(service_root: str, instance: StoredInstance) -> str:

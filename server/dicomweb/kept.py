@@ -6,7 +6,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.requests import Request
 
@@ -64,7 +63,7 @@ class Keepings:
 
     metadata: Kept[bytes] = field(default_factory=lambda: Kept(64 << 20))
     inflated: Kept[Inflated] = field(default_factory=lambda: Kept(64 << 20))
-    rendered: Kept[Any] = field(default_factory=lambda: Kept(16 << 20))
+    rendered: Kept[bytes] = field(default_factory=lambda: Kept(16 << 20))
 
 
 def keepings_of(request: Request) -> Keepings:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from zlib import crc32
 
-import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from readingroom.model import Scope
 from server.auth import caller_of
 from server.dicomweb import bulk, metadata
-from server.dicomweb.files import file_body, instance_url
+from server.dicomweb.files import file_body, find_all, instance_url
 from server.dicomweb.frames import Bytes, frame_numbers, read_decoded, read_frame
 from server.dicomweb.kept import keepings_of
 from server.dicomweb.negotiation import (
@@ -30,12 +28,7 @@ from server.dicomweb.respond import Made, Part, Piece, multipart, not_modified, 
 from server.room import Room
 from storage.catalog.find import (
     StoredInstance,
-    StoredSeries,
-    StoredStudy,
     find_instance,
-    find_series,
-    find_study,
-    list_instances,
 )
 
 
@@ -135,17 +128,6 @@ def _files(room: Room, service_root: str, instances: list[StoredInstance], accep
                 location=instance_url(service_root, instance),
                 body=file_body(room, instance, offer),
             )
-
-
-def find_all(
-    connection: sa.Connection, scope: Scope, study_uid: str, series_uid: str | None
-) -> tuple[StoredStudy | StoredSeries, list[StoredInstance]]:
-    """A study, or one of its series, with the current instances."""
-    if series_uid is None:
-        study = find_study(connection, scope, study_uid)
-        return study, list_instances(connection, study)
-    series = find_series(connection, scope, study_uid, series_uid)
-    return series, list_instances(connection, series)
 
 
 routes = [
