@@ -241,7 +241,7 @@ def test_an_instance_comes_back_as_it_was_stored(archive: Archive) -> None:
 
 
 def test_without_a_transfer_syntax_a_lossless_instance_comes_decompressed(archive: Archive) -> None:
-    got = archive.client.retrieve_instance(*path_of(archive.lossless))
+    got = archive.client.retrieve_instance(*path_of(archive.lossless), media_types=("application/dicom",))
     assert got.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert (got.pixel_array == archive.lossless.pixel_array).all()
 
