@@ -77,17 +77,15 @@ REAL_FILES = (
     "MR2_J2KR.dcm",  # MR, JPEG 2000 lossless
     "MR-SIEMENS-DICOM-WithOverlays.dcm",  # MR with overlay planes
     "emri_small_jpeg_ls_lossless.dcm",  # Enhanced MR, 10 frames, JPEG-LS
-    "RG1_J2KR.dcm",  # CR, MONOCHROME1, JPEG 2000 lossless
-    "RG3_J2KI.dcm",  # CR, JPEG 2000
+    "RG3_J2KI.dcm",  # CR, MONOCHROME1, JPEG 2000
     "JPEG-LL.dcm",  # NM, JPEG lossless
     "US1_UNCR.dcm",  # US, RGB
     "JPGLosslessP14SV1_1s_1f_8b.dcm",  # US, JPEG lossless
     "OBXXXX1A_rle_2frame.dcm",  # US, palette colour, RLE, 2 frames
-    "gdcm-US-ALOKA-16.dcm",  # US, palette colour, 16-bit tables
     "color3d_jpeg_baseline.dcm",  # US, 120 frames, JPEG baseline
     "image_dfl.dcm",  # secondary capture, deflated
     "waveform_ecg.dcm",  # 12-lead ECG
-    "test-SR.dcm",  # structured report
+    "reportsi.dcm",  # structured report
 )
 
 
