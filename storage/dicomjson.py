@@ -42,7 +42,7 @@ UNDEFINED = 0xFFFFFFFF
 PIXEL_ELEMENTS = frozenset({"7FE00010", "7FE00008", "7FE00009"})
 
 _BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
-_LONG_HEADER = _BYTES | {"SQ", "SV", "UC", "UR", "UT", "UV"}
+LONG_HEADER = _BYTES | {"SQ", "SV", "UC", "UR", "UT", "UV"}
 _LONG_VALUES = frozenset({"DS", "FL", "FD", "IS", "LT", "SL", "SS", "ST", "SV", "UC", "UL", "US", "UT", "UV"})
 _LET_GO = 64 << 20
 _ITEM, _ITEM_END, _SEQUENCE_END = "FFFEE000", "FFFEE00D", "FFFEE0DD"
@@ -125,8 +125,8 @@ class ByteOrder:
         self.length = struct.Struct(f"{mark}I").unpack_from
         self.readers: dict[str, Reader] = readers(mark)
         self.explicit: dict[int, tuple[str, bool, Reader | None]] = {
-            struct.unpack(f"{mark}H", vr.encode())[0]: (vr, vr in _LONG_HEADER, self.readers.get(vr))
-            for vr in _LONG_HEADER | set(self.readers)
+            struct.unpack(f"{mark}H", vr.encode())[0]: (vr, vr in LONG_HEADER, self.readers.get(vr))
+            for vr in LONG_HEADER | set(self.readers)
         }
         self.vrs = frozenset(vr for vr, _, _ in self.explicit.values())
 
@@ -198,7 +198,7 @@ class Walk:
                     if key == _ITEM_END:
                         at += 8
                         break
-                    vr, start, length = self._odd_vr(key, out, at)
+                    vr, start, length = self._odd_vr(key, out, at, end)
                     read = all_readers.get(vr)
                 else:
                     vr, is_long, read = entry
@@ -221,7 +221,7 @@ class Walk:
                     try:
                         values = read(data[start:at], codecs)
                     except WrongLength:
-                        out[key] = self._bytes(key, "UN", start, at)
+                        out[key] = self.bytes_value(key, "UN", start, at)
                         continue
                     out[key] = {"vr": vr} if values is None else {"vr": vr, "Value": values}
                 if key == _CHARACTER_SET:
@@ -292,16 +292,16 @@ class Walk:
             return element
         read = self.order.readers.get(vr)
         if read is None or start == end:
-            return self._bytes(key, vr, start, end)
+            return self.bytes_value(key, vr, start, end)
         if end - start > VALUE_BYTES and vr in _LONG_VALUES:
             return self._named(key, vr, start, end)
         try:
             values = read(self.data[start:end], codecs)
         except WrongLength:
-            return self._bytes(key, "UN", start, end)
+            return self.bytes_value(key, "UN", start, end)
         return {"vr": vr} if values is None else {"vr": vr, "Value": values}
 
-    def _bytes(self, key: str, vr: str, start: int, end: int) -> dict[str, Any]:
+    def bytes_value(self, key: str, vr: str, start: int, end: int) -> dict[str, Any]:
         if start == end:
             return {"vr": vr}
         if end - start > INLINE_BYTES or key in PIXEL_ELEMENTS:
@@ -406,14 +406,16 @@ class Walk:
             return "OB"
         return "OW"
 
-    def _odd_vr(self, key: str, out: MetadataJson, at: int) -> tuple[str, int, int]:
+    def _odd_vr(self, key: str, out: MetadataJson, at: int, end: int) -> tuple[str, int, int]:
         """VR, start and length of an element in an explicit data set whose VR is none of PS3.5's."""
         vr = bytes(self.data[at + 4 : at + 6])
         if b"AA" <= vr <= b"ZZ" and key[:4] != "FFFE":
             short = int.from_bytes(self.data[at + 6 : at + 8], "big" if self.order is BIG else "little")
-            if short or at + 12 > self.size:
-                return "UN", at + 8, short
-            return "UN", at + 12, self.order.length(self.data, at + 8)[0]  # a VR of the future (PS3.5 7.1.2)
+            if short == 0 and at + 12 <= end:
+                (length,) = self.order.length(self.data, at + 8)
+                if at + 12 + length <= end:
+                    return "UN", at + 12, length  # a VR of the future (PS3.5 7.1.2)
+            return "UN", at + 8, short
         (length,) = self.order.length(self.data, at + 4)  # some writers fall into implicit VR
         return _PLAIN.get(key) or self._implicit_vr(key, out, length, at + 8), at + 8, length
 

@@ -111,14 +111,26 @@ def _data_set(walk: Walk, found: Dataset, budget: _Budget, end: int, codecs: Cod
         start, stop = element.value_tell, _value_end(walk, element, end)
         vr = _vr(walk, key, element, out, stop - start)
         if vr == "SQ":
-            window = _as_file(_Window(walk.data, start, stop, budget))
-            items = read_sequence(window, element.is_implicit_VR, element.is_little_endian, stop - start, list(codecs))
-            out[key] = _sequence(walk, key, items, budget, stop, codecs, depth)
+            out[key] = _raw_sequence(walk, key, element, stop, budget, codecs, depth)
             continue
         out[key] = walk.value(key, vr, start, stop, codecs)
         if key == "00080005":
             codecs = character_set(out[key].get("Value"))
     return walk.finished(out, undecided, depth)
+
+
+def _raw_sequence(
+    walk: Walk, key: str, element: RawDataElement, stop: int, budget: _Budget, codecs: Codecs, depth: int
+) -> MetadataJson:
+    """A sequence that pydicom has not read yet; as bytes where it cannot be read."""
+    start = element.value_tell
+    window = _as_file(_Window(walk.data, start, stop, budget))
+    try:
+        items = read_sequence(window, element.is_implicit_VR, element.is_little_endian, stop - start, list(codecs))
+    except _CANNOT:
+        budget.take(0)
+        return walk.bytes_value(key, "UN", start, stop)
+    return _sequence(walk, key, items, budget, stop, codecs, depth)
 
 
 def _value_end(walk: Walk, element: RawDataElement, end: int) -> int:

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from readingroom.errors import NotDicom, TooLarge
 from storage.dicomjson import (
@@ -14,14 +15,15 @@ from storage.dicomjson import (
     DEFAULT_LIMITS,
     FILE_META,
     LITTLE,
+    LONG_HEADER,
     Buffer,
     ByteOrder,
     Limits,
     MetadataJson,
-    Unsure,
     Walk,
     has_vr,
 )
+from storage.values import DEFAULT_CHARACTER_SET
 
 IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -42,6 +44,7 @@ class Front:
 
     file_meta: MetadataJson
     transfer_syntax: str
+    syntax_span: tuple[int, int]
     data_set_at: int
     implicit: bool
     order: ByteOrder
@@ -63,46 +66,52 @@ def read_front(data: Buffer, limits: Limits) -> Front:
     """
     if len(data) < _DATA_SET_AT or data[128:132] != b"DICM":
         raise NotDicom(f"no DICOM file: {len(data)} bytes without DICM at byte 128 (PS3.10 7.1)")
-    implicit = len(data) >= _DATA_SET_AT + 8 and not has_vr(data, _DATA_SET_AT, len(data))
-    end = _file_meta_end(data, implicit)
-    try:
-        file_meta, at = Walk(data, limits, FILE_META).data_set(_DATA_SET_AT, end, implicit)
-    except Unsure as broken:
-        raise NotDicom(f"the file meta information is broken: {broken}") from None
-    if at != end or end > len(data):
-        raise NotDicom(f"the file meta information ends at byte {at}, in the middle of an element")
-    declared = file_meta.get("00020010", {}).get("Value", [None])[0]
+    meta = _read_file_meta(data, limits)
+    end, declared = meta.end, meta.elements.get("00020010", {}).get("Value", [None])[0]
     transfer_syntax = check_uid("Transfer Syntax UID (0002,0010)", declared) if declared else _guess(data, end)
     order = BIG if transfer_syntax == EXPLICIT_BIG else LITTLE
     implicit = not has_vr(data, end, len(data)) if end + 6 <= len(data) else transfer_syntax == IMPLICIT_LITTLE
-    return Front(file_meta, transfer_syntax, end, implicit, order)
+    return Front(meta.elements, transfer_syntax, meta.syntax_span, end, implicit, order)
 
 
-def _file_meta_end(data: Buffer, implicit: bool) -> int:
-    """Where the elements of group 2 end; their group length, often wrong, counts where deflated bytes follow."""
-    size, at = len(data), _DATA_SET_AT
-    declared = 0
-    is_deflated = False
+class _FileMeta(NamedTuple):
+    elements: MetadataJson
+    syntax_span: tuple[int, int]
+    end: int
+
+
+def _read_file_meta(data: Buffer, limits: Limits) -> _FileMeta:
+    """The elements of group 2; their group length, often wrong, counts only where deflated bytes follow."""
+    walk = Walk(data, limits, FILE_META)
+    size, at, declared = len(data), _DATA_SET_AT, 0
+    elements: MetadataJson = {}
+    span, is_deflated = (0, 0), False
     while at + 8 <= size:
-        group, element, vr, short = struct.unpack_from("<HH2sH", data, at)
+        group, element, code, length = struct.unpack_from("<HH2sH", data, at)
         if group != 2 or (at == declared and is_deflated):
             break
-        start, length = at + 8, short
-        if implicit:
+        key, start, vr = f"{group:04X}{element:04X}", at + 8, code.decode("latin-1")
+        if not b"AA" <= code <= b"ZZ":  # as some writers do; pydicom's test
             (length,) = struct.unpack_from("<I", data, at + 4)
-        elif vr in (b"OB", b"UN", b"UT", b"UR", b"OW", b"SQ"):
+            vr = walk.dictionary_vr(key, elements, length, implicit=True)
+        elif vr in LONG_HEADER and at + 12 <= size:
             start = at + 12
-            if start > size:
-                break
             (length,) = struct.unpack_from("<I", data, at + 8)
         if start + length > size:
             raise NotDicom(f"the file meta information is cut short: (0002,{element:04X}) claims {length} bytes")
-        if element == 0 and length == 4:
-            declared = start + 4 + int.from_bytes(data[start : start + 4], "little")
-        elif element == 0x10:
-            is_deflated = bytes(data[start : start + length]).rstrip(b"\0 ").decode("latin-1") in _INFLATED
+        if element:
+            vr = vr if vr in FILE_META.vrs else "UN"
+            elements[key] = walk.value(key, vr, start, start + length, DEFAULT_CHARACTER_SET)
+        elif length == 4:
+            (group_length,) = struct.unpack_from("<I", data, start)
+            declared = start + 4 + group_length
+        if element == 0x10:
+            span = (at, start + length)
+            is_deflated = elements[key].get("Value", [None])[0] in _INFLATED
         at = start + length
-    return at
+    for value in walk.bulk:
+        del value.element["BulkDataURI"]  # nothing serves bulk data of file meta information
+    return _FileMeta(elements, span, at)
 
 
 def _guess(data: Buffer, at: int) -> str:
@@ -148,7 +157,7 @@ def inflate(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> bytearray:
         size += len(piece)
         if size > limits.max_inflated_bytes:
             raise TooLarge(f"the deflated data set is longer than {limits.max_inflated_bytes} bytes")
-    head = _with_transfer_syntax(bytes(data[: front.data_set_at]), _INFLATED[front.transfer_syntax])
+    head = _with_transfer_syntax(bytes(data[: front.data_set_at]), front.syntax_span, _INFLATED[front.transfer_syntax])
     whole = bytearray(len(head) + size)
     whole[: len(head)] = head
     at = len(head)
@@ -175,13 +184,12 @@ def _inflated(data: Buffer, at: int) -> Iterator[bytes]:
         raise NotDicom("the deflated data set is cut short")
 
 
-def _with_transfer_syntax(head: bytes, uid: str) -> bytes:
-    """File meta information with another transfer syntax; both UIDs are of group 2, whose length follows."""
-    at = head.index(b"\x02\x00\x10\x00UI", _DATA_SET_AT)
-    (length,) = struct.unpack_from("<H", head, at + 6)
+def _with_transfer_syntax(head: bytes, span: tuple[int, int], uid: str) -> bytes:
+    """File meta information with another transfer syntax in place of the element at `span`."""
     value = uid.encode() + b"\0" * (len(uid) % 2)
-    new = bytearray(head[: at + 6] + struct.pack("<H", len(value)) + value + head[at + 8 + length :])
-    if head[_DATA_SET_AT : _DATA_SET_AT + 8] == b"\x02\x00\x00\x00UL\x04\x00":
+    new = struct.pack("<HH2sH", 2, 0x10, b"UI", len(value)) + value
+    changed = bytearray(head[: span[0]] + new + head[span[1] :])
+    if head[_DATA_SET_AT : _DATA_SET_AT + 4] == b"\x02\0\0\0":
         (group_length,) = struct.unpack_from("<I", head, _DATA_SET_AT + 8)
-        struct.pack_into("<I", new, _DATA_SET_AT + 8, max(group_length + len(value) - length, 0))
-    return bytes(new)
+        struct.pack_into("<I", changed, _DATA_SET_AT + 8, max(group_length + len(changed) - len(head), 0))
+    return bytes(changed)
