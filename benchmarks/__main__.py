@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -198,6 +199,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for the table and the plot; a whole run writes to docs")
     parser.add_argument("--temp", type=Path, help="folder for the data, some GB; the system's if not given")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the peers are ended as well
     sizes = [2000] if arguments.quick else sorted(int(size) for size in arguments.studies.split(","))
     rounds = 3 if arguments.quick else arguments.rounds
     with tempfile.TemporaryDirectory(prefix="readingroom-bench-", dir=arguments.temp) as home:

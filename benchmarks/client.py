@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import multiprocessing
+import select
 import selectors
 import socket
 from collections import deque
@@ -85,17 +86,19 @@ class Connection:
         return reply
 
     def send(self, head: bytes, body: Iterable[bytes] = ()) -> None:
-        """Send one request; the clock of its reply starts here."""
-        self._started = perf_counter()
+        """Send one request over the open connection; the clock of its reply starts here."""
         self.connect()
         assert self._socket is not None
+        self._started = perf_counter()
         self._socket.sendall(head)
         for piece in body:
             self._socket.sendall(piece)
         self._have, self._parser = 0, None
 
     def connect(self) -> None:
-        """Open the connection where it is not open."""
+        """Open the connection where it is not open, or where the peer has closed it as idle."""
+        if self._socket is not None and select.select([self._socket], [], [], 0)[0]:
+            self.close()  # nothing is under way, so what there is to read can only be the end
         if self._socket is None:
             self._socket = socket.create_connection(("127.0.0.1", self.port), timeout=600)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -110,6 +110,15 @@ def test_a_reply_without_a_length_ends_with_its_connection_and_the_next_one_come
     assert (first, second) == (b"to the end", b"ok")
 
 
+def test_a_connection_that_the_peer_closed_as_idle_is_opened_anew() -> None:
+    with answering([OK + b"Content-Length: 1\r\n\r\n1", b""], [OK + b"Content-Length: 1\r\n\r\n2"]) as port:
+        connection = Connection(port)
+        first = bytes(connection.exchange(REQUEST).body)
+        time.sleep(0.1)
+        second = bytes(connection.exchange(REQUEST).body)
+    assert (first, second) == (b"1", b"2")
+
+
 def test_a_reply_that_breaks_off_is_a_wrong_answer() -> None:
     with (
         answering([OK + b"Content-Length: 9\r\n\r\nabc", b""]) as port,
