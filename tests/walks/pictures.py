@@ -43,7 +43,7 @@ def main() -> None:
             page.locator("canvas").nth(2).wait_for(timeout=PATIENCE_SECONDS * 1000)
             for rod in demo.RODS[2], demo.RODS[7]:
                 x_mm = (rod.column - (demo.SIDE - 1) / 2) * demo.SPACING_MM
-                expect_grey(Pane(page=page, index=2), x_mm, 0, rod.hounsfield)
+                expect_grey(Pane(page=page, index=2), x_mm, 30, rod.hounsfield)
             expect(Pane(page=page).number, str.isdigit, "a slice of the axial pane")
             picture(page, "ohif-mpr.png")
             browser.close()
