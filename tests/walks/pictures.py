@@ -31,7 +31,9 @@ def main() -> None:
         with live_server(data) as server, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS.split())
             page = browser.new_page(viewport=WINDOW)
-            page.add_init_script("localStorage?.setItem('investigationalUseDialog', '{\"expiryDate\": \"2999-01-01\"}')")
+            page.add_init_script(
+                "localStorage?.setItem('investigationalUseDialog', '{\"expiryDate\": \"2999-01-01\"}')"
+            )
             page.goto(f"{server.base}/ohif/")
             row = page.get_by_role("row").filter(has_text="Phantom, Henrik")
             row.wait_for(timeout=PATIENCE_SECONDS * 1000)
