@@ -7,7 +7,7 @@ change is written anew: element headers, the file meta information and, for comp
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
@@ -107,26 +107,36 @@ def _decompressed(data: Buffer, found: Scan) -> _Pixels:
     length = (spec.frames * bits + 7) // 8
     if length > _LARGEST_VALUE:
         raise NotAcceptable(f"{length} bytes of pixels are too long for Explicit VR Little Endian (PS3.5 7.1)")
-    if bits % 8 and spec.frames > 1:
-        raise NotAcceptable("1-bit frames that end within a byte are not joined here; ask for transfer-syntax=*")
 
     def bitstream(index: int) -> bytes:
         offset, size = found.chunks[index]
         return frame_payload(spec, bytes(data[offset : offset + size]), index)
 
-    def decode(index: int) -> bytes:
+    def decode(index: int) -> NDArray[Any]:
         try:
-            return native_bytes(decode_frame(bitstream(index), spec), spec)
+            return decode_frame(bitstream(index), spec)
         except NotDicom as error:
             raise NotAcceptable(f"A frame cannot be decompressed ({error}); ask for transfer-syntax=*") from None
 
     first = decode(0)  # now, while the answer can still be an error
+    frames = chain([first], map(decode, range(1, spec.frames)))
     return _Pixels(
         length=length,
-        frames=chain([first], map(decode, range(1, spec.frames))),
+        frames=_packed(frames) if spec.bits_allocated == 1 else (native_bytes(frame, spec) for frame in frames),
         photometric=decoded_photometric(bitstream(0), spec),
         bits_allocated=spec.bits_allocated,
     )
+
+
+def _packed(frames: Iterable[NDArray[Any]]) -> Iterator[bytes]:
+    """1-bit frames, each beginning at the bit after the last (PS3.5 8.1.1)."""
+    rest = np.empty(0, np.uint8)
+    for frame in frames:
+        bits = np.concatenate([rest, frame.ravel()])
+        whole = bits.size - bits.size % 8
+        yield bytes(np.packbits(bits[:whole], bitorder="little"))
+        rest = bits[whole:]
+    yield bytes(np.packbits(rest, bitorder="little"))
 
 
 def _file_meta(data: Buffer, front: Front) -> bytes:

@@ -22,7 +22,7 @@ from readingroom.errors import NotFound
 from readingroom.model import Scope
 from server.auth import caller_of
 from server.dicomweb.files import find_with_metadata, instance_url, received_file
-from server.dicomweb.frames import frame_spec, inflated, read_decoded, read_frame
+from server.dicomweb.frames import agreed_frame, frame_as, frame_spec, inflated
 from server.dicomweb.kept import Keepings, keepings_of
 from server.dicomweb.negotiation import (
     COMPRESSED,
@@ -85,15 +85,25 @@ async def retrieve_bulk(request: Request) -> Response:
     if path["path"] not in _paths(metadata):
         raise NotFound(f"Instance {instance.instance_uid} has no bulk data at {path['path'][:100]!r}.")
     values = list(_values(caller.service_root, instance, path["path"], metadata))
-    offer = choose(accept, values[0].offers)
-    etag = f'"{instance.etag}-{offer.transfer_syntax}"'
-    if unchanged := not_modified(request, etag):
+    first = values[0]
+    if unchanged := not_modified(request, _etag(instance, choose(accept, first.offers))):
         return unchanged
+    if first.frame is None:
+        offer = choose(accept, first.offers)
+        body = await _body(room, keepings, first, offer)
+    else:
+        offer, frame = await agreed_frame(room, keepings, instance, first.frame, accept, first.offers)
+        body = [frame]
+    etag = _etag(instance, offer)
     if not offer.multipart:
-        return await single_part(request, room, offer, await _body(room, keepings, values[0], offer), etag=etag)
+        return await single_part(request, room, offer, body, etag=etag)
     parts = [_part(room, keepings, value, offer) for value in values]
-    parts[0] = replace(parts[0], body=await _body(room, keepings, values[0], offer))
+    parts[0] = replace(parts[0], body=body)
     return await multipart(request, room, offer.name, parts, etag=etag)
+
+
+def _etag(instance: StoredInstance, offer: Offer) -> str:
+    return f'"{instance.etag}-{offer.transfer_syntax}"'
 
 
 async def instance_bulk(request: Request) -> Response:
@@ -210,8 +220,7 @@ async def _body(room: Room, keepings: Keepings, value: Value, offer: Offer) -> S
     """The bytes of a value, or where they lie."""
     instance = value.instance
     if value.frame is not None:
-        is_decoded = offer.transfer_syntax == EXPLICIT_LITTLE_ENDIAN
-        return [await (read_decoded if is_decoded else read_frame)(room, keepings, instance, value.frame)]
+        return [await frame_as(room, keepings, instance, value.frame, offer)]
     if instance.transfer_syntax == DEFLATED:
         data = (await inflated(room, keepings, instance)).data
         offset, length, _ = await anyio.to_thread.run_sync(find_bulk, data, value.path, limiter=room.codec)

@@ -9,7 +9,7 @@ import orjson
 
 from readingroom.errors import Invalid, NotAcceptable, NotDicom, NotFound
 from server.dicomweb.kept import Inflated, Keepings
-from server.dicomweb.negotiation import DEFLATED
+from server.dicomweb.negotiation import DEFLATED, EXPLICIT_LITTLE_ENDIAN, NATIVE, Accept, Offer, agree, choose
 from server.room import Room
 from storage.catalog.find import StoredInstance
 from storage.explicit import native_bytes
@@ -81,6 +81,37 @@ async def read_decoded(room: Room, keepings: Keepings, instance: StoredInstance,
     if spec.encoding != "encapsulated":
         return frame
     return await anyio.to_thread.run_sync(_decoded, frame, spec, limiter=room.codec)
+
+
+async def agreed_frame(
+    room: Room, keepings: Keepings, instance: StoredInstance, number: int, accept: Accept, offers: tuple[Offer, ...]
+) -> tuple[Offer, Bytes]:
+    """One frame in the representation to send; as it was received where it cannot be decompressed but may go so.
+
+    Raises
+    ------
+    NotAcceptable
+        The client accepts none of `offers`, or only what cannot be made.
+    """
+    offer = choose(accept, offers)
+    try:
+        return offer, await frame_as(room, keepings, instance, number, offer)
+    except NotAcceptable:
+        as_received = tuple(offer for offer in offers if offer.transfer_syntax == instance.transfer_syntax)
+        if not is_decoded(instance, offer) or (other := agree(accept, as_received)) is None:
+            raise
+        return other, await frame_as(room, keepings, instance, number, other)
+
+
+def is_decoded(instance: StoredInstance, offer: Offer) -> bool:
+    """Whether an offer means that the frames are decompressed."""
+    return offer.transfer_syntax == EXPLICIT_LITTLE_ENDIAN and instance.transfer_syntax not in NATIVE
+
+
+async def frame_as(room: Room, keepings: Keepings, instance: StoredInstance, number: int, offer: Offer) -> Bytes:
+    """One frame in the representation that was agreed."""
+    read = read_decoded if is_decoded(instance, offer) else read_frame
+    return await read(room, keepings, instance, number)
 
 
 async def inflated(room: Room, keepings: Keepings, instance: StoredInstance) -> Inflated:

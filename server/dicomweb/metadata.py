@@ -85,7 +85,7 @@ async def _answer(request: Request, room: Room, of: StoredStudy | StoredSeries) 
     body = await keepings_of(request).metadata.get((of.id, of.version, root, is_gzip), make, len)
     headers = _headers(offer, etag, wants_gzip)
     if is_gzip and not wants_gzip:
-        return streamed(request, room, [Made(lambda: _inflated(body))], headers)
+        return await streamed(request, room, [Made(lambda: _inflated(body))], headers)
     return Buffers([body], headers=headers)
 
 

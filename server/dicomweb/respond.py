@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
+from typing import cast
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -77,7 +78,7 @@ async def single_part(request: Request, room: Room, offer: Offer, body: Sequence
     headers = {"content-type": offer.part_type, "etag": etag, **CACHING}
     size = size_of(body)
     if size is None:
-        return streamed(request, room, body, headers)
+        return await streamed(request, room, body, headers)
     headers["accept-ranges"] = "bytes"
     if not size or (wanted := _range(request, size, etag)) is None:
         return await _sized(request, room, body, size, headers)
@@ -115,7 +116,7 @@ async def multipart(
     size = size_of(body)
     status_code = 206 if warning else 200
     if size is None:
-        return streamed(request, room, body, headers, status_code=status_code)
+        return await streamed(request, room, body, headers, status_code=status_code)
     return await _sized(request, room, body, size, headers, status_code=status_code)
 
 
@@ -172,18 +173,23 @@ async def _sized(
     if request.method != "HEAD" and size <= PIECE_BYTES:
         return Buffers([piece async for piece in read_pieces(room, body)], headers=headers, status_code=status_code)
     headers["content-length"] = str(size)
-    return streamed(request, room, body, headers, status_code=status_code)
+    return await streamed(request, room, body, headers, status_code=status_code)
 
 
-def streamed(
+async def streamed(
     request: Request, room: Room, body: Sequence[Piece], headers: dict[str, str], status_code: int = 200
 ) -> Response:
-    """An answer that is read or made as it is sent."""
+    """An answer that is read or made as it is sent; what is made is begun now, while it can still be an error."""
     if request.method == "HEAD":
         answer = Response(status_code=status_code, headers=headers)
         if "content-length" not in headers:
             del answer.headers["content-length"]  # not known, which is not zero
         return answer
+    at = next((at for at, piece in enumerate(body) if isinstance(piece, Made)), None)
+    if at is not None:
+        made = cast(Made, body[at]).make()
+        first = await anext(made, b"")
+        body = [*body[:at], first, Made(lambda: made), *body[at + 1 :]]
     return StreamingResponse(read_pieces(room, body), status_code=status_code, headers=headers)
 
 

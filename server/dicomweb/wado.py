@@ -12,12 +12,11 @@ from starlette.routing import Route
 from server.auth import caller_of
 from server.dicomweb import bulk, metadata
 from server.dicomweb.files import file_body, find_all, instance_url
-from server.dicomweb.frames import Bytes, frame_numbers, read_decoded, read_frame
+from server.dicomweb.frames import agreed_frame, frame_as, frame_numbers, is_decoded
 from server.dicomweb.kept import keepings_of
 from server.dicomweb.negotiation import (
-    EXPLICIT_LITTLE_ENDIAN,
-    NATIVE,
     Accept,
+    Offer,
     accepted,
     agree,
     choose,
@@ -41,24 +40,20 @@ async def retrieve_frames(request: Request) -> Response:
     caller, path = caller_of(request), request.path_params
     instance = await room.read(find_instance, caller.scope, path["study"], path["series"], path["instance"])
     numbers = frame_numbers(path["frames"], instance)
-    offer = choose(accepted(request), frame_offers(instance.transfer_syntax, has_single_part=len(numbers) == 1))
-    is_decoded = offer.transfer_syntax == EXPLICIT_LITTLE_ENDIAN and instance.transfer_syntax not in NATIVE
-    etag = f'"{instance.etag}-{"native" if is_decoded else "frame"}"'
-    if unchanged := not_modified(request, etag):
+    accept, keepings = accepted(request), keepings_of(request)
+    offers = frame_offers(instance.transfer_syntax, has_single_part=len(numbers) == 1)
+    if unchanged := not_modified(request, _frames_etag(instance, choose(accept, offers))):
         return unchanged
-    keepings = keepings_of(request)
-
-    async def read(number: int) -> Bytes:
-        return await (read_decoded if is_decoded else read_frame)(room, keepings, instance, number)
+    offer, first = await agreed_frame(room, keepings, instance, numbers[0], accept, offers)
 
     def later(number: int) -> Made:
         async def make() -> AsyncIterator[bytes | memoryview]:
-            yield memoryview(await read(number))
+            yield memoryview(await frame_as(room, keepings, instance, number, offer))
 
         return Made(make)
 
-    bodies: list[Sequence[Piece]] = [[await read(numbers[0])]]
-    bodies += ([later(number)] for number in numbers[1:])
+    etag = _frames_etag(instance, offer)
+    bodies: list[Sequence[Piece]] = [[first], *([later(number)] for number in numbers[1:])]
     if not offer.multipart:
         return await single_part(request, room, offer, bodies[0], etag=etag)
     root = f"{instance_url(caller.service_root, instance)}/frames/"
@@ -67,6 +62,10 @@ async def retrieve_frames(request: Request) -> Response:
         for number, body in zip(numbers, bodies, strict=True)
     )
     return await multipart(request, room, offer.name, parts, etag=etag)
+
+
+def _frames_etag(instance: StoredInstance, offer: Offer) -> str:
+    return f'"{instance.etag}-{"native" if is_decoded(instance, offer) else "frame"}"'
 
 
 async def retrieve_instance(request: Request) -> Response:
