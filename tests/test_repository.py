@@ -14,17 +14,19 @@ REPOSITORY = Path(__file__).parents[1]
 LOCKS = ("bootstrap", "base", "dev")
 KINDS = ("feature", "bugfix", "doc", "removal", "misc")
 
-# Taken apart here, so that this file does not hold what it looks for.
+# Put together here, so that this file names no registry itself.
 REGISTRIES = re.compile(
-    "|".join(["pypi" r"\.org", "python" r"hosted\.org", "registry" r"\.npmjs", "npmjs" r"\.com/package"])
+    "|".join([r"{}\.org", r"{}hosted\.org", r"registry\.{}", r"{}\.com/package"]).format(
+        "pypi", "python", "npmjs", "npmjs"
+    )
 )
 MACHINE_PATHS = re.compile(r"(?<![\w.$}~-])/(?:work|root|home/\w+|Users/\w+|tmp/\w+)(?:/|\b)")
-SECRETS = re.compile("|".join(["BEGIN" r" [A-Z ]*PRIVATE KEY", "AKIA" r"[0-9A-Z]{16}", "gh" r"p_[A-Za-z0-9]{36}"]))
+SECRETS = re.compile(r"BEGIN [A-Z ]*PRIVATE KEY|AKIA[0-9A-Z]{16}|ghp_[A-Za-z0-9]{36}")
 
 
 @pytest.fixture(scope="module")
 def tracked() -> list[Path]:
-    """The files under version control, or where this is no checkout all that are no build products."""
+    """The files under version control (or where this is no checkout, all that nothing built), but for this one."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True)
     if listed.returncode == 0:
         names = [name for name in listed.stdout.split("\0") if name]
@@ -32,7 +34,8 @@ def tracked() -> list[Path]:
         built = {".venv", "var", "__pycache__", "node_modules", "build", "dist", "static"}
         paths = (path.relative_to(REPOSITORY) for path in REPOSITORY.rglob("*") if path.is_file())
         names = [str(path) for path in paths if not built & set(path.parts)]
-    return [REPOSITORY / name for name in names if (REPOSITORY / name).is_file()]
+    paths = [REPOSITORY / name for name in names]
+    return [path for path in paths if path.is_file() and path != Path(__file__)]
 
 
 def lines_like(pattern: re.Pattern[str], files: list[Path]) -> list[str]:
@@ -64,8 +67,8 @@ def test_no_file_holds_a_secret(tracked: list[Path]) -> None:
 def test_the_guards_find_what_they_look_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.REPOSITORY", tmp_path)
     path = tmp_path / "bad.txt"
-    path.write_text("\n".join(["https://pypi.org/simple", "cd /work/main", "-----BEGIN RSA PRIVATE KEY-----", "fine"]))
-    assert lines_like(REGISTRIES, [path]) == ["bad.txt:1: pypi.org"]
+    path.write_text(f"https://{'pypi'}.org/simple\ncd /work/main\n-----BEGIN RSA PRIVATE KEY-----\nfine\n")
+    assert lines_like(REGISTRIES, [path]) == [f"bad.txt:1: {'pypi'}.org"]
     assert lines_like(MACHINE_PATHS, [path]) == ["bad.txt:2: /work/"]
     assert lines_like(SECRETS, [path]) == ["bad.txt:3: BEGIN RSA PRIVATE KEY"]
 
