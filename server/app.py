@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from readingroom.clock import Clock, SystemClock
 from readingroom.errors import ReadingRoomError, Unavailable
 from server.dicomweb import qido, rendered, stow, wado
-from server.edge import Edge, Metrics, on_accident, on_error
+from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.ingest import Ingest
 from server.room import Room
 from server.settings import Settings
@@ -120,7 +120,11 @@ def create_app(room: Room | None = None) -> ASGIApp:
             Route("/readyz", readyz),
             Route("/metrics", scrape),
         ],
-        exception_handlers={ReadingRoomError: on_error, Exception: on_accident},
+        exception_handlers={
+            ReadingRoomError: on_error,
+            sa.exc.OperationalError: on_outage,
+            Exception: on_accident,
+        },
         lifespan=lifespan,
     )
     app.state.metrics = metrics

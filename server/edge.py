@@ -162,6 +162,12 @@ async def on_error(_request: HTTPConnection, error: Exception) -> Response:
     return error_response(error)
 
 
+async def on_outage(request: Request, error: Exception) -> Response:
+    """Starlette's hook for a database that does not answer: nothing is wrong with what was asked."""
+    log.error("%s %s: the catalog does not answer: %s", request.method, request.url.path, getattr(error, "orig", error))
+    return error_response(Unavailable("The catalog does not answer; try again.", retry_after=5))
+
+
 async def on_accident(request: Request, error: Exception) -> Response:
     """Starlette's hook for everything else: recorded here, and nothing of it told to the client."""
     if isinstance(error, ClientDisconnect):
