@@ -32,8 +32,8 @@ def tracked() -> list[Path]:
         names = [name for name in listed.stdout.split("\0") if name]
     else:
         built = {".venv", "var", "__pycache__", "node_modules", "build", "dist", "static"}
-        paths = (path.relative_to(REPOSITORY) for path in REPOSITORY.rglob("*") if path.is_file())
-        names = [str(path) for path in paths if not built & set(path.parts)]
+        found = (path.relative_to(REPOSITORY) for path in REPOSITORY.rglob("*") if path.is_file())
+        names = [str(path) for path in found if not built & set(path.parts)]
     paths = [REPOSITORY / name for name in names]
     return [path for path in paths if path.is_file() and path != Path(__file__)]
 

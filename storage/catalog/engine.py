@@ -18,15 +18,16 @@ def open_engine(url: str) -> sa.Engine:
     """An engine with this project's settings.
 
     SQLite runs in WAL mode with ``synchronous=FULL``: a commit that returned has reached the disk. Reads take no lock
-    and may run on any thread; writes are opened by `begin_write`.
+    and may run on any thread; writes are opened by `begin_write`. Errors leave out what was searched for or stored,
+    so that it comes into no log.
     """
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-        return sa.create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True)
+        return sa.create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True, hide_parameters=True)
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(parsed, pool_size=8, max_overflow=32)
+    engine = sa.create_engine(parsed, pool_size=8, max_overflow=32, hide_parameters=True)
 
     @sa_event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:

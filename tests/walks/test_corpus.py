@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,12 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from tests import multipart
 from tests.corpus import Entry, each_file
@@ -27,6 +33,11 @@ FRAMES_AS_STORED = {"Accept": 'multipart/related; type="*/*"; transfer-syntax=*'
 FRAMES_AT_ONCE = 100
 NEVER_SENT = (ImplicitVRLittleEndian, ExplicitVRBigEndian)
 """Over the web these go as Explicit VR Little Endian (PS3.18 8.7.3.5); the store and `export` have them as received."""
+
+DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
+"""PS3.18 has no media type for such a bitstream, so it goes inflated."""
+
+NATIVE = (*NEVER_SENT, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
@@ -127,11 +138,12 @@ def frames_in(dataset: Dataset) -> list[bytes]:
         return []
     count = int(dataset.get("NumberOfFrames") or 1)
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated:
+    if syntax not in NATIVE:
         extended = None
         if "ExtendedOffsetTable" in dataset:
             extended = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-        return list(generate_frames(element.value, number_of_frames=count, extended_offsets=extended))
+        bitstreams = generate_frames(element.value, number_of_frames=count, extended_offsets=extended)
+        return [zlib.decompress(one, -15) for one in bitstreams] if syntax == DEFLATED_FRAMES else [*bitstreams]
     samples = 2 if "422" in dataset.PhotometricInterpretation else dataset.SamplesPerPixel
     bits = dataset.Rows * dataset.Columns * samples * dataset.BitsAllocated
     raw = element.value

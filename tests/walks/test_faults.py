@@ -20,7 +20,7 @@ from server import ingest
 from server.room import Room
 from storage.blobs import LocalBlobs
 from storage.catalog import schema as t
-from storage.catalog.engine import begin_write
+from storage.catalog.engine import begin_write, open_engine
 from tests import synthetic
 from tests.conftest import absent
 from tests.servers import Postgres, live_server
@@ -328,3 +328,14 @@ def test_a_database_that_goes_away_and_comes_back_costs_no_restart(
         assert store(client, part10(second), part10(third)).status == 200
         listed = {row["00080018"]["Value"][0] for row in client.get("/dicomweb/instances").json()}
     assert listed == {one.SOPInstanceUID for one in (first, second, third)}
+
+
+def test_an_error_of_the_database_names_no_patient(room: Room, postgres_url: str) -> None:
+    """What SQLAlchemy raises goes to the log: without the values that were asked for."""
+    for url in (str(room.engine.url), postgres_url):
+        engine = open_engine(url)
+        statement = sa.text("SELECT * FROM no_such_table WHERE patient_id = :patient_id")
+        with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError) as caught:
+            connection.execute(statement, {"patient_id": "SECRET-ID"})
+        assert "SECRET" not in str(caught.value)
+        engine.dispose()
