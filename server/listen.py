@@ -135,6 +135,7 @@ def _logging(level: str) -> dict[str, object]:
         "loggers": {
             "uvicorn": {"level": uvicorn_level},
             "uvicorn.error": {"level": uvicorn_level},
+            "alembic": {"level": "WARNING"},
             "pydicom": {"level": "CRITICAL"},  # its warnings quote values, which may be a patient's
         },
     }
