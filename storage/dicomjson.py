@@ -213,7 +213,7 @@ class Walk:
                 at = start + length
                 if at > end or length == UNDEFINED:
                     at = self._cut(key, start, length, end)
-                if length == 0:
+                if at == start:
                     out[key] = {"vr": vr}
                 elif length > VALUE_BYTES and vr in _LONG_VALUES:
                     out[key] = self._named(key, vr, start, at)
@@ -250,7 +250,10 @@ class Walk:
         else:
             raise TooLarge(f"more than {self.limits.max_elements} elements in one object")
         self.spend(used - counted)
-        return self.finished(out, undecided, depth), at
+        out = self.finished(out, undecided, depth)
+        if out and (last := next(reversed(out)))[:4] == "FFFE":
+            self._unsure("a delimiter with a VR", last, at)
+        return out, at
 
     def finished(self, out: MetadataJson, undecided: int, depth: int) -> MetadataJson:
         """The data set once all its elements are read: in order, and without what the model leaves out."""
@@ -402,8 +405,9 @@ class Walk:
         if key == "7FE00010" and length == UNDEFINED:
             return "OB"
         bits_allocated = {"7FE0": "00280100", "5400": "54001004"}.get(key[:4])
-        if vr == "OB or OW" and bits_allocated and not implicit and _first(out, bits_allocated) in (1, 8):
-            return "OB"
+        if vr == "OB or OW" and bits_allocated and not implicit:
+            bits = _first(out, bits_allocated)
+            return "OB" if isinstance(bits, int) and bits <= 8 else "OW"
         return "OW"
 
     def _odd_vr(self, key: str, out: MetadataJson, at: int, end: int) -> tuple[str, int, int]:

@@ -107,7 +107,7 @@ def _read_file_meta(data: Buffer, limits: Limits) -> _FileMeta:
             declared = start + 4 + group_length
         if element == 0x10:
             span = (at, start + length)
-            is_deflated = elements[key].get("Value", [None])[0] in _INFLATED
+            is_deflated = str(elements[key].get("Value", [""])[0]) in _INFLATED
         at = start + length
     for value in walk.bulk:
         del value.element["BulkDataURI"]  # nothing serves bulk data of file meta information

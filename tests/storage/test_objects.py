@@ -541,10 +541,10 @@ def test_any_buffer_is_scanned_alike(kind: Callable[[bytes], bytes], corpus: obj
 def test_a_slide_of_ten_thousand_tiles_costs_little() -> None:
     tiles = [bytes((number % 256, number // 256)) * 20 for number in range(10_000)]
     data = part10([*image(2, 2, frames=10_000), fragments(*tiles)], JPEG_LS)
-    started = time.perf_counter()
+    started = time.process_time()
     found = scan(data)
     stored = data + make_trailer(found, description_of(data))
-    elapsed = time.perf_counter() - started
+    elapsed = time.process_time() - started
     offset, length = frame_chunk(reader(stored), len(stored), 10_000, 9_999)
     assert data[offset : offset + length] == tiles[-1]
     assert read_description(reader(stored), len(stored)).size == len(data)
