@@ -8,7 +8,7 @@ PORT ?= 8780
 export PIP_CONSTRAINT :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow check format lock bench clean ohif
+.PHONY: help run install test test-slow check format lock docs bench clean ohif
 
 help: ## print these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ check: $(STAMP) ## format, lint, types, architecture
 format: $(STAMP) ## format the code
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
+
+docs: $(STAMP) ## write the reference pages that are made from the code
+	@$(PY) -m conformance.reference
 
 bench: $(STAMP) ## measure against Orthanc and nginx, in one run
 	@$(PY) -m benchmarks $(ARGS)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import http.client
 import ipaddress
+import os
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
 
@@ -90,9 +92,12 @@ def serve(settings: Settings, bound: socket.socket, ready: Callable[[str], None]
     )
     host, port = bound.getsockname()[:2]
     stopped = threading.Event()
+    counts = tempfile.TemporaryDirectory(prefix="readingroom-metrics-")
     threading.Thread(target=_announce, args=(host, port, ready, stopped), daemon=True).start()
     try:
         if settings.workers > 1:
+            # Any worker may be asked for /metrics; in this folder each finds the counts of all.
+            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", counts.name)
             supervisor = Multiprocess(config, sockets=[bound])
             supervisor.run()
             return not any(process.exitcode == uvicorn.config.STARTUP_FAILURE for process in supervisor.processes)
@@ -106,6 +111,7 @@ def serve(settings: Settings, bound: socket.socket, ready: Callable[[str], None]
     finally:
         stopped.set()
         bound.close()
+        counts.cleanup()
 
 
 def _announce(host: str, port: int, ready: Callable[[str], None], stopped: threading.Event) -> None:

@@ -363,6 +363,11 @@ def test_the_server_says_where_it_is_and_stops_cleanly(
         assert httpx.get(f"{root}/readyz").text == "ready\n"
         assert httpx.get(f"{root}/dicomweb/studies").status_code in (200, 204)
         assert "a readingroom serves" in run("doctor", "--data", data, "--port", root.rpartition(":")[2]).out
+        for _ in range(20):
+            httpx.get(f"{root}/readyz")
+        counted = re.search(r'requests_total{.*"readyz".*} (\d+)', httpx.get(f"{root}/metrics").text)
+        assert counted
+        assert int(counted[1]) == 21, "one worker counted what another answered, or nobody did"
         process.send_signal(ending)
         # After SIGTERM uvicorn ends as a process that was asked to; a supervisor takes it for a clean stop.
         assert process.wait(30) in (0, -ending), log.read_text()
