@@ -21,7 +21,7 @@ from starlette.routing import Route
 from readingroom.errors import NotFound
 from readingroom.model import Scope
 from server.auth import caller_of
-from server.dicomweb.files import find_with_metadata, instance_url, received_file
+from server.dicomweb.files import find_with_metadata, instance_url, received_file, version_of, with_version
 from server.dicomweb.frames import agreed_frame, frame_as, frame_spec, inflated
 from server.dicomweb.kept import Keepings, keepings_of
 from server.dicomweb.negotiation import (
@@ -77,14 +77,13 @@ async def retrieve_bulk(request: Request) -> Response:
     """Retrieve one bulk value."""
     room: Room = request.app.state.room
     caller, path = caller_of(request), request.path_params
-    instance, stored = await room.read(
-        find_with_metadata, caller.scope, path["study"], path["series"], path["instance"]
-    )
+    uids, version = (path["study"], path["series"], path["instance"]), version_of(request)
+    instance, stored = await room.read(find_with_metadata, caller.scope, *uids, version)
     accept, keepings = accepted(request), keepings_of(request)
     metadata = zlib.decompress(stored)
     if path["path"] not in _paths(metadata):
         raise NotFound(f"Instance {instance.instance_uid} has no bulk data at {path['path'][:100]!r}.")
-    values = list(_values(caller.service_root, instance, path["path"], metadata))
+    values = list(_values(caller.service_root, instance, path["path"], metadata, version=version))
     first = values[0]
     if unchanged := not_modified(request, _etag(instance, choose(accept, first.offers))):
         return unchanged
@@ -124,7 +123,8 @@ async def study_bulk(request: Request) -> Response:
 async def _retrieve_all(request: Request) -> Response:
     room: Room = request.app.state.room
     caller, accept = caller_of(request), accepted(request)
-    found = await room.read_apart(_find_all, caller.scope, **request.path_params)
+    version = version_of(request) if "instance" in request.path_params else None
+    found = await room.read_apart(_find_all, caller.scope, version=version, **request.path_params)
     etag = f'W/"{zlib.crc32(repr((accept, [instance.etag for instance, _ in found])).encode()):x}-bulk"'
     if unchanged := not_modified(request, etag):
         return unchanged
@@ -133,7 +133,7 @@ async def _retrieve_all(request: Request) -> Response:
         for instance, stored in found
         for metadata in [zlib.decompress(stored)]
         for path in _paths(metadata)
-        for value in _values(caller.service_root, instance, path, metadata, has_single_part=False)
+        for value in _values(caller.service_root, instance, path, metadata, version=version, is_alone=False)
     ]
     if not values:
         raise NotFound("There is no bulk data here; the metadata holds it all.")
@@ -147,11 +147,17 @@ async def _retrieve_all(request: Request) -> Response:
 
 
 def _find_all(
-    connection: sa.Connection, scope: Scope, study: str, series: str = "", instance: str = "", facility: str = ""
+    connection: sa.Connection,
+    scope: Scope,
+    version: int | None,
+    study: str,
+    series: str = "",
+    instance: str = "",
+    facility: str = "",
 ) -> list[tuple[StoredInstance, bytes]]:
     """The instances of a path, with their JSON; `facility` is part of the path and, by now, of `scope`."""
     if instance:
-        return [find_with_metadata(connection, scope, study, series, instance)]
+        return [find_with_metadata(connection, scope, study, series, instance, version)]
     of = find_series(connection, scope, study, series) if series else find_study(connection, scope, study)
     return [(one, read_metadata(connection, one.id)) for one in list_instances(connection, of)]
 
@@ -162,27 +168,33 @@ def _paths(metadata: bytes) -> list[str]:
 
 
 def _values(
-    service_root: str, instance: StoredInstance, path: str, metadata: bytes, *, has_single_part: bool = True
+    service_root: str,
+    instance: StoredInstance,
+    path: str,
+    metadata: bytes,
+    *,
+    version: int | None,
+    is_alone: bool = True,
 ) -> Iterator[Value]:
     """The parts that a bulk value is sent in: one, or one a frame where its pixels are compressed."""
     url = instance_url(service_root, instance)
-    location = f"{url}/bulkdata/{path}"
+    location = with_version(f"{url}/bulkdata/{path}", version)
     syntax = instance.transfer_syntax
     if path not in _PIXELS or syntax in NATIVE:
         offers: tuple[Offer, ...] = _ANY_VALUE
         if path == _DOCUMENT and (media_type := _document_type(metadata)) in _HARMLESS_DOCUMENTS:
             document = Offer(media_type=media_type)
             offers = (document, replace(document, multipart=True), *_ANY_VALUE)
-        yield _value(location, offers, instance, path, has_single_part)
+        yield _value(location, offers, instance, path, is_alone)
     elif _is_video(syntax):
         streams = [Offer(media_type=name, transfer_syntax=syntax) for name in COMPRESSED[syntax]]
         offers = (*streams, *(replace(stream, multipart=True) for stream in streams))
-        yield _value(location, offers, instance, path, has_single_part)
+        yield _value(location, offers, instance, path, is_alone)
     else:
-        is_one = has_single_part and instance.frame_count == 1
+        is_one = is_alone and instance.frame_count == 1
         for number in range(1, instance.frame_count + 1):
             yield Value(
-                location=f"{url}/frames/{number}",
+                location=with_version(f"{url}/frames/{number}", version),
                 offers=frame_offers(syntax, has_single_part=is_one),
                 instance=instance,
                 path=path,
@@ -190,10 +202,8 @@ def _values(
             )
 
 
-def _value(
-    location: str, offers: tuple[Offer, ...], instance: StoredInstance, path: str, has_single_part: bool
-) -> Value:
-    if not has_single_part:
+def _value(location: str, offers: tuple[Offer, ...], instance: StoredInstance, path: str, is_alone: bool) -> Value:
+    if not is_alone:
         offers = tuple(offer for offer in offers if offer.multipart)
     return Value(location=location, offers=offers, instance=instance, path=path)
 

@@ -7,8 +7,9 @@ from mmap import ACCESS_READ, mmap
 
 import anyio.to_thread
 import sqlalchemy as sa
+from starlette.requests import Request
 
-from readingroom.errors import NotFound
+from readingroom.errors import Invalid, NotFound
 from readingroom.model import Scope
 from server.dicomweb.negotiation import Offer
 from server.dicomweb.respond import Made, Piece, Stored
@@ -28,11 +29,35 @@ from storage.explicit import explicit_little_endian
 
 
 def find_with_metadata(
-    connection: sa.Connection, scope: Scope, study_uid: str, series_uid: str, instance_uid: str
+    connection: sa.Connection,
+    scope: Scope,
+    study_uid: str,
+    series_uid: str,
+    instance_uid: str,
+    version: int | None = None,
 ) -> tuple[StoredInstance, bytes]:
     """An instance and its stored JSON, in one read."""
-    instance = find_instance(connection, scope, study_uid, series_uid, instance_uid)
+    instance = find_instance(connection, scope, study_uid, series_uid, instance_uid, version)
     return instance, read_metadata(connection, instance.id)
+
+
+def version_of(request: Request) -> int | None:
+    """The version that a request asks for by ``?version=1``; None for the current one.
+
+    Where other bytes came under a UID that was held already, the earlier ones stay retrievable.
+    """
+    query = request.scope["query_string"]
+    if b"version=" not in query:
+        return None
+    asked = request.query_params.get("version", "")
+    if not (asked.isascii() and asked.isdigit() and len(asked) < 10):
+        raise Invalid(f"version={asked[:20]!r} is no version; they count from 1.")
+    return int(asked)
+
+
+def with_version(url: str, version: int | None) -> str:
+    """The URL of that version of what the URL names."""
+    return url if version is None else f"{url}?version={version}"
 
 
 def find_all(

@@ -67,6 +67,8 @@ async def read_frame(room: Room, keepings: Keepings, instance: StoredInstance, n
     spec = _spec(instance.array_spec)
     offset, length = await _chunk(room, instance, 0 if spec.encoding == "bits" else index)
     chunk = await room.read_range(instance.object_key, offset, length)
+    if spec.encoding != "bits" and spec.framing == "none" and spec.swapped == 1:
+        return chunk  # as it lies there; no copy
     return frame_payload(spec, bytes(chunk), index)
 
 

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from readingroom.errors import ReadingRoomError
+from readingroom.model import Scope
+from server.dicomweb.files import find_all
+from server.room import Room
+from storage.catalog.find import StoredInstance, find_instance
+from storage.catalog.watch import Watch, watch
 from storage.objects import Scan
+
+_MAX_LOCATED = 4096
 
 
 class Kept[T]:
@@ -57,10 +65,67 @@ class Inflated:
     scan: Scan
 
 
+class Located:
+    """Where instances are, for as long as nothing in the catalog changes.
+
+    Who asks for frames of two instances of a series scrolls, and will ask for the others: they are all looked up in
+    the background. For the event loop's thread alone.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, StoredInstance] = {}
+        self._series: dict[Hashable, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watch: Watch | None = None
+        self._count = -1
+
+    async def find(
+        self,
+        room: Room,
+        scope: Scope,
+        study_uid: str,
+        series_uid: str,
+        instance_uid: str,
+        version: int | None = None,
+    ) -> StoredInstance:
+        """As `storage.catalog.find.find_instance`."""
+        if self._watch is None:
+            self._watch = watch(room.engine)
+        if self._watch is None or version is not None:
+            return await room.read(find_instance, scope, study_uid, series_uid, instance_uid, version)
+        count = self._watch.count()
+        if count != self._count or len(self._found) > _MAX_LOCATED:
+            self._found.clear()
+            self._series.clear()
+            self._count = count
+        series = scope.facilities, study_uid, series_uid
+        found = self._found.get((*series, instance_uid))
+        if found is None:
+            # Read after the count: should the catalog change in between, the next look finds out.
+            found = await room.read(find_instance, scope, study_uid, series_uid, instance_uid)
+            self._found[*series, instance_uid] = found
+            self._series[series] = misses = self._series.get(series, 0) + 1
+            if misses == 2:
+                task = asyncio.create_task(self._find_series(room, scope, study_uid, series_uid, count))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        return found
+
+    async def _find_series(self, room: Room, scope: Scope, study_uid: str, series_uid: str, count: int) -> None:
+        try:
+            _, instances = await room.read_apart(find_all, scope, study_uid, series_uid)
+        except ReadingRoomError:
+            return  # who asks for one of them will be told
+        if count == self._count and len(instances) < _MAX_LOCATED // 2:
+            key = scope.facilities, study_uid, series_uid
+            self._found.update(((*key, instance.instance_uid), instance) for instance in instances)
+
+
 @dataclass(frozen=True, slots=True)
 class Keepings:
     """All that one app keeps for its DICOMweb views."""
 
+    located: Located = field(default_factory=Located)
     metadata: Kept[bytes] = field(default_factory=lambda: Kept(64 << 20))
     inflated: Kept[Inflated] = field(default_factory=lambda: Kept(64 << 20))
     rendered: Kept[bytes] = field(default_factory=lambda: Kept(16 << 20))

@@ -6,6 +6,7 @@ series; after that a request costs one look at the version and the sending.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 
@@ -15,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.auth import caller_of
-from server.dicomweb.files import find_with_metadata
+from server.dicomweb.files import find_with_metadata, version_of
 from server.dicomweb.kept import keepings_of
 from server.dicomweb.negotiation import DICOM_JSON, Offer, accepted, choose
 from server.dicomweb.respond import CACHING, PIECE_BYTES, Buffers, Made, not_modified, streamed, weak
@@ -35,6 +36,7 @@ _GZIP = 31
 """zlib's window bits for the gzip format."""
 
 _LEVEL = 1
+_BULK = re.compile(rb'("BulkDataURI":"[^"]*)')
 _KEPT_PLAIN = 4000
 """Instances up to which an answer without compression is held as a whole; a larger one is inflated as it is sent."""
 
@@ -58,15 +60,16 @@ async def instance_metadata(request: Request) -> Response:
     """Retrieve the metadata of an instance."""
     room: Room = request.app.state.room
     caller, path = caller_of(request), request.path_params
-    instance, stored = await room.read(
-        find_with_metadata, caller.scope, path["study"], path["series"], path["instance"]
-    )
+    uids, version = (path["study"], path["series"], path["instance"]), version_of(request)
+    instance, stored = await room.read(find_with_metadata, caller.scope, *uids, version)
     offer = choose(accepted(request), _OFFERS)
     etag = weak(f'"{instance.etag}-metadata"')
     if unchanged := not_modified(request, etag):
         return unchanged
     is_gzip = _accepts_gzip(request)
     pieces = _joined([stored], caller.service_root.encode())
+    if version is not None:
+        pieces = (_BULK.sub(rb"\1?version=%d" % version, piece) for piece in pieces)
     return Buffers([b"".join(_compressed(pieces) if is_gzip else pieces)], headers=_headers(offer, etag, is_gzip))
 
 

@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from readingroom.errors import Invalid, NotAcceptable, NotDicom
 from server.auth import caller_of
-from server.dicomweb.files import find_all, instance_url, received_file
+from server.dicomweb.files import find_all, instance_url, received_file, version_of
 from server.dicomweb.frames import Bytes, frame_numbers, frame_spec, inflated, read_frame
 from server.dicomweb.kept import Keepings, keepings_of
 from server.dicomweb.negotiation import DECODABLE, DEFLATED, EXPLICIT_LITTLE_ENDIAN, NATIVE, Offer, accepted, choose
@@ -185,7 +185,8 @@ async def _images(request: Request) -> tuple[list[StoredInstance], list[int] | N
     room: Room = request.app.state.room
     scope, path = caller_of(request).scope, request.path_params
     if "instance" in path:
-        instance = await room.read(find_instance, scope, path["study"], path["series"], path["instance"])
+        uids = path["study"], path["series"], path["instance"]
+        instance = await room.read(find_instance, scope, *uids, version_of(request))
         numbers = frame_numbers(path["frames"], instance) if "frames" in path else None
         instances = [instance]
     else:

@@ -56,21 +56,14 @@ class Part:
 
 
 class Buffers(Response):
-    """A response of a few buffers, sent one by one: joining them would copy half a megabyte."""
+    """A response of a few buffers, sent as one: to copy half a megabyte costs less than two small packets more."""
 
     def __init__(self, buffers: Sequence[Ready], *, headers: dict[str, str], status_code: int = 200) -> None:
-        self.buffers = buffers
-        self.status_code = status_code
-        self.background = None
-        headers["content-length"] = str(sum(map(len, buffers)))
-        self.init_headers(headers)
+        super().__init__(b"".join(buffers), status_code, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if scope["method"] != "HEAD":
-            for buffer in self.buffers:
-                await send({"type": "http.response.body", "body": buffer, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})
 
 
 async def single_part(request: Request, room: Room, offer: Offer, body: Sequence[Piece], *, etag: str) -> Response:

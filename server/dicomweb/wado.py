@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from server.auth import caller_of
 from server.dicomweb import bulk, metadata
-from server.dicomweb.files import file_body, find_all, instance_url
+from server.dicomweb.files import file_body, find_all, instance_url, version_of, with_version
 from server.dicomweb.frames import agreed_frame, frame_as, frame_numbers, is_decoded
 from server.dicomweb.kept import keepings_of
 from server.dicomweb.negotiation import (
@@ -34,13 +34,14 @@ from storage.catalog.find import (
 async def retrieve_frames(request: Request) -> Response:
     """Retrieve frames of an instance (PS3.18 10.4.1.1.6), in the order asked for.
 
-    This is the path that scrolling waits for: one look into the catalog, one read, no thread.
+    This is the path that scrolling waits for: one look whether the catalog has changed, one read, no thread.
     """
     room: Room = request.app.state.room
-    caller, path = caller_of(request), request.path_params
-    instance = await room.read(find_instance, caller.scope, path["study"], path["series"], path["instance"])
+    caller, path, keepings = caller_of(request), request.path_params, keepings_of(request)
+    uids, version = (path["study"], path["series"], path["instance"]), version_of(request)
+    instance = await keepings.located.find(room, caller.scope, *uids, version)
     numbers = frame_numbers(path["frames"], instance)
-    accept, keepings = accepted(request), keepings_of(request)
+    accept = accepted(request)
     offers = frame_offers(instance.transfer_syntax, has_single_part=len(numbers) == 1)
     if unchanged := not_modified(request, _frames_etag(instance, choose(accept, offers))):
         return unchanged
@@ -58,7 +59,7 @@ async def retrieve_frames(request: Request) -> Response:
         return await single_part(request, room, offer, bodies[0], etag=etag)
     root = f"{instance_url(caller.service_root, instance)}/frames/"
     parts = (
-        Part(media_type=offer.part_type, location=f"{root}{number}", body=body)
+        Part(media_type=offer.part_type, location=with_version(f"{root}{number}", version), body=body)
         for number, body in zip(numbers, bodies, strict=True)
     )
     return await multipart(request, room, offer.name, parts, etag=etag)
@@ -72,7 +73,8 @@ async def retrieve_instance(request: Request) -> Response:
     """Retrieve an instance as a Part 10 file (PS3.18 10.4.1.1.1)."""
     room: Room = request.app.state.room
     caller, path = caller_of(request), request.path_params
-    instance = await room.read(find_instance, caller.scope, path["study"], path["series"], path["instance"])
+    uids, version = (path["study"], path["series"], path["instance"]), version_of(request)
+    instance = await room.read(find_instance, caller.scope, *uids, version)
     accept = accepted(request)
     offers = instance_offers(instance.transfer_syntax, has_single_part=True)
     offer = choose(accept, (*offers, bulk.ALL))
@@ -84,7 +86,7 @@ async def retrieve_instance(request: Request) -> Response:
     body = file_body(room, instance, offer)
     if not offer.multipart:
         return await single_part(request, room, offer, body, etag=etag)
-    location = instance_url(caller.service_root, instance)
+    location = with_version(instance_url(caller.service_root, instance), version)
     part = Part(media_type=offer.part_type, location=location, body=body)
     return await multipart(request, room, offer.name, [part], etag=etag)
 
