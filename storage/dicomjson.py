@@ -36,7 +36,10 @@ INLINE_BYTES = 1024
 """Byte values up to this length go into the JSON as ``InlineBinary``, longer ones as ``BulkDataURI``."""
 
 VALUE_BYTES = 1 << 20
-"""Numbers and texts longer than this are bulk data too, where PS3.18 F.2.2 allows it."""
+"""Numbers and texts longer than this are bulk data too, as PS3.18 F.2.2 allows; names and codes never are so long."""
+
+_SMALL_BYTES = 64
+"""Longer values count as so many more elements, so that the limit of elements bounds the memory too."""
 
 UNDEFINED = 0xFFFFFFFF
 PIXEL_ELEMENTS = frozenset({"7FE00010", "7FE00008", "7FE00009"})
@@ -215,8 +218,8 @@ class Walk:
                     at = self._cut(key, start, length, end)
                 if at == start:
                     out[key] = {"vr": vr}
-                elif length > VALUE_BYTES and vr in _LONG_VALUES:
-                    out[key] = self._named(key, vr, start, at)
+                elif length > _SMALL_BYTES:
+                    out[key] = self.value(key, vr, start, at, codecs)
                 else:
                     try:
                         values = read(data[start:at], codecs)
@@ -248,7 +251,7 @@ class Walk:
             if key:
                 out[key] = self.value(key, vr, start, value_end, codecs)
         else:
-            raise TooLarge(f"more than {self.limits.max_elements} elements in one object")
+            self._too_many()
         self.spend(used - counted)
         out = self.finished(out, undecided, depth)
         if out and (last := next(reversed(out)))[:4] == "FFFE":
@@ -273,7 +276,7 @@ class Walk:
     def spend(self, elements: int) -> None:
         self._spent += elements
         if self._spent > self.limits.max_elements:
-            raise TooLarge(f"more than {self.limits.max_elements} elements in one object")
+            self._too_many()
 
     def _cut(self, key: str, start: int, length: int, end: int) -> int:
         """Where a value ends that claims to go past `end`; only a file that was cut short may do that."""
@@ -282,22 +285,29 @@ class Walk:
         self.trouble = self.trouble or f"({key[:4]},{key[4:]}) claims {length} bytes, the file has {end - start} more"
         return end
 
+    def _too_many(self) -> NoReturn:
+        raise TooLarge(
+            f"more than {self.limits.max_elements} elements, or {_SMALL_BYTES} times as many bytes of values"
+        )
+
     def _unsure(self, what: str, key: str, at: int) -> NoReturn:
         raise Unsure(f"({key[:4]},{key[4:]}) at byte {at}: {what}")
 
     # What is rare enough for a call of its own.
 
     def value(self, key: str, vr: str, start: int, end: int, codecs: Codecs) -> dict[str, Any]:
-        """An element of bytes, or of a VR that had to be found out."""
-        if vr == "US or SS":
+        """An element that is long, of bytes, or of a VR that had to be found out."""
+        is_open = vr == "US or SS"
+        read = self.order.readers.get(vr)
+        if (start == end or read is None) and not is_open:
+            return self.bytes_value(key, vr, start, end)
+        if end - start > VALUE_BYTES:
+            return self._named(key, vr if vr in _LONG_VALUES else "UN", start, end)
+        self.spend((end - start) // _SMALL_BYTES)
+        if read is None:
             element = {"vr": vr}
             self._undecided.append((element, bytes(self.data[start:end])))
             return element
-        read = self.order.readers.get(vr)
-        if read is None or start == end:
-            return self.bytes_value(key, vr, start, end)
-        if end - start > VALUE_BYTES and vr in _LONG_VALUES:
-            return self._named(key, vr, start, end)
         try:
             values = read(self.data[start:end], codecs)
         except WrongLength:
@@ -309,6 +319,7 @@ class Walk:
             return {"vr": vr}
         if end - start > INLINE_BYTES or key in PIXEL_ELEMENTS:
             return self._named(key, vr, start, end)
+        self.spend((end - start) // _SMALL_BYTES)
         raw = bytes(self.data[start:end])
         return {"vr": vr, "InlineBinary": b64encode(little_endian(raw, vr) if self.order is BIG else raw).decode()}
 
@@ -350,6 +361,7 @@ class Walk:
             if item_length != UNDEFINED and past != item_end:
                 self._unsure("the item ends before its length", mark, at - 8)
             items.append(item)
+            self.spend(1)
             at = past
         del self.path[-2:]
         return items, at

@@ -7,13 +7,14 @@ and a string in place of a number that is none: bad values never break a respons
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Callable
 from functools import lru_cache
 from math import isfinite
 from typing import Any
 
-from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.valuerep import TEXT_VR_DELIMS
 
 Bytes = bytes | bytearray | memoryview
@@ -23,7 +24,7 @@ Reader = Callable[[Bytes, Codecs], Values]
 
 DEFAULT_CHARACTER_SET = ("iso8859",)
 
-_PRINTABLE = bytes(range(32, 127))
+_DICOM_CODECS = frozenset(codecs.lookup(codec).name for codec in python_encoding.values())
 _SAFE_INTEGER = 1 << 53  # what a JSON reader keeps exactly
 
 
@@ -34,8 +35,8 @@ class WrongLength(ValueError):
 def character_set(terms: Values) -> Codecs:
     """Python codecs for a Specific Character Set (0008,0005); what is unknown reads as the default repertoire.
 
-    Only codecs that keep ASCII are taken, so that a value of ASCII bytes need never be decoded with them; pydicom
-    would take any codec Python has (``utf_16``, ``punycode``).
+    pydicom would take any name of a codec that Python has (``utf_16``, ``unicode_escape``); here it must be one of
+    DICOM's, which all keep ASCII, so that a value of ASCII bytes need never be decoded with them.
     """
     return _character_set(tuple(term if isinstance(term, str) else "" for term in terms or ("",)))
 
@@ -43,27 +44,22 @@ def character_set(terms: Values) -> Codecs:
 @lru_cache(maxsize=256)
 def _character_set(terms: tuple[str, ...]) -> Codecs:
     try:
-        codecs = convert_encodings(list(terms))
+        return tuple(
+            codec if codecs.lookup(codec).name in _DICOM_CODECS else DEFAULT_CHARACTER_SET[0]
+            for codec in convert_encodings(list(terms))
+        )
     except ValueError:  # no codec has a NUL in its name
         return DEFAULT_CHARACTER_SET
-    return tuple(codec if _keeps_ascii(codec) else DEFAULT_CHARACTER_SET[0] for codec in codecs)
 
 
-def _keeps_ascii(codec: str) -> bool:
-    try:
-        return _PRINTABLE.decode(codec) == _PRINTABLE.decode("ascii")
-    except (LookupError, UnicodeError):
-        return False
-
-
-def _decode(raw: Bytes, codecs: Codecs) -> str:
+def _decode(raw: Bytes, charset: Codecs) -> str:
     text = str(raw, "latin-1")
     if text.isascii() and "\x1b" not in text:
         return text
-    return decode_bytes(bytes(raw), list(codecs), TEXT_VR_DELIMS)
+    return decode_bytes(bytes(raw), list(charset), TEXT_VR_DELIMS)
 
 
-def _read_codes(raw: Bytes, codecs: Codecs) -> Values:
+def _read_codes(raw: Bytes, charset: Codecs) -> Values:
     """AS CS DA DT TM: the default repertoire, padding at the end of the field only."""
     text = str(raw, "latin-1").rstrip(" \0")
     if "\\" in text:
@@ -71,7 +67,7 @@ def _read_codes(raw: Bytes, codecs: Codecs) -> Values:
     return [text] if text else None
 
 
-def _read_titles(raw: Bytes, codecs: Codecs) -> Values:
+def _read_titles(raw: Bytes, charset: Codecs) -> Values:
     """AE: spaces on both sides of each value mean nothing."""
     text = str(raw, "latin-1")
     if "\\" in text:
@@ -80,7 +76,7 @@ def _read_titles(raw: Bytes, codecs: Codecs) -> Values:
     return [text] if text else None
 
 
-def _read_uids(raw: Bytes, codecs: Codecs) -> Values:
+def _read_uids(raw: Bytes, charset: Codecs) -> Values:
     text = str(raw, "latin-1").rstrip("\0 ")
     if "\\" in text:
         return [value.strip() or None for value in text.split("\\")]
@@ -88,33 +84,33 @@ def _read_uids(raw: Bytes, codecs: Codecs) -> Values:
     return [text] if text else None
 
 
-def _read_address(raw: Bytes, codecs: Codecs) -> Values:
+def _read_address(raw: Bytes, charset: Codecs) -> Values:
     """UR: one value, whatever backslashes it holds."""
     text = str(raw, "latin-1").rstrip()
     return [text] if text else None
 
 
-def _read_words(raw: Bytes, codecs: Codecs) -> Values:
+def _read_words(raw: Bytes, charset: Codecs) -> Values:
     """LO SH UC."""
-    text = _decode(raw, codecs)
+    text = _decode(raw, charset)
     if "\\" in text:
         return [value.rstrip("\0 ") or None for value in text.split("\\")]
     text = text.rstrip("\0 ")
     return [text] if text else None
 
 
-def _read_text(raw: Bytes, codecs: Codecs) -> Values:
+def _read_text(raw: Bytes, charset: Codecs) -> Values:
     """LT ST UT: one value, in which a backslash is a character."""
-    text = _decode(raw, codecs).rstrip("\0 ")
+    text = _decode(raw, charset).rstrip("\0 ")
     return [text] if text else None
 
 
 _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 
-def _read_names(raw: Bytes, codecs: Codecs) -> Values:
+def _read_names(raw: Bytes, charset: Codecs) -> Values:
     """PN: an object of the component groups that are not empty (PS3.18 F.2.2)."""
-    text = _decode(bytes(raw).rstrip(b"\0 "), codecs)
+    text = _decode(bytes(raw).rstrip(b"\0 "), charset)
     if not text:
         return None
     names = [
@@ -124,7 +120,7 @@ def _read_names(raw: Bytes, codecs: Codecs) -> Values:
     return names if len(names) > 1 or names[0] else None
 
 
-def _read_decimals(raw: Bytes, codecs: Codecs) -> Values:
+def _read_decimals(raw: Bytes, charset: Codecs) -> Values:
     """DS: numbers; what is none (``abc``, ``1e999``, ``nan``) stays the string it was."""
     text = str(raw, "latin-1").strip(" \0")
     if not text:
@@ -147,7 +143,7 @@ def _decimal(text: str) -> float | str | None:
     return number if isfinite(number) else text
 
 
-def _read_integers(raw: Bytes, codecs: Codecs) -> Values:
+def _read_integers(raw: Bytes, charset: Codecs) -> Values:
     """IS: integers, also when written ``1.0``; what is none stays the string it was."""
     text = str(raw, "latin-1").strip(" \0")
     if not text:
@@ -173,7 +169,7 @@ def _number_reader(code: str, order: str) -> Reader:
     one = struct.Struct(order + code)
     size, unpack_one = one.size, one.unpack
 
-    def read(raw: Bytes, codecs: Codecs) -> Values:
+    def read(raw: Bytes, charset: Codecs) -> Values:
         length = len(raw)
         if length == size:
             return list(unpack_one(raw))
@@ -184,8 +180,8 @@ def _number_reader(code: str, order: str) -> Reader:
     if code not in "fd":
         return read
 
-    def read_finite(raw: Bytes, codecs: Codecs) -> Values:
-        values = read(raw, codecs)
+    def read_finite(raw: Bytes, charset: Codecs) -> Values:
+        values = read(raw, charset)
         assert values is not None
         return values if all(map(isfinite, values)) else [_finite(value) for value in values]
 
@@ -202,7 +198,7 @@ def _finite(value: float) -> float | str:
 def _tag_reader(order: str) -> Reader:
     pairs = struct.Struct(f"{order}HH")
 
-    def read(raw: Bytes, codecs: Codecs) -> Values:
+    def read(raw: Bytes, charset: Codecs) -> Values:
         whole = raw[: len(raw) - len(raw) % 4]
         return [f"{group:04X}{element:04X}" for group, element in pairs.iter_unpack(whole)] or None
 

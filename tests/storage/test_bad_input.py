@@ -254,6 +254,28 @@ def test_two_hundred_thousand_elements_take_bounded_time_and_memory() -> None:
         scan(data, Limits(max_elements=100_000))
 
 
+def test_empty_items_and_values_of_nothing_but_backslashes_count_too() -> None:
+    limits = Limits(max_elements=10_000)
+    with pytest.raises(TooLarge, match="more than 10000 elements"):
+        scan(part10([sequence(8, 0x1140, *[item()] * 10_001)]), limits)
+    many = [element(0x11, 0x1001 + number, "UC", b"\\" * 1_000_000) for number in range(3)]
+    with bounded(5, 16), pytest.raises(TooLarge, match="64 times as many bytes"):
+        scan(part10(many), limits)
+
+
+@pytest.mark.parametrize("tag", [(0x10, 0x20), (0x10, 0x10), (8, 0x1150), (0x28, 0x106), (8, 0x60), (8, 0x1190)])
+def test_text_of_a_gigabyte_is_not_read(tag: tuple[int, int]) -> None:
+    """In implicit VR any element may be long."""
+    data = memoryview(bytearray(1 << 30))
+    head = part10(
+        [*uids(IMPLICIT_LITTLE).values(), element(*tag, "", b"", IMPLICIT_LITTLE)], IMPLICIT_LITTLE, bare=True
+    )
+    data[: len(head)] = head
+    struct.pack_into("<I", data, len(head) - 4, len(data) - len(head))
+    with bounded(2, 4):
+        assert "BulkDataURI" in scan(data).metadata[f"{tag[0]:04X}{tag[1]:04X}"]
+
+
 def test_a_million_empty_fragments_are_too_many() -> None:
     data = part10([*image(2, 2, frames=2), fragments(*[b""] * 20_000)], "1.2.840.10008.1.2.5")
     with pytest.raises(TooLarge, match="fragments"):
