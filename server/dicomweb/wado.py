@@ -78,7 +78,7 @@ async def retrieve_instance(request: Request) -> Response:
     accept = accepted(request)
     offers = instance_offers(instance.transfer_syntax, has_single_part=True)
     offer = choose(accept, (*offers, bulk.ALL))
-    if offer is bulk.ALL:
+    if offer == bulk.ALL:
         return await bulk.instance_bulk(request)
     etag = f'"{instance.etag}{"" if offer.transfer_syntax == instance.transfer_syntax else "-explicit"}"'
     if unchanged := not_modified(request, etag):
