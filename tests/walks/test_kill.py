@@ -53,13 +53,15 @@ def survive(tmp_path: Path, *, each: int, workers: int, database: str | None, se
     print(f"{deaths.by_point}: {len(storm.acknowledged)} acknowledged of {len(storm.sent)}, {storm.reads} reads")
 
 
+@pytest.mark.timeout(300)
 def test_a_dozen_kills_on_sqlite_lose_nothing(tmp_path: Path) -> None:
-    survive(tmp_path, each=2, workers=1, database=None, seconds=90)
+    survive(tmp_path, each=2, workers=1, database=None, seconds=240)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.postgres
 def test_a_dozen_kills_of_one_of_two_workers_on_postgres_lose_nothing(tmp_path: Path, postgres_url: str) -> None:
-    survive(tmp_path, each=2, workers=2, database=postgres_url, seconds=90)
+    survive(tmp_path, each=2, workers=2, database=postgres_url, seconds=240)
 
 
 @pytest.mark.slow
