@@ -52,13 +52,8 @@ class StoredArray:
             opening = f'array = zarr.open_array({str(path)!r}, mode="r")'
             head = "import zarr"
         else:
-            bucket, _, prefix = (settings.store or "").removeprefix("s3://").rstrip("/").partition("/")
-            prefix = f"{prefix}/{self.key}".lstrip("/")
             head = "import zarr; from obstore.store import S3Store; from zarr.storage import ObjectStore"
-            opening = (
-                f"array = zarr.open_array(ObjectStore(S3Store({bucket!r}, prefix={prefix!r}, "
-                f'endpoint={settings.s3_endpoint!r}), read_only=True), mode="r")'
-            )
+            opening = f'array = zarr.open_array(ObjectStore({self._s3(settings)}, read_only=True), mode="r")'
         slots = 'array.attrs["dicom"]["live_slots"]'
         if self.spec.frames == 1:
             reading = f"volume = array.oindex[{slots}]  # in slice order"
@@ -66,6 +61,16 @@ class StoredArray:
             count = self.spec.frames
             reading = f"frames = [array[slot * {count} : (slot + 1) * {count}] for slot in {slots}]"
         return f"    {head}\n    {opening}\n    {reading}"
+
+    def _s3(self, settings: Settings) -> str:
+        """The call that opens its place in the bucket; credentials come from the usual AWS variables."""
+        bucket, _, prefix = (settings.store or "").removeprefix("s3://").rstrip("/").partition("/")
+        arguments = [repr(bucket), f"prefix={f'{prefix}/{self.key}'.lstrip('/')!r}", f"region={settings.s3_region!r}"]
+        if settings.s3_endpoint:
+            arguments += [f"endpoint={settings.s3_endpoint!r}", "virtual_hosted_style_request=False"]
+            if settings.s3_endpoint.startswith("http://"):
+                arguments.append('client_options={"allow_http": True}')
+        return f"S3Store({', '.join(arguments)})"
 
 
 def describe_arrays(connection: sa.Connection, blobs: Blobs, scope: Scope, uid: str) -> Iterator[StoredArray]:

@@ -95,12 +95,12 @@ def load_settings(config: Path | None, **options: Any) -> Settings:
 
 
 @contextmanager
-def _progress(total: float | None, *, of_bytes: bool = True) -> Iterator[tuple[Callable[[float], None], Progress]]:
+def _progress(label: str, total: float, *, of_bytes: bool = True) -> Iterator[tuple[Callable[[float], None], Progress]]:
     columns = [DownloadColumn(), TransferSpeedColumn()] if of_bytes else [TextColumn("{task.completed}/{task.total}")]
     with Progress(
         TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn(), console=err, transient=True
     ) as progress:
-        task = progress.add_task("", total=total)
+        task = progress.add_task(label, total=total)
         yield lambda amount: progress.advance(task, amount), progress
 
 
@@ -169,7 +169,7 @@ def demo(data: Data = None, database: Database = None, config: Config = None) ->
             if connection.execute(there).scalar_one() == len(objects):
                 out.print(f"The demo studies are there already ({len(objects)} objects).")
                 return
-        with _progress(len(objects), of_bytes=False) as (advance, _):
+        with _progress("demo", len(objects), of_bytes=False) as (advance, _):
             bodies = (one.read() for one in objects)
             outcomes = room.ingest.store(bodies, facility=settings.facility, source=_DEMO)
             for one, outcome in zip(objects, outcomes, strict=True):
@@ -219,7 +219,7 @@ def import_(
     begun = time.monotonic()
     is_whole = True
     total = measure(paths)
-    with build_room(settings) as room, _progress(total) as (advance, progress):
+    with build_room(settings) as room, _progress("looking", total) as (advance, progress):
 
         def dealt_with(weight: int) -> None:
             advance(weight)
@@ -278,7 +278,7 @@ def export_(
     with open_archive(settings) as (engine, blobs):
         with engine.connect() as connection:
             instances = choose_instances(connection, _scope(facility), study, series)
-        with _progress(sum(one.size_bytes for one in instances)) as (advance, _):
+        with _progress("export", sum(one.size_bytes for one in instances)) as (advance, _):
             export(blobs, instances, target, advance)
     out.print(f"Wrote {len(instances)} files to {escape(str(target))}.")
 
@@ -332,7 +332,7 @@ def scrub(
     scrubbed = Scrubbed()
     with open_archive(settings) as (engine, blobs):
         _, size_bytes = count(engine)
-        with _progress(size_bytes * sample / 100) as (advance, _):
+        with _progress("scrub", size_bytes * sample / 100) as (advance, _):
             run(engine, blobs, scrubbed, now=SystemClock().now(), sample=sample / 100, advance=advance)
     if as_json:
         damages = [asdict(damage) for damage in scrubbed.damages]
@@ -378,7 +378,7 @@ def reindex(
         prepare(engine, now=SystemClock().now(), force=force)
         with err.status("listing the stored objects") as status:
             found = list_objects(blobs, reindexed, lambda number: status.update(f"{number} objects found"))
-        with _progress(len(found), of_bytes=False) as (advance, _):
+        with _progress("reindex", len(found), of_bytes=False) as (advance, _):
             settle = timedelta(seconds=settings.settle_seconds)
             record_objects(engine, blobs, found, reindexed, settle=settle, advance=advance)
         replay_side_records(engine, blobs, reindexed)

@@ -156,7 +156,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         return
     try:
         with open_catalog(settings) as engine:
-            yield from _catalog(engine, is_sqlite=path is not None)
+            yield from _catalog(engine, settings, is_sqlite=path is not None)
     except sa.exc.OperationalError as error:
         yield Check(
             name="Database",
@@ -170,7 +170,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield Check(name="Database", state="fail", found=error.message)
 
 
-def _catalog(engine: sa.Engine, *, is_sqlite: bool) -> Iterator[Check]:
+def _catalog(engine: sa.Engine, settings: Settings, *, is_sqlite: bool) -> Iterator[Check]:
     shown = engine.url.render_as_string(hide_password=True)
     missing = pending(engine)
     if missing:
@@ -185,6 +185,7 @@ def _catalog(engine: sa.Engine, *, is_sqlite: bool) -> Iterator[Check]:
     with engine.connect() as connection:
         yield _integrity(connection) if is_sqlite else _encoding(connection)
         yield _writers(connection)
+        yield _strays(connection, settings)
 
 
 def _integrity(connection: sa.Connection) -> Check:
@@ -211,6 +212,17 @@ def _writers(connection: sa.Connection) -> Check:
         found += f", {expired} ended without giving its lease back"
         return Check(name="Writers", state="note", found=found, advice="The next start tidies up after it.")
     return Check(name="Writers", state="ok", found=found)
+
+
+def _strays(connection: sa.Connection, settings: Settings) -> Check:
+    """Files of uploads whose writer nobody knows any more; those of a known one are the sweep's."""
+    place = settings.data / "tmp" if settings.store else settings.data / "store" / "tmp"
+    known = set(connection.execute(sa.select(t.writer.c.id)).scalars())
+    strays = [path for path in place.glob("*/*") if path.parent.name not in known]
+    if strays:
+        advice = f"Files of uploads that were cut off long ago; they may be deleted from {place}."
+        return Check(name="Strays", state="note", found=f"{len(strays)} files", advice=advice)
+    return Check(name="Strays", state="ok", found="none; 'readingroom scrub' looks for lost objects too")
 
 
 def _store(settings: Settings) -> Check:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,8 @@ from typer.main import get_command
 from readingroom.errors import Refused
 from server import cli
 from server.listen import bind, is_loopback
+from storage.catalog import schema as t
+from storage.catalog.engine import begin_write, open_engine
 from tests.servers import REPOSITORY, environment, free_port
 from tests.synthetic import ct_series, part10, secondary_capture
 
@@ -324,6 +327,37 @@ def test_doctor_says_what_to_do_about_a_broken_catalog(
     done = run("doctor", "--data", data, "--port", str(free_port()), status=1)
     assert re.search(says, done.words)
     assert "readingroom reindex" in done.words
+
+
+def test_doctor_tells_what_a_crash_left(run: Run, tmp_path: Path) -> None:
+    run("migrate", "--data", tmp_path)
+    (tmp_path / "store" / "tmp" / "unknown").mkdir(parents=True)
+    (tmp_path / "store" / "tmp" / "unknown" / "part").touch()
+    engine = open_engine(f"sqlite:///{tmp_path / 'catalog.sqlite'}")
+    with begin_write(engine) as connection:
+        ended = {"host": "elsewhere", "pid": 1, "lease_until": datetime(2026, 1, 1, tzinfo=UTC)}
+        connection.execute(t.writer.insert().values(id="0" * 32, **ended))
+    engine.dispose()
+    done = run("doctor", "--data", tmp_path, "--port", str(free_port()))
+    assert "0 at work, 1 ended without giving its lease back The next start tidies up" in done.words
+    assert "Strays 1 files" in done.words
+
+
+def test_doctor_says_that_the_catalog_is_behind_and_export_does_not_touch_it(run: Run, tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'catalog.sqlite'}")
+    engine.connect().close()
+    engine.dispose()
+    done = run("doctor", "--data", tmp_path, "--port", str(free_port()))
+    assert "1 revisions behind" in done.words
+    assert "run 'readingroom migrate'" in run("export", "1.2.3", tmp_path / "out", "--data", tmp_path, status=1).err
+
+
+def test_doctor_says_that_the_viewer_is_not_installed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.doctor.is_installed", lambda: False)
+    done = run("doctor", "--data", tmp_path, "--port", str(free_port()))
+    assert "note Viewer OHIF is not installed Install Node.js with npm" in done.words
 
 
 def test_doctor_says_that_the_database_does_not_answer(run: Run, tmp_path: Path) -> None:

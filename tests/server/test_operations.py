@@ -515,7 +515,13 @@ def test_side_records_are_replayed_by_type_in_the_order_of_their_time(
 # -- zarr path -------------------------------------------------------------------------------------------------------
 
 
-def test_the_snippet_of_zarr_path_opens_the_series_in_slice_order(room: Room, clock: SetClock) -> None:
+@pytest.mark.rooms("sqlite", "s3")
+def test_the_snippet_of_zarr_path_opens_the_series_in_slice_order(
+    room: Room, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if room.settings.s3_access_key and room.settings.s3_secret_key:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", room.settings.s3_access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", room.settings.s3_secret_key.get_secret_value())
     series = ct_series(6)
     store(room, *map(part10, random.Random(5).sample(series, 6)))
     clock.advance(timedelta(minutes=1))
