@@ -412,13 +412,13 @@ class Walk:
         vr = _DICTIONARY.get(key) or (_private_vr(key, out) if _is_private(key) else _repeated_vr(key))
         if len(vr) == 2 or vr == "US or SS":
             return vr
-        if vr == "US or OW" and _first(out, "00283002") == 1:
+        if vr == "US or OW" and first_value(out, "00283002") == 1:
             return "US"
         if key == "7FE00010" and length == UNDEFINED:
             return "OB"
         bits_allocated = {"7FE0": "00280100", "5400": "54001004"}.get(key[:4])
         if vr == "OB or OW" and bits_allocated and not implicit:
-            bits = _first(out, bits_allocated)
+            bits = first_value(out, bits_allocated)
             return "OB" if isinstance(bits, int) and bits <= 8 else "OW"
         return "OW"
 
@@ -437,7 +437,7 @@ class Walk:
 
     def _decide(self, out: MetadataJson, since: int, depth: int) -> None:
         """Make US or SS of what was read in this data set, by the nearest Pixel Representation (PS3.3 C.7.6.3)."""
-        signed = _first(out, "00280103")
+        signed = first_value(out, "00280103")
         if signed is None and depth:
             return
         vr = "SS" if signed == 1 else "US"
@@ -455,8 +455,9 @@ def has_vr(data: Buffer, at: int, end: int) -> bool:
     return at + 6 <= end and 0x40 < data[at + 4] < 0x5B and 0x40 < data[at + 5] < 0x5B
 
 
-def _first(out: MetadataJson, key: str) -> Any:
-    values = out.get(key, {}).get("Value")
+def first_value(metadata: MetadataJson, key: str) -> Any:
+    """The first value of an attribute; None where it is absent or empty."""
+    values = metadata.get(key, {}).get("Value")
     return values[0] if values else None
 
 
@@ -483,7 +484,7 @@ def _private_vr(key: str, out: MetadataJson) -> str:
     """The VR that pydicom's private dictionary has for the creator that reserved the block (PS3.5 7.8.1)."""
     if key[4:6] == "00":
         return "LO" if key[6:] >= "10" else "UN"
-    creator = _first(out, f"{key[:4]}00{key[4:6]}")
+    creator = first_value(out, f"{key[:4]}00{key[4:6]}")
     return _creators_vr(key, creator) if isinstance(creator, str) else "UN"
 
 

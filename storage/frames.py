@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from storage.arrays import ArraySpec, Chunks, frame_bits
-from storage.dicomjson import PIXEL_ELEMENTS, Buffer, Limits, MetadataJson, PixelElement
+from storage.dicomjson import PIXEL_ELEMENTS, Buffer, Limits, MetadataJson, PixelElement, first_value
 from storage.part10 import EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE
 
 _NATIVE = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG})
@@ -54,6 +54,9 @@ def _describe(transfer_syntax: str, metadata: MetadataJson, element: PixelElemen
     bits_allocated = _number(metadata, "00280100", "Bits Allocated")
     samples = _number(metadata, "00280002", "Samples per Pixel", 1)
     bits_stored = _number(metadata, "00280101", "Bits Stored", bits_allocated)
+    photometric = first_value(metadata, "00280004") or ""
+    if not isinstance(photometric, str) or len(photometric) > 16:
+        raise Opaque("Photometric Interpretation is no code of up to 16 characters")
     spec = ArraySpec(
         transfer_syntax=transfer_syntax,
         rows=_number(metadata, "00280010", "Rows"),
@@ -63,30 +66,26 @@ def _describe(transfer_syntax: str, metadata: MetadataJson, element: PixelElemen
         bits_stored=min(bits_stored or bits_allocated, bits_allocated),
         signed=not is_float and _number(metadata, "00280103", "Pixel Representation", 0) == 1,
         planar_configuration=_number(metadata, "00280006", "Planar Configuration", 0) if samples > 1 else 0,
-        photometric=str(_first(metadata, "00280004") or ""),
+        photometric=photometric,
         frames=_number(metadata, "00280008", "Number of Frames", 1) or 1,
         pixel_element=element.tag,  # type: ignore[arg-type]
         pixel_vr=element.vr,
         encoding="native" if element.fragments is None else "encapsulated",
-        holds_overlays=bits_stored < bits_allocated and any(_first(metadata, key) for key in _OVERLAY_BIT_POSITIONS),
+        holds_overlays=bits_stored < bits_allocated
+        and any(first_value(metadata, key) for key in _OVERLAY_BIT_POSITIONS),
     )
     widths = {"7FE00010": (1, 8, 16, 32, 64), "7FE00008": (32,), "7FE00009": (64,)}[element.tag]
     if bits_allocated not in widths:
         raise Opaque(f"{bits_allocated} bits allocated in {element.tag}; an array has one of {widths}")
-    if not (spec.rows and spec.columns and 1 <= samples <= 4):
+    if not (0 < spec.rows < 1 << 16 and 0 < spec.columns < 1 << 16 and 1 <= samples <= 4):
         raise Opaque(f"{spec.rows} rows, {spec.columns} columns and {samples} samples are no image")
     if spec.planar_configuration not in (0, 1):
         raise Opaque(f"planar configuration {spec.planar_configuration} is neither 0 nor 1")
     return spec
 
 
-def _first(metadata: MetadataJson, key: str) -> Any:
-    values = metadata.get(key, {}).get("Value")
-    return values[0] if values else None
-
-
 def _number(metadata: MetadataJson, key: str, name: str, default: int | None = None) -> int:
-    value = _first(metadata, key)
+    value = first_value(metadata, key)
     if value is None and default is not None:
         return default
     if not isinstance(value, int) or not 0 <= value < 1 << 32:

@@ -22,6 +22,7 @@ from storage.dicomjson import (
     Unsure,
     Walk,
     dump,
+    first_value,
     name_bulk,
 )
 from storage.frames import Opaque, find_frames
@@ -112,9 +113,9 @@ def scan(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> Scan:
             size=len(data),
         )
     metadata, walk, reason = read_data_set(data, front, limits)
-    check_uid("SOP Class UID (0008,0016)", _uid(metadata, "00080016"))
+    check_uid("SOP Class UID (0008,0016)", first_value(metadata, "00080016"))
     uids = {
-        name: check_uid(f"{name} ({key[:4]},{key[4:]})", _uid(metadata, key))
+        name: check_uid(f"{name} ({key[:4]},{key[4:]})", first_value(metadata, key))
         for name, key in (
             ("Study Instance UID", "0020000D"),
             ("Series Instance UID", "0020000E"),
@@ -139,11 +140,6 @@ def scan(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> Scan:
         implicit_vr=front.implicit,
         big_endian=front.order is BIG,
     )
-
-
-def _uid(metadata: MetadataJson, key: str) -> object:
-    values = metadata.get(key, {}).get("Value")
-    return values[0] if values else None
 
 
 def read_data_set(data: Buffer, front: Front, limits: Limits) -> tuple[MetadataJson, Walk, str]:

@@ -475,6 +475,7 @@ def test_fragments_that_make_no_frames_are_opaque(
         (image(4, 4), JPEG_LS, f"native pixel data in transfer syntax {JPEG_LS}"),
         (image(4, 4), "1.2.840.113619.5.2", "native pixel data in transfer syntax 1.2.840.113619.5.2"),
         ([], EXPLICIT_LITTLE, "Bits Allocated is missing"),
+        (image(4, 4, photometric=b"MONOCHROME2" * 10), EXPLICIT_LITTLE, "no code of up to 16 characters"),
     ],
 )
 def test_pixels_that_do_not_match_their_description_are_opaque(elements: list[bytes], syntax: str, reason: str) -> None:
