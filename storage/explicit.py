@@ -66,8 +66,8 @@ def explicit_little_endian(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> Ite
     pixels = _decompressed(data, found) if found.spec and found.spec.encoding == "encapsulated" else None
     body = _Rewrite(data, front.implicit, front.order is BIG, pixels)
     try:
-        yield bytes(data[:_FILE_META_AT]) + _file_meta(data, front)
-        yield from _gathered(body.data_set(found.metadata, front.data_set_at, len(data)))
+        head = bytes(data[:_FILE_META_AT]) + _file_meta(data, front)
+        yield from _gathered(chain([head], body.data_set(found.metadata, front.data_set_at, len(data))))
     except struct.error as error:
         raise NotDicom(f"the data set is cut short: {error}") from None
 
