@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from readingroom.errors import Invalid
-from server.ingest import Ingest, Outcome
+from server.ingest import Ingest
 from server.media import Candidate, Unreadable, find
 
 GROUP = 64
@@ -80,14 +79,7 @@ def import_paths(
 
 
 def _store(ingest: Ingest, group: Sequence[Candidate], tally: Tally, *, facility: str, source: str) -> None:
-    try:
-        outcomes = list(ingest.store([one.body for one in group], facility=facility, source=source))
-    except OSError as error:  # a file that cannot be read through, as on a scratched disc: which one?
-        if len(group) > 1:
-            for one in group:
-                _store(ingest, [one], tally, facility=facility, source=source)
-            return
-        outcomes = [Outcome(error=Invalid(f"It cannot be read: {error.strerror or error}."))]
+    outcomes = ingest.store([one.body for one in group], facility=facility, source=source)
     for one, outcome in zip(group, outcomes, strict=True):
         if outcome.result is not None:
             tally.results[outcome.result] += 1

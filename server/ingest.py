@@ -34,6 +34,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from readingroom.clock import Clock
 from readingroom.errors import (
     Conflict,
+    Invalid,
     NotDicom,
     NotFound,
     NotThisStudy,
@@ -282,16 +283,18 @@ class Ingest:
 
     def _take_file(self, path: Path) -> bytes | Spool:
         """The bytes of somebody's file: in memory where small, else copied to a spool."""
-        size = path.stat().st_size
+        with _reading():
+            size = path.stat().st_size
+            if size <= min(_IN_MEMORY, self._settings.max_object_bytes):
+                return path.read_bytes()
         if size > self._settings.max_object_bytes:
             raise TooLarge(f"The file has {size} bytes; at most {self._settings.max_object_bytes} are taken.")
-        if size <= _IN_MEMORY:
-            return path.read_bytes()
         spool = self.open_spool()
         try:
-            with path.open("rb") as file, _disk_errors():
+            with _reading(), path.open("rb") as file:
                 while piece := file.read(_COPY):
-                    spool.write(piece)
+                    with _disk_errors():
+                        spool.write(piece)
         except BaseException:
             spool.discard()
             raise
@@ -632,6 +635,15 @@ def _write_all(fd: int, pieces: Sequence[Body]) -> None:
 
 def _sync(fd: int) -> None:
     os.fdatasync(fd)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """For somebody else's file: that it cannot be read is no trouble of the store."""
+    try:
+        yield
+    except OSError as error:
+        raise Invalid(f"It cannot be read: {error.strerror or error}.") from None
 
 
 @contextmanager

@@ -132,7 +132,8 @@ def record_instances(
     """
     results: dict[int, Recorded] = {}
     by_study: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, one in enumerate(received):
+    # By the time of receipt, which the objects keep: `reindex` decides between versions as this did.
+    for index, one in sorted(enumerate(received), key=lambda pair: pair[1].received_at):
         by_study[one.owner_facility, one.study_uid].append(index)
     events: list[dict[str, Any]] = []
     for (owner_facility, _), indexes in sorted(by_study.items()):

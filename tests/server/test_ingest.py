@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from readingroom.clock import SetClock
-from readingroom.errors import Duplicate, NotDicom, NotThisStudy, OutOfSpace, TooLarge, Unavailable
+from readingroom.errors import Duplicate, Invalid, NotDicom, NotThisStudy, OutOfSpace, TooLarge, Unavailable
 from readingroom.model import Scope
 from server.ingest import Ingest, Outcome, Ready
 from server.room import Room
@@ -217,6 +217,11 @@ def test_a_file_past_the_limit_is_refused(settings: Settings, clock: SetClock, t
     with build_room(settings.model_copy(update={"max_object_bytes": 1000}), clock=clock) as room:
         (outcome,) = room.ingest.store([path], facility="local", source="test")
         assert isinstance(outcome.error, TooLarge)
+
+
+def test_a_file_that_cannot_be_read_has_an_outcome(room: Room, tmp_path: Path) -> None:
+    (outcome,) = room.ingest.store([tmp_path / "not-there.dcm"], facility="local", source="test")
+    assert isinstance(outcome.error, Invalid)
 
 
 def test_a_large_body_goes_through_a_spool(room: Room) -> None:
