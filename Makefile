@@ -15,7 +15,7 @@ help: ## print these targets
 
 install: $(STAMP) ohif ## set everything up: .venv, dependencies, the OHIF viewer
 
-run: install ## load the demo studies and serve on http://127.0.0.1:$(PORT)
+run: install ## load the demo studies and serve on http://127.0.0.1:8780 (PORT=N for another)
 	@$(PY) -m server.cli demo --data $(DATA)
 	@$(PY) -m server.cli serve --data $(DATA) --port $(PORT)
 
