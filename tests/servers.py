@@ -25,6 +25,7 @@ import psycopg
 from psycopg import sql
 
 REPOSITORY = Path(__file__).parents[1]
+PATIENCE_SECONDS = 10.0
 
 
 class Absent(Exception):
@@ -83,11 +84,11 @@ def wait_until(is_ready: Callable[[], bool], process: subprocess.Popen[bytes], l
 
 
 def end(process: subprocess.Popen[bytes], stop: signal.Signals = signal.SIGTERM) -> None:
-    """End a process that we started: asked first, killed after ten seconds."""
+    """End a process that we started: asked first, killed when our patience ends."""
     if process.poll() is None:
         process.send_signal(stop)
         try:
-            process.wait(10)
+            process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
     process.wait()
@@ -139,10 +140,11 @@ class Postgres:
 
 
 @contextmanager
-def postgres(*, is_durable: bool = False) -> Iterator[Postgres]:
-    """A PostgreSQL server of our own; it forgets to flush unless `is_durable`.
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of our own.
 
-    PostgreSQL refuses to run as root, so under root it runs as its own system user.
+    It refuses to run as root, so under root it runs as its own system user. It need not flush: what is killed in the
+    tests is our server, never this one.
     """
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
     initdb, server = program("initdb", *installed), program("postgres", *installed)
@@ -157,8 +159,7 @@ def postgres(*, is_durable: bool = False) -> Iterator[Postgres]:
         subprocess.run(make, check=True, capture_output=True, user=user, cwd=folder)
         options = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
         options |= {"max_connections": "200", "shared_buffers": "64MB"}
-        if not is_durable:
-            options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         command = [server, "-D", str(folder / "data")]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
