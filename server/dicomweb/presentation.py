@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -266,7 +267,10 @@ def fitted(picture: Picture, viewport: Viewport | None) -> Image.Image:
         min(max(round((right - left) * scale), 1), viewport.width),
         min(max(round((bottom - top) * scale), 1), viewport.height),
     )
-    image = image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    # Cropped first: what lies outside of the region must not shine into its edges.
+    x, y = math.floor(left), math.floor(top)
+    image = image.crop((x, y, math.ceil(right), math.ceil(bottom)))
+    image = image.resize(size, Image.Resampling.BILINEAR, box=(left - x, top - y, right - x, bottom - y))
     if viewport.is_mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if viewport.is_upside_down:
