@@ -314,7 +314,9 @@ def live_server(
     log = data.parent / f"{data.name}-server.log"
     command = [sys.executable, "-m", *module, "serve", "--data", str(data), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", str(workers)]
-    with running(
-        command, log=log, is_ready=lambda: answers(f"{base}/readyz"), env=environment(settings), seconds=60
-    ) as process:
+    # What a killed server leaves in its temporary folder goes with the test's own.
+    temporary = data.parent / f"{data.name}-tmp"
+    temporary.mkdir(exist_ok=True)
+    env = environment(settings) | {"TMPDIR": str(temporary)}
+    with running(command, log=log, is_ready=lambda: answers(f"{base}/readyz"), env=env) as process:
         yield Live(base=base, data=data, log=log, process=process)
