@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
@@ -17,10 +18,10 @@ class Watch:
     """
 
     def __init__(self, engine: sa.Engine) -> None:
-        path = f"file:{engine.url.database}?mode=ro"
+        # Not read-only: closed last, a connection folds the write-ahead log back, and this one may well be the last.
+        path = f"file:{quote(str(engine.url.database))}?mode=rw"
         self._connection = sqlite3.connect(path, uri=True, check_same_thread=False, isolation_level=None)
         self._cursor = self._connection.cursor()
-        # An open connection would keep the last one of the engine from folding the write-ahead log back.
         sa_event.listen(engine, "engine_disposed", self._close)
 
     def count(self) -> int:
@@ -32,7 +33,7 @@ class Watch:
 
 
 def watch(engine: sa.Engine) -> Watch | None:
-    """A watch over the catalog; None where there is none so cheap (PostgreSQL, a database in memory)."""
-    if engine.dialect.name != "sqlite" or engine.url.database in (None, "", ":memory:"):
+    """A watch over the catalog; None where there is none so cheap (PostgreSQL)."""
+    if engine.dialect.name != "sqlite":
         return None
     return Watch(engine)
