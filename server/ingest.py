@@ -60,7 +60,7 @@ from storage.catalog.studies import (
 )
 from storage.catalog.writers import OPAQUE, ArrayKey, LeaseLost, Slot, Writer, forget, leftovers, take_expired
 from storage.dicomjson import dump
-from storage.objects import ArraySpec, Description, Scan, make_trailer, scan
+from storage.objects import ArraySpec, Description, Scan, make_trailer, read_description, scan
 
 log = logging.getLogger(__name__)
 
@@ -422,8 +422,10 @@ class Ingest:
         except ReadingRoomError:
             for waiting in staged:
                 with suppress(OSError, ReadingRoomError):
-                    waiting.path.unlink(missing_ok=True)
-                    self._blobs.delete(waiting.key)
+                    if waiting.path.exists():  # its key is not ours: it may hold somebody else's object
+                        waiting.path.unlink()
+                    else:
+                        self._blobs.delete(waiting.key)
             raise
         return received
 
@@ -497,21 +499,44 @@ class Ingest:
             self._start_writer()
 
     def sweep(self) -> int:
-        """Remove what writers that died left behind; returns how many objects and files that was."""
+        """Remove what writers that died left behind; returns how many objects and files that was.
+
+        An object that was received after its writer's lease had ended stays: then the catalog is older than its store
+        (restored from a backup), and what it does not know is no leftover. `readingroom reindex` finds it again.
+        """
         removed = 0
-        for writer_id in take_expired(self._engine, self._clock.now(), own=self._writer.id, is_dead=_is_dead_here):
-            folder = self._tmp / writer_id
+        for expired in take_expired(self._engine, self._clock.now(), own=self._writer.id, is_dead=_is_dead_here):
+            folder = self._tmp / expired.id
             removed += sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
             shutil.rmtree(folder, ignore_errors=True)
             with self._engine.connect() as connection:
-                left = leftovers(connection, writer_id)
-            for key in (key for one in left for key in _keys_of(one.place, one.array_name, one.spec, one.slot)):
-                with suppress(NotFound):
-                    self._blobs.size(key)
-                    self._blobs.delete(key)
-                    removed += 1
-            forget(self._engine, writer_id)
+                left = leftovers(connection, expired.id)
+            for one in left:
+                keys = _keys_of(one.place, one.array_name, one.spec, one.slot)
+                received_at = self._received_at(keys)
+                if received_at is not None and received_at > expired.lease_until:
+                    log.warning("%s is not in the catalog, yet no leftover: run `readingroom reindex`", keys[0])
+                    continue
+                for key in keys:
+                    with suppress(NotFound):
+                        self._blobs.size(key)
+                        self._blobs.delete(key)
+                        removed += 1
+            forget(self._engine, expired.id)
         return removed
+
+    def _received_at(self, keys: Sequence[str]) -> datetime | None:
+        """When the object under `keys` says that it was received; None where there is none, or none that is whole."""
+        try:
+            if len(keys) > 1:
+                return opaque.read_description(orjson.loads(self._blobs.read(keys[1]))).received_at
+
+            def read_at(offset: int, length: int) -> bytes:
+                return bytes(self._blobs.read_range(keys[0], offset, length))
+
+            return read_description(read_at, self._blobs.size(keys[0])).received_at
+        except (NotFound, Invalid, orjson.JSONDecodeError):
+            return None
 
 
 def _scan_file(path: Path) -> Scan:

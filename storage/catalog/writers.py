@@ -12,7 +12,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import orjson
 import sqlalchemy as sa
@@ -23,7 +23,7 @@ from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
 
 LEASE = timedelta(seconds=60)
-_TAKEN = datetime(1970, 1, 1, tzinfo=UTC)  # the lease of a writer whose work the sweeper has taken over
+_TAKEN = 0  # the process id of a writer whose work the sweeper has taken over
 OPAQUE = "o"
 """Name of the group that holds a series' objects without frames."""
 
@@ -89,9 +89,7 @@ class Writer:
             The lease expired and the sweeper has taken over what this writer had begun.
         """
         held = connection.execute(
-            t.writer.update()
-            .where(t.writer.c.id == self.id, t.writer.c.lease_until > _TAKEN)
-            .values(lease_until=now + LEASE)
+            t.writer.update().where(t.writer.c.id == self.id, t.writer.c.pid != _TAKEN).values(lease_until=now + LEASE)
         )
         if held.rowcount != 1:
             raise LeaseLost(retry_after=1)
@@ -188,18 +186,31 @@ class Leftover:
     slot: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """A writer that can commit no more, and until when it could."""
+
+    id: str
+    lease_until: datetime
+
+
 def take_expired(
     engine: sa.Engine, now: datetime, *, own: str, is_dead: Callable[[str, int], bool] = lambda _host, _pid: False
-) -> list[str]:
+) -> list[Expired]:
     """Other writers whose lease has run out, or that `is_dead` (host, pid) says are gone.
 
     They are taken for good: none of them can commit any more.
     """
     with begin_write(engine) as connection:
         others = connection.execute(sa.select(t.writer).where(t.writer.c.id != own)).all()
-        expired = [one.id for one in others if one.lease_until < now or is_dead(one.host, one.pid)]
+        expired = [
+            Expired(id=one.id, lease_until=one.lease_until)
+            for one in others
+            if one.pid == _TAKEN or one.lease_until < now or is_dead(one.host, one.pid)
+        ]
         if expired:
-            connection.execute(t.writer.update().where(t.writer.c.id.in_(expired)).values(lease_until=_TAKEN))
+            taken = t.writer.c.id.in_([one.id for one in expired])
+            connection.execute(t.writer.update().where(taken).values(pid=_TAKEN))
     return expired
 
 

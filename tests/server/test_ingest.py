@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from readingroom.clock import SetClock
-from readingroom.errors import Duplicate, Invalid, NotDicom, NotThisStudy, OutOfSpace, TooLarge, Unavailable
+from readingroom.errors import Conflict, Duplicate, Invalid, NotDicom, NotThisStudy, OutOfSpace, TooLarge, Unavailable
 from readingroom.model import Scope
 from server.ingest import Ingest, Outcome, Ready
 from server.room import Room
@@ -353,6 +353,36 @@ def test_what_a_dead_writer_left_is_swept(room: Room, clock: SetClock, monkeypat
     assert objects_in(room) == []
     assert temporary_files(room) == []
     assert room.ingest.sweep() == 0
+
+
+def test_an_object_that_a_restored_catalog_does_not_know_is_not_swept(room: Room, clock: SetClock) -> None:
+    """A backup knows the writer and its slots as they were; what came later filled those slots."""
+    writer = Ingest(engine=room.engine, blobs=room.blobs, clock=clock, settings=room.settings)
+    clock.advance(LEASE + timedelta(seconds=1))
+    sr = part10(synthetic.new_dataset("1.2.840.10008.5.1.4.1.1.88.11"))
+    late = [writer.stage(file, facility="local", source="test") for file in (part10(synthetic.ct_series(1)[0]), sr)]
+    writer._publish([one for one in late if isinstance(one, Ready)], clock.now())
+    with room.engine.begin() as connection:  # as the backup had it
+        connection.execute(t.writer.update().values(lease_until=clock.now() - timedelta(seconds=1)))
+    assert len(objects_in(room)) == 2
+    assert room.ingest.sweep() == 0
+    assert len(objects_in(room)) == 2
+
+
+def test_a_taken_key_is_a_conflict_and_its_object_stays(room: Room, clock: SetClock) -> None:
+    """Slots are given out again only by a catalog that is older than its store."""
+    first, second = synthetic.ct_series(2)
+    (outcome,) = store(room, part10(first))
+    key = find(room, outcome).object_key
+    before = room.blobs.read(key)
+    with room.engine.begin() as connection:
+        connection.execute(t.zarr_array.update().values(next_slot=0))
+    restored = Ingest(engine=room.engine, blobs=room.blobs, clock=clock, settings=room.settings)
+    (refused,) = restored.store([part10(second)], facility="local", source="test")
+    assert isinstance(refused.error, Conflict)
+    assert room.blobs.read(key) == before
+    assert temporary_files(room) == []
+    restored.close()
 
 
 def test_a_writer_that_slept_past_its_lease_cannot_commit(room: Room, clock: SetClock) -> None:
