@@ -86,6 +86,7 @@ class _Accepted:
     is_current: bool
 
 
+# Built once: making a statement costs more than running it.
 _CURRENTS = sa.select(
     t.instance.c.instance_uid, t.instance.c.id, t.instance.c.study, t.instance.c.version, t.instance.c.sha256
 ).where(
@@ -93,6 +94,21 @@ _CURRENTS = sa.select(
     t.instance.c.instance_uid.in_(sa.bindparam("instance_uids", expanding=True)),
     t.instance.c.is_current,
 )
+
+
+_LOCK_STUDY = (
+    sa.select(t.study)
+    .where(t.study.c.owner_facility == sa.bindparam("owner_facility"), t.study.c.study_uid == sa.bindparam("study_uid"))
+    .with_for_update()
+)
+_UPDATE_STUDY = t.study.update().where(t.study.c.id == sa.bindparam("this"))
+_FIND_SERIES = sa.select(
+    t.series.c.id, t.series.c.modality, t.series.c.instance_count, t.series.c.row, t.series.c.version
+).where(t.series.c.study == sa.bindparam("study"), t.series.c.series_uid == sa.bindparam("series_uid"))
+_UPDATE_SERIES = t.series.update().where(t.series.c.id == sa.bindparam("this"))
+_INSERT_INSTANCES = t.instance.insert()
+_INSERT_METADATA = t.instance_metadata.insert()
+_INSERT_EVENTS = t.event.insert()
 
 
 def series_place(owner_facility: str, study_uid: str, series_uid: str) -> str:
@@ -142,7 +158,7 @@ def record_instances(
             events.append(_record_study(connection, accepted, now, settle_due_at))
     if events:
         lock_events(connection)
-        connection.execute(t.event.insert(), events)
+        connection.execute(_INSERT_EVENTS, events)
     return [results[index] for index in range(len(received))]
 
 
@@ -228,8 +244,8 @@ def _record_study(
             if one.is_current:
                 sop_classes.add(columns["sop_class"])
                 size_bytes += one.received.size_bytes
-    connection.execute(t.instance.insert(), instances)
-    connection.execute(t.instance_metadata.insert(), blobs)
+    connection.execute(_INSERT_INSTANCES, instances)
+    connection.execute(_INSERT_METADATA, blobs)
 
     counts: dict[str, Any] = {
         "modalities": sorted(modalities),
@@ -243,21 +259,21 @@ def _record_study(
     else:
         row, extra = rows.study_row(first.metadata, study_uid=first.study_uid, **counts)
     connection.execute(
-        t.study.update()
-        .where(t.study.c.id == study.id)
-        .values(
-            modalities=_joined(modalities),
-            sop_classes=_joined(sop_classes),
-            series_count=series_count,
-            instance_count=instance_count,
-            size_bytes=size_bytes,
-            row=row,
-            extra=extra,
-            version=study.version + 1,
-            updated_at=now,
-            settle_due_at=settle_due_at,
-            settled_at=None,
-        )
+        _UPDATE_STUDY,
+        {
+            "this": study.id,
+            "modalities": _joined(modalities),
+            "sop_classes": _joined(sop_classes),
+            "series_count": series_count,
+            "instance_count": instance_count,
+            "size_bytes": size_bytes,
+            "row": row,
+            "extra": extra,
+            "version": study.version + 1,
+            "updated_at": now,
+            "settle_due_at": settle_due_at,
+            "settled_at": None,
+        },
     )
     stored = {uid: [one.received.instance_uid for one in members] for uid, members in sorted(by_series.items())}
     return {
@@ -283,10 +299,8 @@ def _joined(values: Iterable[str]) -> str:
 
 def _lock_study(connection: sa.Connection, first: Received, now: datetime) -> sa.Row[Any]:
     """The row of the study, locked; made (still without JSON) where it is new."""
-    mine = sa.select(t.study).where(
-        t.study.c.owner_facility == first.owner_facility, t.study.c.study_uid == first.study_uid
-    )
-    found = connection.execute(mine.with_for_update()).one_or_none()
+    mine = {"owner_facility": first.owner_facility, "study_uid": first.study_uid}
+    found = connection.execute(_LOCK_STUDY, mine).one_or_none()
     if found is not None:
         return found
     columns = rows.study_columns(first.metadata)
@@ -320,7 +334,7 @@ def _lock_study(connection: sa.Connection, first: Received, now: datetime) -> sa
         ]
         if names:
             connection.execute(t.study_name.insert(), names)
-    return connection.execute(mine.with_for_update()).one()
+    return connection.execute(_LOCK_STUDY, mine).one()
 
 
 def _patient_of(connection: sa.Connection, owner_facility: str, columns: dict[str, Any], now: datetime) -> str:
@@ -353,21 +367,17 @@ def _record_series(
     """
     first = members[0].received
     live = sum(one.is_current for one in members)
-    found = connection.execute(
-        sa.select(
-            t.series.c.id, t.series.c.modality, t.series.c.instance_count, t.series.c.row, t.series.c.version
-        ).where(t.series.c.study == study_id, t.series.c.series_uid == first.series_uid)
-    ).one_or_none()
+    found = connection.execute(_FIND_SERIES, {"study": study_id, "series_uid": first.series_uid}).one_or_none()
     if found is not None:
         count = found.instance_count + live
         connection.execute(
-            t.series.update()
-            .where(t.series.c.id == found.id)
-            .values(
-                instance_count=count,
-                row=rows.reseries_row(found.row, instance_count=count),
-                version=found.version + 1,
-            )
+            _UPDATE_SERIES,
+            {
+                "this": found.id,
+                "instance_count": count,
+                "row": rows.reseries_row(found.row, instance_count=count),
+                "version": found.version + 1,
+            },
         )
         return found.id, found.modality, found.instance_count == 0
     columns = rows.series_columns(first.metadata)

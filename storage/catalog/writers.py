@@ -35,6 +35,9 @@ class LeaseLost(Unavailable):
     """This writer lost its lease while it was stopped; send again."""
 
 
+_HOLD = t.writer.update().where(t.writer.c.id == sa.bindparam("this"), t.writer.c.pid != _TAKEN)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayKey:
     """One zarr array: its series' folder and the digest of its spec (empty for opaque objects)."""
@@ -88,9 +91,7 @@ class Writer:
         LeaseLost
             The lease expired and the sweeper has taken over what this writer had begun.
         """
-        held = connection.execute(
-            t.writer.update().where(t.writer.c.id == self.id, t.writer.c.pid != _TAKEN).values(lease_until=now + LEASE)
-        )
+        held = connection.execute(_HOLD, {"this": self.id, "lease_until": now + LEASE})
         if held.rowcount != 1:
             raise LeaseLost(retry_after=1)
 
