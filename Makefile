@@ -44,7 +44,7 @@ bench: $(STAMP) ## measure against Orthanc and nginx, in one run
 lock: $(STAMP) ## lock the dependencies again, with hashes
 	@for f in bootstrap base dev; do \
 	  case $$f in bootstrap) from=requirements/bootstrap.in;; base) from=pyproject.toml;; dev) from="pyproject.toml --group dev";; esac; \
-	  $(VENV)/bin/uv pip compile --universal --python-version 3.12 --generate-hashes --no-emit-index-url --no-header -q $$from -o requirements/$$f.txt; \
+	  $(VENV)/bin/uv pip compile --universal --python-version 3.12 --generate-hashes --no-header -q $$from -o requirements/$$f.txt; \
 	done
 
 ohif: $(STAMP)
