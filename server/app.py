@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from readingroom.clock import Clock, SystemClock
 from readingroom.errors import ReadingRoomError, Unavailable
+from server.archive import open_store
 from server.dicomweb import qido, rendered, stow, wado
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.ingest import Ingest
@@ -29,7 +30,6 @@ from server.room import Room
 from server.settings import Settings
 from server.settle import settle_studies
 from server.web.viewer import viewer_routes
-from storage.blobs import open_blobs
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write, database_url, open_engine
 from storage.catalog.migrate import upgrade
@@ -54,33 +54,25 @@ def build_room(settings: Settings, *, clock: Clock | None = None) -> Iterator[Ro
         upgrade(engine)
         with begin_write(engine) as connection:
             ensure_facility(connection, settings.facility)
-        blobs = open_blobs(
-            settings.data,
-            settings.store,
-            endpoint=settings.s3_endpoint,
-            region=settings.s3_region,
-            access_key=settings.s3_access_key,
-            secret_key=settings.s3_secret_key.get_secret_value() if settings.s3_secret_key else None,
-        )
-        clock = clock or SystemClock()
-        ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings)
-        upload = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
-        try:
-            yield Room(
-                settings=settings,
-                engine=engine,
-                blobs=blobs,
-                clock=clock,
-                ingest=ingest,
-                db=anyio.CapacityLimiter(16),
-                disk=anyio.CapacityLimiter(16),
-                codec=anyio.CapacityLimiter(max(2, os.cpu_count() or 2)),
-                upload=upload,
-            )
-        finally:
-            upload.shutdown()
-            ingest.close()
-            blobs.close()
+        with open_store(settings) as blobs:
+            clock = clock or SystemClock()
+            ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings)
+            upload = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
+            try:
+                yield Room(
+                    settings=settings,
+                    engine=engine,
+                    blobs=blobs,
+                    clock=clock,
+                    ingest=ingest,
+                    db=anyio.CapacityLimiter(16),
+                    disk=anyio.CapacityLimiter(16),
+                    codec=anyio.CapacityLimiter(max(2, os.cpu_count() or 2)),
+                    upload=upload,
+                )
+            finally:
+                upload.shutdown()
+                ingest.close()
     finally:
         engine.dispose()
 
@@ -140,7 +132,7 @@ async def _run_timers(room: Room) -> None:
         try:
             await anyio.to_thread.run_sync(settle_studies, room, limiter=room.db)
             if rounds % int(_SWEEP_SECONDS / _SETTLE_SECONDS) == 0:
-                await anyio.to_thread.run_sync(room.ingest.sweep, limiter=room.db)
+                await anyio.to_thread.run_sync(room.ingest.sweep_others, limiter=room.db)
         except Exception:
             # The worker loop: what failed now is due again in the next round.
             log.exception("a timer's round failed")

@@ -14,7 +14,7 @@ from server.settings import Settings
 from storage.arrays import ArraySpec
 from storage.blobs import Blobs
 from storage.catalog import schema as t
-from storage.catalog.find import StoredSeries, scoped
+from storage.catalog.find import EVERY_SERIES, StoredSeries, scoped
 from storage.catalog.writers import OPAQUE
 from storage.describe import describe_series
 
@@ -103,20 +103,8 @@ def describe_arrays(connection: sa.Connection, blobs: Blobs, scope: Scope, uid: 
 
 
 def _series(connection: sa.Connection, scope: Scope, uid: str) -> list[StoredSeries]:
-    statement = (
-        sa.select(
-            t.series.c.id,
-            t.study.c.study_uid,
-            t.series.c.series_uid,
-            t.study.c.owner_facility,
-            t.series.c.place,
-            t.series.c.modality,
-            t.series.c.instance_count,
-            t.series.c.version,
-        )
-        .join(t.study, t.series.c.study == t.study.c.id)
-        .where(sa.or_(t.study.c.study_uid == uid, t.series.c.series_uid == uid))
-        .order_by(t.study.c.owner_facility, t.series.c.series_number, t.series.c.id)
+    statement = EVERY_SERIES.where(sa.or_(t.study.c.study_uid == uid, t.series.c.series_uid == uid)).order_by(
+        t.study.c.owner_facility, t.series.c.series_number, t.series.c.id
     )
     rows = connection.execute(scoped(statement, scope, t.study.c.owner_facility)).all()
     return [StoredSeries(**row._mapping) for row in rows]

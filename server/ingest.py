@@ -10,22 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import mmap
-import os
 import queue
 import shutil
-import socket
 import threading
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypedDict
 
 import orjson
 import sqlalchemy as sa
@@ -34,123 +29,36 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from readingroom.clock import Clock
 from readingroom.errors import (
     Conflict,
-    Invalid,
-    NotDicom,
     NotFound,
     NotThisStudy,
     OutOfSpace,
     ReadingRoomError,
-    TooLarge,
     Unavailable,
 )
 from server.settings import Settings
-from storage import opaque
+from server.staging import Body, Outcome, Ready, Spool, scan_file, take_file, write_ready
+from server.sweep import sweep
 from storage.blobs import Blobs, LocalBlobs, Staged, meaning_of
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
 from storage.catalog.studies import (
+    Identity,
     Received,
     Recorded,
-    Result,
     ensure_facility,
     find_current,
+    identity,
     record_instances,
     refusal,
     series_place,
 )
-from storage.catalog.writers import OPAQUE, ArrayKey, LeaseLost, Slot, Writer, forget, leftovers, take_expired
-from storage.dicomjson import dump
-from storage.objects import ArraySpec, Description, Scan, make_trailer, read_description, scan
+from storage.catalog.writers import ArrayKey, LeaseLost, Slot, Writer, object_keys
+from storage.objects import ArraySpec, Description, scan
 
 log = logging.getLogger(__name__)
 
-Body = bytes | bytearray | memoryview
-
-_IN_MEMORY = 8 << 20
-_COPY = 1 << 20
 _GROUP = 512
-_IDENTITY: tuple[tuple[str, Literal["study_uid", "series_uid", "instance_uid", "sop_class"], str], ...] = (
-    ("0020000D", "study_uid", "Study Instance UID"),
-    ("0020000E", "series_uid", "Series Instance UID"),
-    ("00080018", "instance_uid", "SOP Instance UID"),
-    ("00080016", "sop_class", "SOP Class UID"),
-)
 _HEARTBEAT_SECONDS = 20.0
-
-
-class Identity(TypedDict, total=False):
-    """The UIDs by which an object is known; empty as long as they could not be read."""
-
-    study_uid: str
-    series_uid: str
-    instance_uid: str
-    sop_class: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """A staged instance: safe on disk, in no slot and in no table yet."""
-
-    study_uid: str
-    series_uid: str
-    instance_uid: str
-    sop_class: str
-    scan: Scan
-    description: Description
-    metadata_zlib: bytes
-    path: Path
-    object_bytes: int
-    zarr_json: Path | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of one object sent; either `result` or `error`. UIDs are None where they could not be read."""
-
-    study_uid: str | None = None
-    series_uid: str | None = None
-    instance_uid: str | None = None
-    sop_class: str | None = None
-    result: Result | None = None
-    error: ReadingRoomError | None = None
-
-
-class Spool:
-    """A body that is too large for memory, written to the writer's folder as it arrives and hashed on the way."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size = 0
-        self._hash = hashlib.sha256()
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-
-    def write(self, data: Body) -> None:
-        """Append; raises `OutOfSpace` where the disk is full."""
-        self._hash.update(data)
-        with _disk_errors():
-            _write_all(self._fd, [data])
-        self.size += len(data)
-
-    @property
-    def sha256(self) -> bytes:
-        return self._hash.digest()
-
-    def finish(self, trailer: bytes) -> None:
-        """Append the trailer and wait for the disk."""
-        if trailer:
-            _write_all(self._fd, [trailer])
-        _sync(self._fd)
-        self.close()
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def discard(self) -> None:
-        self.close()
-        with suppress(FileNotFoundError):
-            self.path.unlink()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +81,7 @@ class Ingest:
         self._facilities: set[str] = set()
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._start_writer()
-        self.sweep()
+        self.sweep_others()
         self._committer = threading.Thread(target=self._commit_loop, name="committer", daemon=True)
         self._committer.start()
 
@@ -181,8 +89,7 @@ class Ingest:
 
     def open_spool(self) -> Spool:
         """A file for a body of unknown or large size."""
-        with _disk_errors():
-            return Spool(self._folder / t.new_id())
+        return Spool.open(self._folder)
 
     def stage(
         self,
@@ -210,9 +117,9 @@ class Ingest:
         known = Identity()
         try:
             if isinstance(body, Path):
-                body = self._take_file(body)
+                body = take_file(body, self._folder, self._settings.max_object_bytes)
             spool = body if isinstance(body, Spool) else None
-            found = _scan_file(body.path) if isinstance(body, Spool) else scan(body)
+            found = scan_file(body.path) if isinstance(body, Spool) else scan(body)
             known = identity(found)
             if study_uid is not None and known["study_uid"] != study_uid:
                 raise NotThisStudy(f"The object is of study {known['study_uid']}, and was sent to {study_uid}.")
@@ -230,7 +137,7 @@ class Ingest:
                 received_at=self._clock.now(),
                 version=version + 1,
             )
-            return self._write(body, found, known, description)
+            return write_ready(self._folder, body, found, known, description)
         except (ReadingRoomError, DBAPIError) as error:
             if spool is not None:
                 spool.discard()
@@ -239,66 +146,6 @@ class Ingest:
             if spool is not None:
                 spool.discard()
             raise
-
-    def _write(self, body: Body | Spool, found: Scan, known: Identity, description: Description) -> Ready:
-        trailer = make_trailer(found, description) if found.spec else b""
-        zarr_json = None
-        with _disk_errors():
-            if isinstance(body, Spool):
-                path = body.path
-                body.finish(trailer)
-            else:
-                path = self._write_synced([body, trailer])
-            if not found.spec:
-                zarr_json = self._write_synced([orjson.dumps(opaque.zarr_json(found, description))])
-        return Ready(
-            **known,
-            scan=found,
-            description=description,
-            metadata_zlib=zlib.compress(dump(found.metadata), 1),
-            path=path,
-            object_bytes=found.size + len(trailer),
-            zarr_json=zarr_json,
-        )
-
-    def discard(self, ready: Ready) -> None:
-        """Remove what was staged and will not be committed."""
-        for path in (ready.path, ready.zarr_json):
-            if path is not None:
-                path.unlink(missing_ok=True)
-
-    def _write_synced(self, pieces: list[Body]) -> Path:
-        path = self._folder / t.new_id()
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            _write_all(fd, pieces)
-            _sync(fd)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(path)
-            raise
-        finally:
-            os.close(fd)
-        return path
-
-    def _take_file(self, path: Path) -> bytes | Spool:
-        """The bytes of somebody's file: in memory where small, else copied to a spool."""
-        with _reading():
-            size = path.stat().st_size
-            if size <= min(_IN_MEMORY, self._settings.max_object_bytes):
-                return path.read_bytes()
-        if size > self._settings.max_object_bytes:
-            raise TooLarge(f"The file has {size} bytes; at most {self._settings.max_object_bytes} are taken.")
-        spool = self.open_spool()
-        try:
-            with _reading(), path.open("rb") as file:
-                while piece := file.read(_COPY):
-                    with _disk_errors():
-                        spool.write(piece)
-        except BaseException:
-            spool.discard()
-            raise
-        return spool
 
     def _held(self, facility: str, instance_uid: str) -> tuple[int, bytes]:
         """Version and sha256 of the instance that the facility has; 0 and nothing where it has none."""
@@ -412,7 +259,18 @@ class Ingest:
         for key, one in zip(keys, ready, strict=True):
             slot = next(takers[key])
             self._describe_array(key, slot, one)
-            received.append(_received(one, key, slot))
+            spec = asdict(one.scan.spec) if one.scan.spec else {}
+            received.append(
+                Received.of(
+                    one.scan,
+                    one.description,
+                    object_key=object_keys(key.place, slot.array_name, spec, slot.number)[0],
+                    object_bytes=one.object_bytes,
+                    array_id=slot.array_id,
+                    slot=slot.number,
+                    metadata_zlib=one.metadata_zlib,
+                )
+            )
             staged.append(Staged(path=one.path, key=received[-1].object_key, size_bytes=one.object_bytes))
             if one.zarr_json is not None:
                 folder = received[-1].object_key.rpartition("/")[0]
@@ -493,111 +351,18 @@ class Ingest:
         self._folder = self._tmp / self._writer.id
         self._folder.mkdir(parents=True)
 
+    def sweep_others(self) -> int:
+        """Remove what other writers that died left behind; returns how many objects and files that was."""
+        return sweep(self._engine, self._blobs, self._tmp, now=self._clock.now(), own=self._writer.id)
+
     def _replace_writer(self) -> None:
         """Go on as a new writer after the lease was lost."""
         with suppress(DBAPIError, OSError):
             self._start_writer()
 
-    def sweep(self) -> int:
-        """Remove what writers that died left behind; returns how many objects and files that was.
-
-        An object that was received after its writer's lease had ended stays: then the catalog is older than its store
-        (restored from a backup), and what it does not know is no leftover. `readingroom reindex` finds it again.
-        """
-        removed = 0
-        for expired in take_expired(self._engine, self._clock.now(), own=self._writer.id, is_dead=_is_dead_here):
-            folder = self._tmp / expired.id
-            removed += sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
-            shutil.rmtree(folder, ignore_errors=True)
-            with self._engine.connect() as connection:
-                left = leftovers(connection, expired.id)
-            for one in left:
-                keys = _keys_of(one.place, one.array_name, one.spec, one.slot)
-                received_at = self._received_at(keys)
-                if received_at is not None and received_at > expired.lease_until:
-                    log.warning("%s is not in the catalog, yet no leftover: run `readingroom reindex`", keys[0])
-                    continue
-                for key in keys:
-                    with suppress(NotFound):
-                        self._blobs.size(key)
-                        self._blobs.delete(key)
-                        removed += 1
-            forget(self._engine, expired.id)
-        return removed
-
-    def _received_at(self, keys: Sequence[str]) -> datetime | None:
-        """When the object under `keys` says that it was received; None where there is none, or none that is whole."""
-        try:
-            if len(keys) > 1:
-                return opaque.read_description(orjson.loads(self._blobs.read(keys[1]))).received_at
-
-            def read_at(offset: int, length: int) -> bytes:
-                return bytes(self._blobs.read_range(keys[0], offset, length))
-
-            return read_description(read_at, self._blobs.size(keys[0])).received_at
-        except (NotFound, Invalid, orjson.JSONDecodeError):
-            return None
-
-
-def _scan_file(path: Path) -> Scan:
-    """Scan a file through a map: only the pages that the scan touches are read."""
-    with path.open("rb") as file:
-        try:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise NotDicom("The object is empty.") from None
-        with mapped:
-            return scan(mapped)
-
-
-def identity(found: Scan) -> Identity:
-    """The UIDs by which an object is known; `NotDicom` where one is missing."""
-    known = Identity()
-    for tag, field, name in _IDENTITY:
-        value = (found.metadata.get(tag, {}).get("Value") or [None])[0]
-        if not isinstance(value, str) or not value:
-            raise NotDicom(f"The object has no {name} ({tag[:4]},{tag[4:]}).")
-        known[field] = value
-    return known
-
 
 def _spec_json(spec: ArraySpec | None) -> bytes:
     return orjson.dumps(asdict(spec)) if spec else b"{}"
-
-
-def _keys_of(place: str, array_name: str, spec: dict[str, object], slot: int) -> list[str]:
-    """The keys of the object in a slot."""
-    if array_name == OPAQUE:
-        return [f"{place}/{OPAQUE}/{slot}/{opaque.CHUNK}", f"{place}/{OPAQUE}/{slot}/zarr.json"]
-    return [f"{place}/{array_name}/{ArraySpec(**spec).chunk_key(slot)}"]  # type: ignore[arg-type]
-
-
-def _received(one: Ready, key: ArrayKey, slot: Slot) -> Received:
-    found = one.scan
-    chunks = found.chunks
-    spec: dict[str, object] = asdict(found.spec) if found.spec else {}
-    return Received(
-        owner_facility=one.description.owner_facility,
-        study_uid=one.study_uid,
-        series_uid=one.series_uid,
-        instance_uid=one.instance_uid,
-        transfer_syntax=found.transfer_syntax,
-        metadata=found.metadata,
-        metadata_zlib=one.metadata_zlib,
-        sha256=bytes.fromhex(one.description.sha256),
-        size_bytes=found.size,
-        object_key=_keys_of(key.place, slot.array_name, spec, slot.number)[0],
-        object_bytes=one.object_bytes,
-        array_id=slot.array_id,
-        slot=slot.number,
-        opaque_reason=found.opaque_reason,
-        chunk_count=len(chunks),
-        chunk_offset=chunks[0][0] if len(chunks) else 0,
-        chunk_length=chunks[0][1] if len(chunks) else 0,
-        chunk_stride=chunks[0][1] if len(chunks) > 1 and found.spec and found.spec.encoding == "native" else None,
-        source=one.description.source,
-        received_at=one.description.received_at,
-    )
 
 
 def _outcome(one: Ready, recorded: Recorded | ReadingRoomError) -> Outcome:
@@ -633,47 +398,3 @@ def _without_frames(error: ReadingRoomError) -> ReadingRoomError:
     """The error alone: the frames that it passed through hold the whole object, for as long as it is kept."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
-
-
-def _is_dead_here(host: str, pid: int) -> bool:
-    """Whether a writer of this host is gone, so that its lease need not be waited for."""
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def _write_all(fd: int, pieces: Sequence[Body]) -> None:
-    left = [memoryview(piece) for piece in pieces if len(piece)]
-    while left:
-        written = os.writev(fd, left)
-        while left and written >= len(left[0]):
-            written -= len(left.pop(0))
-        if written:
-            left[0] = left[0][written:]
-
-
-def _sync(fd: int) -> None:
-    os.fdatasync(fd)
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    """For somebody else's file: that it cannot be read is no trouble of the store."""
-    try:
-        yield
-    except OSError as error:
-        raise Invalid(f"It cannot be read: {error.strerror or error}.") from None
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise meaning_of(error) from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -23,13 +22,11 @@ import orjson
 import sqlalchemy as sa
 
 from readingroom.errors import Conflict, Invalid, NotFound, ReadingRoomError
-from server.ingest import identity
 from server.scrub import StoreKey, own_description
 from storage.blobs import Blobs
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
-from storage.catalog.studies import Received, Recorded, ensure_facility, record_instances, series_place
-from storage.dicomjson import dump
+from storage.catalog.studies import Received, Recorded, ensure_facility, identity, record_instances, series_place
 from storage.objects import Scan, scan
 from storage.trailer import Description
 
@@ -258,29 +255,13 @@ def _groups(scans: Sequence[tuple[Listed, Scan]]) -> Iterator[list[tuple[Listed,
 
 
 def _received(connection: sa.Connection, arrays: dict[tuple[str, str], str], one: Listed, found: Scan) -> Received:
-    known = identity(found)
-    chunks = found.chunks
-    return Received(
-        owner_facility=one.told.owner_facility,
-        study_uid=known["study_uid"],
-        series_uid=known["series_uid"],
-        instance_uid=known["instance_uid"],
-        transfer_syntax=found.transfer_syntax,
-        metadata=found.metadata,
-        metadata_zlib=zlib.compress(dump(found.metadata), 1),
-        sha256=bytes.fromhex(one.told.sha256),
-        size_bytes=one.told.size,
+    return Received.of(
+        found,
+        one.told,
         object_key=one.key,
         object_bytes=one.object_bytes,
         array_id=_array_id(connection, arrays, one, found),
         slot=one.place.slot,
-        opaque_reason=found.opaque_reason,
-        chunk_count=len(chunks),
-        chunk_offset=chunks[0][0] if len(chunks) else 0,
-        chunk_length=chunks[0][1] if len(chunks) else 0,
-        chunk_stride=chunks[0][1] if len(chunks) > 1 and found.spec and found.spec.encoding == "native" else None,
-        source=one.told.source,
-        received_at=one.told.received_at,
     )
 
 

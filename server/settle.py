@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from server.room import Room
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write, lock_events
-from storage.catalog.find import StoredSeries
+from storage.catalog.find import list_series
 from storage.describe import describe_series
 
 _AT_ONCE = 50
@@ -60,17 +60,6 @@ def settle_studies(room: Room) -> int:
             )
     for one in settled:
         with room.engine.connect() as connection:
-            series = connection.execute(
-                sa.select(
-                    t.series.c.id,
-                    t.series.c.series_uid,
-                    t.series.c.place,
-                    t.series.c.modality,
-                    t.series.c.instance_count,
-                    t.series.c.version,
-                ).where(t.series.c.study == one.id)
-            ).all()
-            for row in series:
-                found = StoredSeries(study_uid=one.study_uid, owner_facility=one.owner_facility, **row._mapping)
-                describe_series(connection, room.blobs, found)
+            for series in list_series(connection, one.id):
+                describe_series(connection, room.blobs, series)
     return len(settled)

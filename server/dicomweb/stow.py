@@ -23,8 +23,8 @@ from readingroom.errors import (
 from server.auth import Caller, caller_of
 from server.dicomweb.multipart import PartData, PartStart, boundary_of, parse_header_value, read_parts
 from server.dicomweb.negotiation import DICOM_JSON, Offer, accepted, choose
-from server.ingest import Outcome, Ready, Spool
 from server.room import Room
+from server.staging import Outcome, Ready, Spool, discard
 from server.status import failure_reason, http_status
 
 _IN_MEMORY = 8 << 20  # a larger part goes to disk as it arrives
@@ -129,7 +129,7 @@ class _Storing:
         self._staging = []
         for one in staged:
             if isinstance(one, Ready):
-                self._room.ingest.discard(one)
+                discard(one)
 
     async def _take(self, data: memoryview) -> None:
         self._size += len(data)

@@ -138,23 +138,22 @@ _STUDY = sa.select(
     t.study.c.updated_at,
 ).where(t.study.c.study_uid == sa.bindparam("study_uid"), t.study.c.instance_count > 0)
 _STUDY_SCOPED = _STUDY.where(_STUDY_IN_SCOPE)
-_SERIES = (
-    sa.select(
-        t.series.c.id,
-        t.study.c.study_uid,
-        t.series.c.series_uid,
-        t.study.c.owner_facility,
-        t.series.c.place,
-        t.series.c.modality,
-        t.series.c.instance_count,
-        t.series.c.version,
-    )
-    .join(t.study, t.series.c.study == t.study.c.id)
-    .where(
-        t.study.c.study_uid == sa.bindparam("study_uid"),
-        t.series.c.series_uid == sa.bindparam("series_uid"),
-        t.series.c.instance_count > 0,
-    )
+EVERY_SERIES = sa.select(
+    t.series.c.id,
+    t.study.c.study_uid,
+    t.series.c.series_uid,
+    t.study.c.owner_facility,
+    t.series.c.place,
+    t.series.c.modality,
+    t.series.c.instance_count,
+    t.series.c.version,
+).join(t.study, t.series.c.study == t.study.c.id)
+"""Rows that make a `StoredSeries`, still to be narrowed."""
+
+_SERIES = EVERY_SERIES.where(
+    t.study.c.study_uid == sa.bindparam("study_uid"),
+    t.series.c.series_uid == sa.bindparam("series_uid"),
+    t.series.c.instance_count > 0,
 )
 _SERIES_SCOPED = _SERIES.where(_STUDY_IN_SCOPE)
 
@@ -225,24 +224,10 @@ def find_series(connection: sa.Connection, scope: Scope, study_uid: str, series_
     return StoredSeries(**_only(connection.execute(statement, parameters).all(), f"series {series_uid}")._mapping)
 
 
-def list_series(connection: sa.Connection, study: StoredStudy) -> list[StoredSeries]:
+def list_series(connection: sa.Connection, study_id: str) -> list[StoredSeries]:
     """The series of a study by number, then by arrival."""
-    statement = (
-        sa.select(
-            t.series.c.id,
-            t.series.c.series_uid,
-            t.series.c.place,
-            t.series.c.modality,
-            t.series.c.instance_count,
-            t.series.c.version,
-        )
-        .where(t.series.c.study == study.id)
-        .order_by(t.series.c.series_number, t.series.c.id)
-    )
-    return [
-        StoredSeries(study_uid=study.study_uid, owner_facility=study.owner_facility, **row._mapping)
-        for row in connection.execute(statement)
-    ]
+    statement = EVERY_SERIES.where(t.series.c.study == study_id).order_by(t.series.c.series_number, t.series.c.id)
+    return [StoredSeries(**row._mapping) for row in connection.execute(statement)]
 
 
 def list_instances(connection: sa.Connection, of: StoredStudy | StoredSeries) -> list[StoredInstance]:

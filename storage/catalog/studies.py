@@ -7,27 +7,45 @@ the counts and the JSON kept ready for searches, the settle timer and the events
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import orjson
 import sqlalchemy as sa
 
-from readingroom.errors import Duplicate
+from readingroom.errors import Duplicate, NotDicom
 from storage.catalog import rows
 from storage.catalog import schema as t
 from storage.catalog.engine import lock_events
 from storage.catalog.writers import insert_for
-from storage.objects import MetadataJson
+from storage.objects import Description, MetadataJson, Scan, dump
 
 Duplicates = Literal["version", "reject", "keep-first"]
 Result = Literal["stored", "identical", "new version", "kept first", "refused"]
 
 # Ends each entry of a list that is kept as sorted text, so that LIKE finds whole entries only.
 _END = "\\"
+
+
+_IDENTITY: tuple[tuple[str, Literal["study_uid", "series_uid", "instance_uid", "sop_class"], str], ...] = (
+    ("0020000D", "study_uid", "Study Instance UID"),
+    ("0020000E", "series_uid", "Series Instance UID"),
+    ("00080018", "instance_uid", "SOP Instance UID"),
+    ("00080016", "sop_class", "SOP Class UID"),
+)
+
+
+class Identity(TypedDict, total=False):
+    """The UIDs by which an object is known; empty as long as they could not be read."""
+
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    sop_class: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +72,45 @@ class Received:
     chunk_stride: int | None
     source: str
     received_at: datetime
+
+    @classmethod
+    def of(
+        cls,
+        found: Scan,
+        told: Description,
+        *,
+        object_key: str,
+        object_bytes: int,
+        array_id: str,
+        slot: int,
+        metadata_zlib: bytes | None = None,
+    ) -> Received:
+        """What the catalog will say of a scanned file that lies under `object_key` and tells `told` of itself."""
+        known = identity(found)
+        first_offset, first_length = found.chunks[0] if len(found.chunks) else (0, 0)
+        has_stride = found.spec is not None and found.spec.encoding == "native" and len(found.chunks) > 1
+        return cls(
+            owner_facility=told.owner_facility,
+            study_uid=known["study_uid"],
+            series_uid=known["series_uid"],
+            instance_uid=known["instance_uid"],
+            transfer_syntax=found.transfer_syntax,
+            metadata=found.metadata,
+            metadata_zlib=zlib.compress(dump(found.metadata), 1) if metadata_zlib is None else metadata_zlib,
+            sha256=bytes.fromhex(told.sha256),
+            size_bytes=told.size,
+            object_key=object_key,
+            object_bytes=object_bytes,
+            array_id=array_id,
+            slot=slot,
+            opaque_reason=found.opaque_reason,
+            chunk_count=len(found.chunks),
+            chunk_offset=first_offset,
+            chunk_length=first_length,
+            chunk_stride=first_length if has_stride else None,
+            source=told.source,
+            received_at=told.received_at,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +141,17 @@ class _Accepted:
     received: Received
     version: int
     is_current: bool
+
+
+def identity(found: Scan) -> Identity:
+    """The UIDs by which an object is known; `NotDicom` where one is missing."""
+    known = Identity()
+    for tag, field, name in _IDENTITY:
+        value = (found.metadata.get(tag, {}).get("Value") or [None])[0]
+        if not isinstance(value, str) or not value:
+            raise NotDicom(f"The object has no {name} ({tag[:4]},{tag[4:]}).")
+        known[field] = value
+    return known
 
 
 # Built once: making a statement costs more than running it.

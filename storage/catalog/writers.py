@@ -13,12 +13,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from readingroom.errors import Unavailable
+from storage import opaque
+from storage.arrays import ArraySpec
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
 
@@ -171,9 +174,11 @@ def _array_of(connection: sa.Connection, key: ArrayKey, spec: bytes) -> tuple[st
     return found.id, found.name
 
 
-def object_key(place: str, array_name: str, digest: str, slot: int, chunk_key: str) -> str:
-    """Where the object of a slot lies: ``<place>/a0/c.3.0.0``, or ``<place>/o/3/c.0`` for an opaque one."""
-    return f"{place}/{array_name}/{chunk_key}" if digest else f"{place}/{array_name}/{slot}/{chunk_key}"
+def object_keys(place: str, array_name: str, spec: Mapping[str, Any], slot: int) -> list[str]:
+    """The keys of the object in a slot: ``<place>/a0/c.3.0.0``, or the two of an opaque one below ``<place>/o/3``."""
+    if array_name == OPAQUE:
+        return [f"{place}/{OPAQUE}/{slot}/{opaque.CHUNK}", f"{place}/{OPAQUE}/{slot}/zarr.json"]
+    return [f"{place}/{array_name}/{ArraySpec(**spec).chunk_key(slot)}"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from readingroom.clock import SetClock
 from readingroom.errors import Conflict, Duplicate, Invalid, NotDicom, NotThisStudy, OutOfSpace, TooLarge, Unavailable
 from readingroom.model import Scope
-from server.ingest import Ingest, Outcome, Ready
+from server.ingest import Ingest
 from server.room import Room
 from server.settings import Settings
+from server.staging import Outcome, Ready
 from storage.blobs import LocalBlobs
 from storage.catalog import schema as t
 from storage.catalog.find import StoredInstance, find_instance, find_study, list_instances
@@ -324,6 +325,23 @@ def test_a_full_disk_is_said_and_nothing_half_done_stays(
     assert results(store(room, file)) == ["stored"]
 
 
+def test_an_opaque_object_that_is_only_half_written_leaves_nothing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is two files, and the disk fills between them."""
+    real, calls = os.fdatasync, []
+
+    def fills_up(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fills_up)
+        assert results(store(room, part10(synthetic.new_dataset("1.2.840.10008.5.1.4.1.1.88.11")))) == [OutOfSpace]
+    assert len(calls) == 2
+    assert temporary_files(room) == []
+
+
 def test_a_failing_sync_is_never_answered_with_success(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_fd: int) -> None:
         raise OSError(5, "Input/output error")
@@ -347,12 +365,12 @@ def test_what_a_dead_writer_left_is_swept(room: Room, clock: SetClock, monkeypat
     assert len(objects_in(room)) == 4
     assert temporary_files(room) == [waiting.path]
 
-    assert room.ingest.sweep() == 0, "its lease still runs"
+    assert room.ingest.sweep_others() == 0, "its lease still runs"
     clock.advance(LEASE + timedelta(seconds=1))
-    assert room.ingest.sweep() == 6  # three shards, one opaque object of two files, one temporary file
+    assert room.ingest.sweep_others() == 6  # three shards, one opaque object of two files, one temporary file
     assert objects_in(room) == []
     assert temporary_files(room) == []
-    assert room.ingest.sweep() == 0
+    assert room.ingest.sweep_others() == 0
 
 
 def test_an_object_that_a_restored_catalog_does_not_know_is_not_swept(room: Room, clock: SetClock) -> None:
@@ -365,7 +383,7 @@ def test_an_object_that_a_restored_catalog_does_not_know_is_not_swept(room: Room
     with room.engine.begin() as connection:  # as the backup had it
         connection.execute(t.writer.update().values(lease_until=clock.now() - timedelta(seconds=1)))
     assert len(objects_in(room)) == 2
-    assert room.ingest.sweep() == 0
+    assert room.ingest.sweep_others() == 0
     assert len(objects_in(room)) == 2
 
 
@@ -390,7 +408,7 @@ def test_a_writer_that_slept_past_its_lease_cannot_commit(room: Room, clock: Set
     ready = sleeper.stage(part10(synthetic.ct_series(1)[0]), facility="local", source="test")
     assert isinstance(ready, Ready)
     clock.advance(LEASE + timedelta(seconds=1))
-    room.ingest.sweep()
+    room.ingest.sweep_others()
     (outcome,) = sleeper.commit([ready]).result()
     assert isinstance(outcome.error, Unavailable)
     assert count(room, t.instance) == 0

@@ -1,0 +1,217 @@
+"""What happens to an object before its commit: it is written beside the store, synced, and known."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from readingroom.errors import Invalid, NotDicom, ReadingRoomError, TooLarge
+from storage import opaque
+from storage.blobs import meaning_of
+from storage.catalog.schema import new_id
+from storage.catalog.studies import Identity, Result
+from storage.objects import Description, Scan, dump, make_trailer, scan
+
+Body = bytes | bytearray | memoryview
+
+_IN_MEMORY = 8 << 20
+_COPY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A staged instance: safe on disk, in no slot and in no table yet."""
+
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    sop_class: str
+    scan: Scan
+    description: Description
+    metadata_zlib: bytes
+    path: Path
+    object_bytes: int
+    zarr_json: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one object sent; either `result` or `error`. UIDs are None where they could not be read."""
+
+    study_uid: str | None = None
+    series_uid: str | None = None
+    instance_uid: str | None = None
+    sop_class: str | None = None
+    result: Result | None = None
+    error: ReadingRoomError | None = None
+
+
+class Spool:
+    """A body that is too large for memory, written to the writer's folder as it arrives and hashed on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._hash = hashlib.sha256()
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    @classmethod
+    def open(cls, folder: Path) -> Spool:
+        """A new one in a writer's folder; raises `OutOfSpace` where the disk is full."""
+        with disk_errors():
+            return cls(folder / new_id())
+
+    def write(self, data: Body) -> None:
+        """Append; raises `OutOfSpace` where the disk is full."""
+        self._hash.update(data)
+        with disk_errors():
+            _write_all(self._fd, [data])
+        self.size += len(data)
+
+    @property
+    def sha256(self) -> bytes:
+        return self._hash.digest()
+
+    def finish(self, trailer: bytes) -> None:
+        """Append the trailer and wait for the disk."""
+        if trailer:
+            _write_all(self._fd, [trailer])
+        _sync(self._fd)
+        self.close()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def discard(self) -> None:
+        self.close()
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+
+
+def write_ready(folder: Path, body: Body | Spool, found: Scan, known: Identity, told: Description) -> Ready:
+    """Write an object, with its trailer or its ``zarr.json``, and wait for the disk; a `Spool` is taken over.
+
+    Raises `OutOfSpace` or `Unavailable`; then only the spool is left, for its owner to discard.
+    """
+    trailer = make_trailer(found, told) if found.spec else b""
+    zarr_json = None
+    with disk_errors():
+        if not found.spec:
+            zarr_json = _write_synced(folder, [orjson.dumps(opaque.zarr_json(found, told))])
+        try:
+            if isinstance(body, Spool):
+                path = body.path
+                body.finish(trailer)
+            else:
+                path = _write_synced(folder, [body, trailer])
+        except BaseException:
+            if zarr_json is not None:
+                zarr_json.unlink(missing_ok=True)
+            raise
+    return Ready(
+        **known,
+        scan=found,
+        description=told,
+        metadata_zlib=zlib.compress(dump(found.metadata), 1),
+        path=path,
+        object_bytes=found.size + len(trailer),
+        zarr_json=zarr_json,
+    )
+
+
+def discard(ready: Ready) -> None:
+    """Remove what was staged and will not be committed."""
+    for path in (ready.path, ready.zarr_json):
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def take_file(path: Path, folder: Path, max_bytes: int) -> bytes | Spool:
+    """The bytes of somebody's file: in memory where small, else copied to a spool.
+
+    Raises `Invalid` where it cannot be read, `TooLarge` past `max_bytes`, and what a `Spool` raises.
+    """
+    with _reading():
+        size = path.stat().st_size
+        if size <= min(_IN_MEMORY, max_bytes):
+            return path.read_bytes()
+    if size > max_bytes:
+        raise TooLarge(f"The file has {size} bytes; at most {max_bytes} are taken.")
+    spool = Spool.open(folder)
+    try:
+        with _reading(), path.open("rb") as file:
+            while piece := file.read(_COPY):
+                with disk_errors():
+                    spool.write(piece)
+    except BaseException:
+        spool.discard()
+        raise
+    return spool
+
+
+def scan_file(path: Path) -> Scan:
+    """Scan a file through a map: only the pages that the scan touches are read."""
+    with path.open("rb") as file:
+        try:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError:
+            raise NotDicom("The object is empty.") from None
+        with mapped:
+            return scan(mapped)
+
+
+def _write_synced(folder: Path, pieces: list[Body]) -> Path:
+    path = folder / new_id()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        _write_all(fd, pieces)
+        _sync(fd)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+    return path
+
+
+def _write_all(fd: int, pieces: Sequence[Body]) -> None:
+    left = [memoryview(piece) for piece in pieces if len(piece)]
+    while left:
+        written = os.writev(fd, left)
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if written:
+            left[0] = left[0][written:]
+
+
+def _sync(fd: int) -> None:
+    os.fdatasync(fd)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """For somebody else's file: that it cannot be read is no trouble of the store."""
+    try:
+        yield
+    except OSError as error:
+        raise Invalid(f"It cannot be read: {error.strerror or error}.") from None
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """A failed write as this project's error."""
+    try:
+        yield
+    except OSError as error:
+        raise meaning_of(error) from error
