@@ -6,15 +6,12 @@ are parsed only where ``includefield`` asks for what a row does not have, or an 
 
 from __future__ import annotations
 
-import base64
 import re
 import zlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import orjson
 import sqlalchemy as sa
@@ -22,26 +19,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from readingroom.errors import Invalid, NotFound
+from readingroom.errors import NotFound
 from readingroom.model import Scope
 from server.auth import caller_of
 from server.dicomweb.negotiation import DICOM_JSON, Offer, accepted, choose
+from server.dicomweb.query import PRIOR_RECORD_KEY, RECORD_KEY, Query, parse_query, record_key
 from server.room import Room
 from storage.catalog.find import find_study
-from storage.catalog.matching import KEYS, LEVELS, TIMEZONE, Level, parse, tag_of, zone_minutes
-from storage.catalog.rows import SERIES_EXTRA, SERIES_TAGS, STUDY_EXTRA, STUDY_TAGS
-from storage.catalog.search import Part, Search, order_key, search
+from storage.catalog.keys import LEVELS, Level
+from storage.catalog.search import Part, Search, search
 from storage.objects import BASE_URL_MARK
 
 _OFFERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json"))
-_MOST = 5000
-"""Rows of one answer."""
-
-_MOST_WHOLE = 500
-"""Rows of one answer that carry all of their instance's metadata."""
-
-_MOST_PARAMETERS = 1000
-_DIGITS = 18
 _GZIP_FROM_BYTES = 8192
 _GZIP = 31
 """zlib's window bits for the gzip format."""
@@ -49,48 +38,10 @@ _GZIP = 31
 _MARK = BASE_URL_MARK.encode()
 _PRINTED = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-_CONTROLS = frozenset(("limit", "offset", "fuzzymatching", "emptyvaluematching", "multiplevaluematching", "accept"))
-_RECORD_KEY, _PRIOR_RECORD_KEY = "0008041B", "0008041C"
-_PAGING = frozenset((b"offset", b"PriorRecordKey", _PRIOR_RECORD_KEY.encode()))
+_PAGING = frozenset((b"offset", b"PriorRecordKey", PRIOR_RECORD_KEY.encode()))
 _AS_SENT = "%=+,;:@/?!$'()*[]~\\"
 
-# What an Instance answer has without being asked (PS3.18 10.6.3.3.3).
-_INSTANCE_TAGS = frozenset(
-    (
-        "00080016",  # SOP Class UID
-        "00080018",  # SOP Instance UID
-        "00080056",  # Instance Availability
-        "00081190",  # Retrieve URL
-        "0020000D",  # Study Instance UID
-        "0020000E",  # Series Instance UID
-        "00200013",  # Instance Number
-        "00280008",  # Number of Frames
-        "00280010",  # Rows
-        "00280011",  # Columns
-        "00280100",  # Bits Allocated
-    )
-)
-
-# Where an attribute of an answer is found, the nearest first; the last has all that are left.
-_SOURCES: dict[Level, tuple[tuple[Part | None, frozenset[str] | None], ...]] = {
-    "study": (("study.row", STUDY_TAGS), ("study.extra", STUDY_EXTRA)),
-    "series": (
-        ("series.row", SERIES_TAGS),
-        ("series.extra", SERIES_EXTRA),
-        ("study.row", STUDY_TAGS),
-        ("study.extra", STUDY_EXTRA),
-    ),
-    "instance": (
-        (None, _INSTANCE_TAGS),
-        ("series.row", SERIES_TAGS),
-        ("study.row", STUDY_TAGS),
-        ("instance.metadata", None),
-    ),
-}
 _PLURAL: dict[Level, str] = {"study": "studies", "series": "series", "instance": "instances"}
-
-Pick = tuple[Part | None, frozenset[str] | None]
-"""A source of attributes, and which of them go into an answer, None for all; no part: the columns of an instance."""
 
 
 async def search_studies(request: Request) -> Response:
@@ -119,25 +70,6 @@ routes = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """What a request asks for.
-
-    Attributes
-    ----------
-    picks
-        What a row is made of; what comes later holds where both have an attribute.
-    ignored
-        Parameters that are neither matching keys of this level nor anything else that is known here.
-    """
-
-    search: Search
-    picks: tuple[Pick, ...]
-    has_record_keys: bool
-    is_fuzzy: bool
-    ignored: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """The rows of an answer, how many there are, and the parameter that asks for the next page (empty at the end)."""
 
@@ -145,117 +77,6 @@ class Page:
     is_gzip: bool
     count: int
     next: str
-
-
-def parse_query(level: Level, under: tuple[str, ...], query_string: bytes) -> Query:
-    """The query parameters of a search (PS3.18 8.3.4); values are decoded once, as UTF-8.
-
-    Raises
-    ------
-    Invalid
-        A value cannot be what its parameter is for.
-    """
-    if any("\0" in uid for uid in under):
-        raise Invalid("A UID has digits and dots, and no NUL character.")
-    keys: dict[str, list[str]] = defaultdict(list)
-    fields = set[str]()
-    controls: dict[str, str] = {}
-    ignored = []
-    for name, value in _parameters(query_string):
-        if name in _CONTROLS:
-            controls[name] = value
-        elif name == "includefield":
-            fields.update(field.strip() for field in value.split(","))
-        elif (tag := tag_of(name)) is None:
-            ignored.append(name)
-        elif tag == TIMEZONE or (tag == _PRIOR_RECORD_KEY and not under):
-            controls[tag] = value
-        elif not value.strip(" *"):
-            fields.add(tag)  # universal matching: asked for, not matched
-        elif tag in KEYS and LEVELS.index(KEYS[tag].level) <= LEVELS.index(level):
-            fields.add(tag)
-            keys[tag].append(value)
-        else:
-            ignored.append(name)
-    zone = controls.get(TIMEZONE, "").replace(" ", "+")  # a plus sign that was not escaped
-    if zone:
-        zone_minutes(zone)
-    conditions = parse(
-        {tag: "\\".join(values) for tag, values in keys.items()},
-        is_zoned=bool(zone),
-        empty_values=_is_true(controls, "emptyvaluematching"),
-    )
-    has_all = "all" in fields
-    tags = {tag[:8] for field in fields if (tag := tag_of(field))}
-    picks = _picks(level, tags, is_across=level != "study" and not under, has_all=has_all)
-    most = _MOST_WHOLE if ("instance.metadata", None) in picks else _MOST
-    return Query(
-        search=Search(
-            level=level,
-            under=under,
-            conditions=tuple(conditions),
-            zone=zone,
-            limit=min(_whole_number(controls, "limit", most), most),
-            offset=_whole_number(controls, "offset", 0),
-            after=_after(level, controls.get(_PRIOR_RECORD_KEY)),
-            parts=tuple(part for part, _ in picks if part),
-        ),
-        picks=picks,
-        has_record_keys=_RECORD_KEY in tags and not under,
-        is_fuzzy=_is_true(controls, "fuzzymatching"),
-        ignored=tuple(ignored),
-    )
-
-
-def _parameters(query_string: bytes) -> list[tuple[str, str]]:
-    text = query_string.decode("utf-8", "replace")
-    try:
-        return parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
-    except ValueError:
-        raise Invalid(f"The query has more than {_MOST_PARAMETERS} parameters.") from None
-
-
-def _picks(level: Level, tags: AbstractSet[str], *, is_across: bool, has_all: bool) -> tuple[Pick, ...]:
-    picks: list[Pick] = []
-    for part, held in _SOURCES[level]:
-        taken = frozenset(tags if held is None else tags & held)
-        tags = tags - taken
-        is_own = part is None or part.startswith(level)
-        is_row = part is None or part.endswith(".row")
-        if (is_row or has_all) and (is_own or is_across):
-            picks.append((part, None))
-        elif taken:
-            picks.append((part, taken))
-    return tuple(reversed(picks))
-
-
-def _whole_number(controls: Mapping[str, str], name: str, default: int) -> int:
-    text = controls.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS):
-        raise Invalid(f"The parameter {name} has to be a whole number, 0 or more.")
-    return int(text)
-
-
-def _is_true(controls: Mapping[str, str], name: str) -> bool:
-    return controls.get(name, "").lower() == "true"
-
-
-def _record_key(level: Level, hit: sa.Row[Any]) -> str:
-    return base64.b64encode(" ".join(order_key(level, hit)).encode()).decode()
-
-
-def _after(level: Level, record_key: str | None) -> tuple[str, ...] | None:
-    if not record_key:
-        return None
-    try:
-        key = tuple(base64.b64decode(record_key, validate=True).decode("ascii").split(" "))
-    except ValueError:
-        key = ()
-    if len(key) != (2 if level == "study" else 1) or not all(part.isalnum() or not part for part in key):
-        raise Invalid("PriorRecordKey is none that a search of this level gave; begin without it.")
-    return key
 
 
 async def _search(request: Request, level: Level) -> Response:
@@ -296,11 +117,7 @@ def find_page(
     if wanted.limit and (not wanted.under or _is_one_study(connection, scope, wanted.under[0])):
         hits = search(connection, scope, replace(wanted, limit=wanted.limit + 1))
     hits, rest = hits[: wanted.limit], hits[wanted.limit :]
-    following = ""
-    if rest and wanted.under:
-        following = f"offset={wanted.offset + len(hits)}"
-    elif rest:
-        following = f"PriorRecordKey={quote(_record_key(wanted.level, hits[-1]))}"
+    following = f"PriorRecordKey={quote(record_key(wanted, hits[-1]))}" if rest else ""
     body = _render(query, hits, service_root)
     is_gzip = takes_gzip and len(body) >= _GZIP_FROM_BYTES
     if is_gzip:
@@ -320,7 +137,6 @@ def _render(query: Query, hits: Sequence[sa.Row[Any]], service_root: str) -> byt
     root = orjson.dumps(service_root)[1:-1]
     if len(query.picks) == 1 and query.search.parts and not query.has_record_keys:
         return _stored(hits, query.search.parts[0]).replace(_MARK, root)
-    level = query.search.level
     sources: list[tuple[list[dict[str, Any]], frozenset[str] | None]] = []
     for part, tags in query.picks:
         if part is None:
@@ -336,7 +152,7 @@ def _render(query: Query, hits: Sequence[sa.Row[Any]], service_root: str) -> byt
         for source, tags in sources:
             row |= source[index] if tags is None else _picked(source[index], tags)
         if query.has_record_keys:
-            row[_RECORD_KEY] = {"vr": "OB", "InlineBinary": _record_key(level, hit)}
+            row[RECORD_KEY] = {"vr": "OB", "InlineBinary": record_key(query.search, hit)}
         rows.append(dict(sorted(row.items())))
     return orjson.dumps(rows)
 
@@ -385,12 +201,15 @@ def _warnings(query: Query, page: Page) -> Iterator[str]:
     if query.is_fuzzy:
         yield "The fuzzymatching parameter is not supported. Only literal matching has been performed."
     if query.ignored:
-        names = ", ".join(
-            name if _PRINTED.fullmatch(name) else "(one that is not printed)" for name in query.ignored[:9]
-        )
-        yield f"These parameters are not supported at this level and have not been matched: {names}."
+        yield f"These parameters are not supported at this level and have not been matched: {_named(query.ignored)}."
+    if query.left_out:
+        yield f"Answers of this level cannot include: {_named(query.left_out)}."
     if page.next:
         yield "There are additional results that can be requested."
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(name if _PRINTED.fullmatch(name) else "(one that is not printed)" for name in names[:9])
 
 
 def _takes_gzip(request: Request) -> bool:

@@ -1,4 +1,4 @@
-"""Which attributes searches match, and what a value asks for: the matching of PS3.4 C.2.2.2, for QIDO and C-FIND alike.
+"""What a value of a matching key asks for: the matching of PS3.4 C.2.2.2, for QIDO and C-FIND alike.
 
 A value becomes a `Condition`: a set of alternatives, each a set of terms that must all hold. `storage.catalog.search`
 turns terms into SQL.
@@ -8,52 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
-from functools import lru_cache
 from itertools import chain
 from typing import Literal, NamedTuple
 
-import sqlalchemy as sa
-from pydicom.datadict import tag_for_keyword
-
 from readingroom.errors import Invalid
 from storage.catalog import schema as t
+from storage.catalog.keys import KEYS, Key
 from storage.catalog.rows import LONGEST, OFFSET, fold_name, normal_day, normal_time
-
-Level = Literal["study", "series", "instance"]
-LEVELS: tuple[Level, ...] = ("study", "series", "instance")
-
-TIMEZONE = "00080201"
-"""Timezone Offset From UTC: not matched, but says how the dates and times of the request are meant."""
 
 _MOST_VALUES = 1000
 _MOST_ALTERNATIVES = 24  # SQLite takes expressions 1,000 deep, and each may be asked in every time zone
 _FIRST_DATE, _LAST_DATE = "0", "~"  # sort before and after every date, but not before an unknown one, which is empty
 _FIRST_TIME, _LAST_TIME = "000000.000000", "235960.999999"
 _END = "\U0010ffff"  # sorts after every text that begins like what stands before it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Key:
-    """An attribute that searches match.
-
-    Attributes
-    ----------
-    tag
-        Eight hex digits; for an attribute in a sequence the tags of both, with a dot between.
-    column
-        What is matched. Of a table below the level's own, such as `schema.study_name`, any row that belongs to it.
-    partner
-        The TM attribute that goes with a DA attribute, for combined date-time matching.
-    """
-
-    tag: str
-    vr: str
-    level: Level
-    column: sa.Column[str] | sa.Column[int]
-    partner: str = ""
 
 
 class How(Enum):
@@ -89,86 +58,9 @@ Alternative = tuple[Term, ...]
 Condition = tuple[Alternative, ...]
 
 
-def _keys() -> Iterator[Key]:
-    study, series, instance, request = t.study.c, t.series.c, t.instance.c, t.series_request.c
-    table: dict[Level, list[tuple[str, str, sa.Column[str] | sa.Column[int]]]] = {
-        "study": [
-            ("00080020", "DA", study.study_date),
-            ("00080030", "TM", study.study_time),
-            ("00080050", "SH", study.accession_number),
-            ("00080061", "CS", t.series.c.modality),
-            ("00080062", "UI", study.sop_classes),
-            ("00080080", "LO", study.institution_name),
-            ("00080090", "PN", t.study_name.c.folded),
-            ("00081030", "LO", study.study_description),
-            ("00100010", "PN", t.study_name.c.folded),
-            ("00100020", "LO", study.patient_id),
-            ("00100021", "LO", study.issuer),
-            ("00100030", "DA", study.birth_date),
-            ("00100040", "CS", study.sex),
-            ("0020000D", "UI", study.study_uid),
-            ("00200010", "SH", study.study_id),
-            ("00201206", "IS", study.series_count),
-            ("00201208", "IS", study.instance_count),
-        ],
-        "series": [
-            ("00080021", "DA", series.series_date),
-            ("00080031", "TM", series.series_time),
-            ("00080060", "CS", series.modality),
-            ("0008103E", "LO", series.series_description),
-            ("00180015", "CS", series.body_part),
-            ("0020000E", "UI", series.series_uid),
-            ("00200011", "IS", series.series_number),
-            ("00200060", "CS", series.laterality),
-            ("00201209", "IS", series.instance_count),
-            ("00400244", "DA", series.performed_date),
-            ("00400245", "TM", series.performed_time),
-            ("00400275.00080050", "SH", request.accession_number),
-            ("00400275.00400009", "SH", request.scheduled_step_id),
-            ("00400275.00401001", "SH", request.requested_procedure_id),
-        ],
-        "instance": [
-            ("00080016", "UI", instance.sop_class),
-            ("00080018", "UI", instance.instance_uid),
-            ("00080023", "DA", instance.content_date),
-            ("00080033", "TM", instance.content_time),
-            ("00200013", "IS", instance.instance_number),
-            ("00280008", "IS", instance.frame_count),
-            ("00280010", "US", instance.rows),
-            ("00280011", "US", instance.columns),
-            ("00280100", "US", instance.bits_allocated),
-        ],
-    }
-    partners = {"00080020": "00080030", "00080021": "00080031", "00400244": "00400245", "00080023": "00080033"}
-    for level, keys in table.items():
-        for tag, vr, column in keys:
-            yield Key(tag=tag, vr=vr, level=level, column=column, partner=partners.get(tag, ""))
-
-
-KEYS: Mapping[str, Key] = {key.tag: key for key in _keys()}
-
-
-@lru_cache(maxsize=4096)
-def tag_of(name: str) -> str | None:
-    """The tag that a keyword, a tag in hex, or a dotted path of either names (PS3.18 8.3.4.1); None for neither.
-
-    Examples
-    --------
-    >>> tag_of("PatientName"), tag_of("0020000d"), tag_of("RequestAttributesSequence.00400009"), tag_of("limit")
-    ('00100010', '0020000D', '00400275.00400009', None)
-    """
-    tags = []
-    for part in name.split("."):
-        if re.fullmatch(r"[0-9A-Fa-f]{8}", part):
-            tags.append(part.upper())
-        elif (number := tag_for_keyword(part)) is not None:
-            tags.append(f"{number:08X}")
-        else:
-            return None
-    return ".".join(tags)
-
-
-def parse(values: Mapping[str, str], *, is_zoned: bool = False, empty_values: bool = False) -> list[Condition]:
+def parse(
+    values: Mapping[str, str], *, is_zoned: bool = False, empty_values: bool = False, multiple_values: bool = False
+) -> list[Condition]:
     """What the values of a request ask for; universal matching asks for nothing.
 
     Parameters
@@ -179,6 +71,9 @@ def parse(values: Mapping[str, str], *, is_zoned: bool = False, empty_values: bo
         Whether dates and times are meant in one time zone: then they are moments, as `in_zones` takes them.
     empty_values
         Whether two double quotes match what has no value (PS3.4 C.2.2.2.7).
+    multiple_values
+        Whether all values of a list have to be there, in attributes that may have several (PS3.4 C.2.2.2.8). What a
+        list means otherwise the standard leaves open: here, that any of its values matches.
 
     Raises
     ------
@@ -204,7 +99,9 @@ def parse(values: Mapping[str, str], *, is_zoned: bool = False, empty_values: bo
         else:
             conditions.append(_whole_days(date, days) if is_zoned else _days(date, days))
         asked.pop(date)
-    conditions += [_PARSERS[key.vr](key, value) for key, value in asked.items()]
+    for key, value in asked.items():
+        parts = _all_of(key, value) if multiple_values and key.is_multiple else [value]
+        conditions += [_PARSERS[key.vr](key, part) for part in parts]
     for condition in conditions:
         if len(condition) > _MOST_ALTERNATIVES:
             raise _invalid(condition[0][0].key, f"at most {_MOST_ALTERNATIVES} values with wild cards")
@@ -349,6 +246,16 @@ def _group(key: Key, text: str, group: int | None) -> Condition:
     if folded.endswith("^*"):  # a component that is not there is empty, with or without its delimiter
         matches.append(_pattern(key, folded[:-2], group))
     return tuple(matches)
+
+
+def _all_of(key: Key, value: str) -> list[str]:
+    """The values that have all to be there; UIDs are a list of which any may match, always (PS3.4 C.2.2.2.2)."""
+    if key.vr == "UI":
+        return [value]
+    values = [one for one in (value.replace(",", "\\") if key.vr == "CS" else value).split("\\") if one.strip(" *")]
+    if len(values) > _MOST_ALTERNATIVES:
+        raise _invalid(key, f"at most {_MOST_ALTERNATIVES} values that have all to be there")
+    return values
 
 
 def _exactly[T: (str, int)](key: Key, values: list[T]) -> Condition:

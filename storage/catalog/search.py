@@ -16,16 +16,22 @@ from sqlalchemy.ext.compiler import compiles
 
 from readingroom.model import Scope
 from storage.catalog import schema as t
-from storage.catalog.matching import KEYS, Condition, How, Level, Term, in_zones
+from storage.catalog.keys import KEYS, Level
+from storage.catalog.matching import Condition, How, Term, in_zones
+
+OrderKey = tuple[str | int, ...]
+"""The values that a hit is ordered by; they tell it from every other."""
 
 Part = Literal["study.row", "study.extra", "series.row", "series.extra", "instance.metadata"]
 
 _TABLES: dict[Level, sa.Table] = {"study": t.study, "series": t.series, "instance": t.instance}
-_COLUMNS: dict[Level, tuple[sa.Column[Any], ...]] = {
+_COLUMNS: dict[Level, tuple[sa.ColumnElement[Any], ...]] = {
     "study": (t.study.c.id, t.study.c.study_date),
-    "series": (t.series.c.id,),
+    "series": (t.series.c.id, t.series.c.series_number),
     "instance": (
         t.instance.c.id,
+        t.instance.c.series.label("series_id"),
+        t.series.c.series_number,
         t.study.c.study_uid,
         t.series.c.series_uid,
         t.instance.c.instance_uid,
@@ -65,7 +71,7 @@ class Search:
     zone
         Timezone Offset From UTC in which the dates and times of `conditions` are meant; empty for each study's own.
     after
-        The `order_key` of the last hit of the page before, for what comes newest first.
+        The `order_key` of the last hit of the page before.
     parts
         Stored JSON that hits bring along.
     """
@@ -76,7 +82,7 @@ class Search:
     zone: str = ""
     limit: int
     offset: int = 0
-    after: tuple[str, ...] | None = None
+    after: OrderKey | None = None
     parts: tuple[Part, ...] = ()
 
     @property
@@ -132,9 +138,29 @@ def search(connection: sa.Connection, scope: Scope, wanted: Search) -> Sequence[
     return connection.execute(statement, values).all()
 
 
-def order_key(level: Level, hit: sa.Row[Any]) -> tuple[str, ...]:
-    """Where the page after this hit begins, in the order of what comes newest first."""
-    return (hit.study_date, hit.id) if level == "study" else (hit.id,)
+def order_key(level: Level, hit: sa.Row[Any], *, is_under: bool = False) -> OrderKey:
+    """Where the page after this hit begins, in the order of a search under a parent, or of one across the archive."""
+    if level == "study":
+        return hit.study_date, hit.id
+    if not is_under:
+        return (hit.id,)
+    if level == "series":
+        return *_numbered(hit.series_number), hit.id
+    return *_numbered(hit.series_number), hit.series_id, *_numbered(hit.instance_number), hit.id
+
+
+def order_key_types(level: Level, *, is_under: bool = False) -> tuple[type[int] | type[str], ...]:
+    """What the parts of an `order_key` are."""
+    if level == "study":
+        return str, str
+    if not is_under:
+        return (str,)
+    return (int, int, str) if level == "series" else (int, int, str, int, int, str)
+
+
+def _numbered(number: int | None) -> tuple[int, int]:
+    """A series or instance number so that it sorts as the databases' NULLS LAST does."""
+    return (1, 0) if number is None else (0, number)
 
 
 class _Shape(NamedTuple):
@@ -244,8 +270,7 @@ def _where(shape: _Shape) -> Iterator[sa.ColumnElement[bool]]:
         names: sa.BindParameter[Any] = sa.bindparam("facilities", expanding=shape.facilities > 1)
         yield owner.in_(names) if shape.facilities > 1 else owner == names
     if shape.continued:
-        columns = [t.study.c.study_date, t.study.c.id] if shape.level == "study" else [_TABLES[shape.level].c.id]
-        yield sa.tuple_(*columns) < sa.tuple_(*(sa.bindparam(f"after_{i}", type_=sa.Text) for i in range(len(columns))))
+        yield _is_after(shape.level, is_under=shape.by_number)
     of_requests = []
     for c, condition in enumerate(shape.conditions):
         alternatives = [
@@ -260,6 +285,31 @@ def _where(shape: _Shape) -> Iterator[sa.ColumnElement[bool]]:
             yield test
     if of_requests:  # all of them of one item: PS3.4 C.2.2.2.6
         yield sa.exists().where(t.series_request.c.series == t.series.c.id, *of_requests)
+
+
+def _is_after(level: Level, *, is_under: bool) -> sa.ColumnElement[bool]:
+    """Whether an entity comes after the one whose `order_key` is bound."""
+    types = order_key_types(level, is_under=is_under)
+    values = sa.tuple_(
+        *(
+            sa.bindparam(f"after_{n}", type_=sa.BigInteger() if kind is int else sa.Text())
+            for n, kind in enumerate(types)
+        )
+    )
+    if level == "study":
+        return sa.tuple_(t.study.c.study_date, t.study.c.id) < values
+    if not is_under:
+        return sa.tuple_(_TABLES[level].c.id) < values
+    columns: list[sa.ColumnElement[Any]] = [*_nulls_last(t.series.c.series_number), t.series.c.id]
+    if level == "instance":
+        columns += [*_nulls_last(t.instance.c.instance_number), t.instance.c.id]
+    return sa.tuple_(*columns) > values
+
+
+def _nulls_last(number: sa.ColumnElement[int]) -> tuple[sa.ColumnElement[int], sa.ColumnElement[int]]:
+    """In SQL what `_numbered` is."""
+    big = sa.BigInteger()
+    return sa.cast(sa.case((number.is_(None), 1), else_=0), big), sa.func.coalesce(number, 0, type_=big)
 
 
 def _is_inhabited(table: sa.FromClause) -> sa.ColumnElement[bool]:

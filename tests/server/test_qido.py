@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from readingroom.errors import Invalid
-from server.dicomweb.qido import parse_query
+from server.dicomweb.query import parse_query
 from server.room import Room
 from tests.catalog import CT, fill, header
 from tests.synthetic import new_uid
@@ -369,6 +370,57 @@ def test_fuzzy_matching_is_answered_with_the_warning_of_the_standard(archive: Ar
     assert warnings(archive.ask("/studies?PatientName=doe&fuzzymatching=false")) == []
 
 
+def test_all_modalities_of_a_list_have_to_be_there_if_that_was_asked_for(archive: Archive) -> None:
+    both, one = new_uid(), new_uid()
+    fill(
+        archive.room.engine,
+        *(header(StudyInstanceUID=both, StudyID="both", Modality=modality) for modality in ("CT", "PT")),
+        header(StudyInstanceUID=one, StudyID="one", Modality="CT"),
+    )
+    query = "/studies?ModalitiesInStudy=CT%5CPT"
+    assert sorted(values(archive.rows(query), "00200010")) == ["both", "one"]
+    response = archive.ask(query + "&multiplevaluematching=TRUE")
+    assert values(response.json(), "00200010") == ["both"]
+    assert warnings(response) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/studies?includefield=Nonsense", "Nonsense"),
+        ("/studies?includefield=00081030,PatientsFavouriteColour", "PatientsFavouriteColour"),
+        ("/studies?includefield=ConvolutionKernel", "ConvolutionKernel"),
+        ("/studies?PatientComments=&includefield=BurnedInAnnotation", "BurnedInAnnotation"),
+        ("/series?includefield=ConvolutionKernel", "ConvolutionKernel"),
+    ],
+)
+def test_an_attribute_that_no_answer_of_the_level_has_is_named(archive: Archive, path: str, named: str) -> None:
+    fill(archive.room.engine, header(ConvolutionKernel="1", BurnedInAnnotation="NO"))
+    (warning,) = warnings(archive.ask(path))
+    assert "cannot include" in warning
+    assert warning.endswith(f'{named}."')
+
+
+@pytest.mark.parametrize(
+    "path", ["/studies?includefield=00080060,00280010", "/series?includefield=Rows", "/instances?includefield=0018FFFF"]
+)
+def test_an_attribute_that_the_standard_leaves_out_needs_no_warning(archive: Archive, path: str) -> None:
+    fill(archive.room.engine, header())
+    assert warnings(archive.ask(path)) == []
+
+
+def test_a_record_key_of_another_search_is_refused(archive: Archive) -> None:
+    study = new_uid()
+    fill(archive.room.engine, *(header(StudyInstanceUID=study, SeriesNumber=9) for _ in range(2)))
+    keys = {}
+    for path in ("/studies", "/series", "/instances", f"/studies/{study}/series", f"/studies/{study}/instances"):
+        keys[path] = archive.rows(f"{path}?includefield=RecordKey")[0]["0008041B"]["InlineBinary"]
+    for path in keys:
+        for source, key in keys.items():
+            status = archive.ask(path, params={"PriorRecordKey": key}).status_code
+            assert status in ((200, 204) if source == path else (400,)), (path, source)
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -387,6 +439,10 @@ def test_fuzzy_matching_is_answered_with_the_warning_of_the_standard(archive: Ar
         "TimezoneOffsetFromUTC=CET",
         "PriorRecordKey=AAAA",
         "PriorRecordKey=%FF",
+        "PriorRecordKey=" + b64encode(b"series 0123").decode(),
+        "fuzzymatching=yes",
+        "emptyvaluematching=",
+        "multiplevaluematching=1",
         "StudyInstanceUID=" + "1," * 1500,
         "&".join(["PatientID=1"] * 1001),
     ],
@@ -480,7 +536,7 @@ def test_limit_and_offset_cut_the_same_list_every_time(archive: Archive) -> None
 def test_an_answer_has_no_more_rows_than_the_server_allows_and_says_so(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.dicomweb.qido._MOST", 3)
+    monkeypatch.setattr("server.dicomweb.query._MOST", 3)
     fill(archive.room.engine, *(header() for _ in range(4)))
     for query in ("", "?limit=100"):
         response = archive.ask(f"/studies{query}")

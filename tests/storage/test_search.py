@@ -18,9 +18,10 @@ from sqlalchemy import event
 from readingroom.errors import Invalid, ReadingRoomError
 from readingroom.model import Scope
 from storage.catalog.engine import open_engine
-from storage.catalog.matching import KEYS, Level, parse, tag_of
+from storage.catalog.keys import KEYS, Level, tag_of
+from storage.catalog.matching import parse
 from storage.catalog.rows import STUDY_ROW, normal_day
-from storage.catalog.search import Part, Search, order_key, search
+from storage.catalog.search import OrderKey, Part, Search, order_key, search
 from storage.objects import BASE_URL_MARK, scan
 from tests.catalog import CT, MR_IMAGE, fill, header
 from tests.corpus import entries
@@ -122,8 +123,9 @@ def find(
     zone: str = "",
     limit: int = 100,
     offset: int = 0,
-    after: tuple[str, ...] | None = None,
+    after: OrderKey | None = None,
     empty_values: bool = False,
+    multiple_values: bool = False,
     parts: tuple[Part, ...] = (),
     **values: str,
 ) -> list[Any]:
@@ -132,7 +134,7 @@ def find(
     wanted = Search(
         level=level,
         under=under,
-        conditions=tuple(parse(tags, is_zoned=bool(zone), empty_values=empty_values)),
+        conditions=tuple(parse(tags, is_zoned=bool(zone), empty_values=empty_values, multiple_values=multiple_values)),
         zone=zone,
         limit=limit,
         offset=offset,
@@ -277,6 +279,26 @@ def test_two_quotes_match_what_has_no_value_if_that_was_asked_for(
 
 def test_two_quotes_are_a_value_like_any_other_if_it_was_not(archive: sa.Engine) -> None:
     assert studies(archive, PatientID='""') == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ({"ModalitiesInStudy": "MR\\SR"}, "jane"),
+        ({"ModalitiesInStudy": "SR,MR"}, "jane"),
+        ({"ModalitiesInStudy": "MR\\CT"}, ""),
+        ({"ModalitiesInStudy": "MR"}, "jane"),
+        ({"ModalitiesInStudy": "CT\\*"}, "nord doe hans"),
+        # of what has one value at most, and of UIDs, any of a list
+        ({"PatientID": "P3\\P5"}, "yamada doe"),
+        ({"SOPClassesInStudy": f"{MR_IMAGE},1.2.3"}, "jane"),
+        ({"StudyInstanceUID": f"{UIDS['doe']},{UIDS['hans']}"}, "doe hans"),
+    ],
+)
+def test_all_values_of_a_list_have_to_be_there_if_that_was_asked_for(
+    archive: sa.Engine, keys: dict[str, str], found: str
+) -> None:
+    assert studies(archive, multiple_values=True, **keys) == found.split()
 
 
 def test_wild_cards_agree_with_a_regular_expression_on_any_text(engine: sa.Engine) -> None:
@@ -539,6 +561,28 @@ def test_pages_by_the_key_of_the_last_hit_make_the_whole_while_others_arrive(eng
         after = order_key(level, page[-1])
         fill(engine, header(StudyDate="20210101"))
     assert seen == whole
+
+
+@pytest.mark.parametrize("level", ["series", "instance"])
+def test_pages_below_a_study_go_by_number_whatever_arrives(engine: sa.Engine, level: Level) -> None:
+    study, series = new_uid(), [new_uid() for _ in range(3)]
+    numbers = [(series[s], s or None, i) for s in range(3) for i in (-1, 2, 10, None)]
+
+    def instance(series_uid: str, series_number: int | None, number: int | None) -> Any:
+        given = {"SeriesNumber": series_number, "InstanceNumber": number}
+        uids = {"StudyInstanceUID": study, "SeriesInstanceUID": series_uid}
+        return header(**uids, **{name: value for name, value in given.items() if value is not None})
+
+    fill(engine, *itertools.starmap(instance, numbers))
+    whole = [hit.id for hit in find(engine, level, under=(study,))]
+    seen: list[str] = []
+    after = None
+    while page := find(engine, level, under=(study,), limit=2, after=after):
+        seen += [hit.id for hit in page]
+        after = order_key(level, page[-1], is_under=True)
+        fill(engine, instance(new_uid(), -5, 1))  # before everything: seen by nobody who has passed it
+    assert seen == whole
+    assert len(whole) == (3 if level == "series" else 12)
 
 
 def test_a_scope_sees_its_facilities_and_nothing_else(archive: sa.Engine) -> None:
