@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 _SWEEP_SECONDS = 30.0
 _SETTLE_SECONDS = 1.0
 _UPLOAD_THREADS = 6
+_GC_OBJECTS = 20_000
+"""New objects between two looks for cycles; the JSON of one header makes some 700, and has no cycles."""
 
 
 @contextmanager
@@ -92,6 +94,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
         app.state.room = await anyio.to_thread.run_sync(opened.__enter__)
         gc.collect()
         gc.freeze()  # what start-up made stays; a full collection would stop everything for some 50 ms
+        gc.set_threshold(_GC_OBJECTS, 20, 50)
         timers = asyncio.create_task(_run_timers(app.state.room))
         try:
             yield

@@ -110,7 +110,13 @@ async def read_parts(chunks: AsyncIterator[bytes], boundary: bytes) -> AsyncIter
     data = 0  # where undelivered data of the open part begins
     around = 0  # bytes that belong to no part
     async for chunk in chunks:
-        buffer += chunk
+        if is_open and len(chunk) > keep and delimiter not in buffer + chunk[:keep]:
+            # Mere data, as most chunks are: what was held back is delivered, and the chunk looked at where it is.
+            if len(buffer) > data:
+                yield PartData(memoryview(buffer)[data:])
+            buffer, data = chunk, 0
+        else:
+            buffer += chunk
         search = 0  # where the next delimiter may begin
         while True:
             at = buffer.find(delimiter, search)
