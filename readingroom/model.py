@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+Permission = Literal["remove", "correct", "original"]
+"""What not everybody may do: delete and restore, change what was received, see what a correction hides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +34,8 @@ class Actor:
     kind: str = "person"
     scope: Scope = Scope()
     facility: str | None = None
+    may: frozenset[Permission] = frozenset()
 
 
-LOCAL_OPERATOR = Actor(id="local-operator", name="Local operator")
+LOCAL_OPERATOR = Actor(id="local-operator", name="Local operator", may=frozenset(get_args(Permission)))
 """The one actor of an installation without authentication, which therefore serves loopback only."""

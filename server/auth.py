@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from readingroom.model import LOCAL_OPERATOR, Actor, Scope
+from readingroom.errors import Refused
+from readingroom.model import LOCAL_OPERATOR, Actor, Permission, Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,12 @@ def caller_of(request: Request) -> Caller:
     """The caller that the edge found for this request."""
     caller: Caller = request.scope["readingroom.caller"]
     return caller
+
+
+def require(actor: Actor, permission: Permission) -> None:
+    """Raise `Refused` where the actor may not do that."""
+    if permission not in actor.may:
+        raise Refused(f"{actor.id} may not do this; the permission {permission!r} is needed.")
 
 
 def authenticate(_headers: object) -> Actor:

@@ -54,6 +54,7 @@ from storage.catalog.studies import (
 )
 from storage.catalog.writers import ArrayKey, LeaseLost, Slot, Writer, object_keys
 from storage.objects import ArraySpec, Description, scan
+from storage.sidecars import withdraw_expired
 
 log = logging.getLogger(__name__)
 
@@ -353,7 +354,9 @@ class Ingest:
 
     def sweep_others(self) -> int:
         """Remove what other writers that died left behind; returns how many objects and files that was."""
-        return sweep(self._engine, self._blobs, self._tmp, now=self._clock.now(), own=self._writer.id)
+        now = self._clock.now()
+        withdrawn = withdraw_expired(self._engine, self._blobs, now=now)
+        return withdrawn + sweep(self._engine, self._blobs, self._tmp, now=now, own=self._writer.id)
 
     def _replace_writer(self) -> None:
         """Go on as a new writer after the lease was lost."""

@@ -8,11 +8,10 @@ that ingest gave; what is in no object was written beside them as a side record,
 from __future__ import annotations
 
 import mmap
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import batched
 from pathlib import Path
@@ -28,6 +27,7 @@ from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
 from storage.catalog.studies import Received, Recorded, ensure_facility, identity, record_instances, series_place
 from storage.objects import Scan, scan
+from storage.sidecars import iter_records, withdraw_expired
 from storage.trailer import Description
 
 Apply = Callable[[sa.Connection, dict[str, Any]], None]
@@ -48,7 +48,6 @@ _REBUILT = (
     t.writer,
     t.zarr_array,
 )
-_SIDE_RECORD = re.compile(r"s/../../[^/]+/x/[^/]+\.json")
 _TRANSACTION = 256
 _GROUP = 200
 # Objects that came within this span are recorded as one group, at the time of the first.
@@ -191,15 +190,14 @@ def replay_side_records(
     reindexed: Reindexed,
     appliers: Mapping[str, Apply] = SIDE_RECORDS,
 ) -> None:
-    """Apply the side records in the order in which they were written."""
+    """Apply the side records in the order in which they were written; what a crash cut off is withdrawn first."""
+    withdraw_expired(engine, blobs, now=datetime.now(UTC), patience=timedelta())
     records: list[tuple[str, str, dict[str, Any]]] = []
-    for key in blobs.keys("s/"):
-        if _SIDE_RECORD.fullmatch(key):
-            try:
-                record = orjson.loads(blobs.read(key))
-                records.append((record["at"], key, record))
-            except (ReadingRoomError, ValueError, KeyError, TypeError):
-                reindexed.failures.append((key, "It is no side record: JSON with a type and a time is expected."))
+    for key, record in iter_records(blobs):
+        if isinstance(record, Invalid):
+            reindexed.failures.append((key, record.message))
+        else:
+            records.append((record["at"], key, record))
     with begin_write(engine) as connection:
         for _, key, record in sorted(records, key=lambda one: one[:2]):
             apply = appliers.get(str(record.get("type")))

@@ -155,10 +155,12 @@ series = sa.Table(
     sa.Column("extra", sa.LargeBinary, nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("stale_since", UtcDateTime, doc="its settled zarr files say other than this catalog; NULL: they do not"),
     sa.UniqueConstraint("study", "series_uid"),
     sa.Index("ix_series_series_uid", "series_uid"),
     sa.Index("ix_series_study_modality", "study", "modality", **_where("instance_count > 0")),
     sa.Index("ix_series_modality", "modality"),
+    sa.Index("ix_series_stale", "stale_since", **_where("stale_since IS NOT NULL")),
 )
 
 series_request = sa.Table(
@@ -258,6 +260,38 @@ instance_metadata = sa.Table(
     sa.Column("json", sa.LargeBinary, nullable=False, doc="DICOM JSON, zlib"),
 )
 
+removal = sa.Table(
+    "removal",
+    metadata,
+    _id(),
+    sa.Column("owner_facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("study_uid", Text, nullable=False),
+    sa.Column("series_uid", Text, nullable=False),
+    sa.Column("instance_uid", Text, nullable=False),
+    sa.Column(
+        "state",
+        sa.String(16),
+        nullable=False,
+        doc="awaited: rejected, not received yet; hidden; purging; purged: the bytes are gone",
+    ),
+    sa.Column("reason", Text, nullable=False, doc="deleted, or the code of a rejection note's title: 113001 ..."),
+    sa.Column("note", Text, nullable=False, doc="SOP Instance UID of the rejection note; empty without one"),
+    sa.Column("actor", Text, nullable=False, doc="who removed it"),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("owner_facility", "instance_uid"),
+    sa.Index("ix_removal_study_uid_series_uid", "study_uid", "series_uid"),
+    sa.Index("ix_removal_state_at", "state", "at"),
+)
+
+side_record = sa.Table(
+    "side_record",
+    metadata,
+    _id(),
+    sa.Column("object_key", Text, nullable=False),
+    sa.Column("begun_at", UtcDateTime, nullable=False),
+    sa.Column("is_withdrawn", sa.Boolean, nullable=False, doc="its transaction may not commit any more"),
+)
+
 overlay = sa.Table(
     "overlay",
     metadata,
@@ -289,5 +323,6 @@ event = sa.Table(
     sa.Column("at", UtcDateTime, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False, doc="JSON"),
     sa.Index("ix_event_study", "study_uid", "seq"),
+    sa.Index("ix_event_at", "at", "seq"),
     sqlite_autoincrement=True,
 )

@@ -15,9 +15,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from readingroom.errors import Conflict
-from storage.catalog import schema
+from storage.catalog import migrate, schema
 from storage.catalog.engine import begin_write, open_engine
 from storage.catalog.migrate import current, head, pending, upgrade
+
+REVISIONS = sorted(path.name[:4] for path in Path(migrate.__file__).parent.glob("migrations/versions/[0-9]*.py"))
 
 KINDS = ("sqlite", "postgres")
 
@@ -64,7 +66,7 @@ def description(connection: sa.Connection) -> dict[str, Any]:
 
 
 def test_a_migrated_database_is_what_schema_says(empty: sa.Engine) -> None:
-    assert upgrade(empty) == [head()]
+    assert upgrade(empty) == REVISIONS
     with empty.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         assert compare_metadata(context, schema.metadata) == []
@@ -80,7 +82,7 @@ def test_a_migrated_database_is_what_schema_says(empty: sa.Engine) -> None:
 
 def test_a_second_upgrade_finds_nothing_to_do(empty: sa.Engine) -> None:
     assert current(empty) is None
-    assert pending(empty) == [head()]
+    assert pending(empty) == REVISIONS
     upgrade(empty)
     assert upgrade(empty) == []
     assert current(empty) == head()
@@ -90,7 +92,7 @@ def test_a_second_upgrade_finds_nothing_to_do(empty: sa.Engine) -> None:
 def test_workers_that_start_together_migrate_once(empty: sa.Engine) -> None:
     with ThreadPoolExecutor(6) as pool:
         runs = list(pool.map(lambda _: upgrade(empty), range(6)))
-    assert sorted(runs) == [[]] * 5 + [[head()]]
+    assert sorted(runs) == [[]] * 5 + [REVISIONS]
 
 
 def test_a_migration_that_fails_half_way_leaves_nothing(empty: sa.Engine) -> None:
@@ -119,4 +121,4 @@ def test_migrations_need_no_file_outside_the_package(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.strip() == str([head()])
+    assert done.stdout.strip() == str(REVISIONS)
