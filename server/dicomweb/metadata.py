@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import batched
 
 import anyio.to_thread
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -18,8 +20,9 @@ from starlette.routing import Route
 from server.auth import caller_of
 from server.dicomweb.files import find_with_metadata, version_of
 from server.dicomweb.kept import keepings_of
-from server.dicomweb.negotiation import DICOM_JSON, Offer, accepted, choose
+from server.dicomweb.negotiation import DICOM_JSON, DICOM_XML, Offer, accepted, choose
 from server.dicomweb.respond import CACHING, PIECE_BYTES, Buffers, Made, not_modified, streamed, weak
+from server.dicomweb.xmlparts import XML_PARTS, XmlParts
 from server.room import Room
 from storage.catalog.find import (
     StoredSeries,
@@ -28,9 +31,12 @@ from storage.catalog.find import (
     find_study,
     iter_metadata,
 )
+from storage.dicomjson import MetadataJson, first_value
+from storage.nativexml import to_xml
 from storage.objects import BASE_URL_MARK
 
-_OFFERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json"))
+_OFFERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json"), XML_PARTS)
+_ONE = (*_OFFERS, Offer(media_type=DICOM_XML))
 _MARK = BASE_URL_MARK.encode()
 _GZIP = 31
 """zlib's window bits for the gzip format."""
@@ -39,6 +45,9 @@ _LEVEL = 1
 _BULK = re.compile(rb'("BulkDataURI":"[^"]*)')
 _KEPT_PLAIN = 4000
 """Instances up to which an answer without compression is held as a whole; a larger one is inflated as it is sent."""
+
+_XML_AT_ONCE = 32
+"""Instances whose XML is made in one go."""
 
 
 async def study_metadata(request: Request) -> Response:
@@ -62,30 +71,44 @@ async def instance_metadata(request: Request) -> Response:
     caller, path = caller_of(request), request.path_params
     uids, version = (path["study"], path["series"], path["instance"]), version_of(request)
     instance, stored = await room.read(find_with_metadata, caller.scope, *uids, version)
-    offer = choose(accepted(request), _OFFERS)
-    etag = weak(f'"{instance.etag}-metadata"')
+    offer = choose(accepted(request), _ONE)
+    etag = weak(f'"{instance.etag}-metadata{"-xml" if offer.media_type == DICOM_XML else ""}"')
     if unchanged := not_modified(request, etag):
         return unchanged
     is_gzip = _accepts_gzip(request)
     pieces = _joined([stored], caller.service_root.encode())
     if version is not None:
         pieces = (_BULK.sub(rb"\1?version=%d" % version, piece) for piece in pieces)
+    if offer.media_type == DICOM_XML:
+        (dataset,) = orjson.loads(b"".join(pieces))
+        xml = XmlParts()
+        headers = _headers(offer, etag, is_gzip=False)
+        if not offer.multipart:
+            return Buffers([to_xml(dataset)], headers=headers)
+        headers["content-type"] = xml.content_type
+        return Buffers([xml.part(dataset, _location(dataset, caller.service_root)), xml.end()], headers=headers)
     return Buffers([b"".join(_compressed(pieces) if is_gzip else pieces)], headers=_headers(offer, etag, is_gzip))
 
 
 async def _answer(request: Request, room: Room, of: StoredStudy | StoredSeries) -> Response:
     offer = choose(accepted(request), _OFFERS)
-    etag = f'W/"{of.id}-{of.version}"'
+    etag = f'W/"{of.id}-{of.version}{"-xml" if offer.media_type == DICOM_XML else ""}"'
     if unchanged := not_modified(request, etag):
         return unchanged
+    if offer == XML_PARTS:
+        xml, headers = XmlParts(), _headers(offer, etag, is_gzip=False)
+        headers["content-type"] = xml.content_type
+        stored = await room.read_apart(lambda connection: list(iter_metadata(connection, of)))
+        root = caller_of(request).service_root
+        return await streamed(request, room, [Made(lambda: _in_xml(room, stored, root, xml))], headers)
     wants_gzip = _accepts_gzip(request)
     is_gzip = wants_gzip or of.instance_count > _KEPT_PLAIN
-    root = caller_of(request).service_root.encode()
+    prefix = caller_of(request).service_root.encode()
 
     async def make() -> bytes:
-        return await anyio.to_thread.run_sync(_body, room, of, root, is_gzip, limiter=room.db)
+        return await anyio.to_thread.run_sync(_body, room, of, prefix, is_gzip, limiter=room.db)
 
-    body = await keepings_of(request).metadata.get((of.id, of.version, root, is_gzip), make, len)
+    body = await keepings_of(request).metadata.get((of.id, of.version, prefix, is_gzip), make, len)
     headers = _headers(offer, etag, wants_gzip)
     if is_gzip and not wants_gzip:
         return await streamed(request, room, [Made(lambda: _inflated(body))], headers)
@@ -98,6 +121,23 @@ async def _inflated(body: bytes) -> AsyncIterator[bytes]:
     while not stream.eof:
         yield stream.decompress(rest, PIECE_BYTES)
         rest = stream.unconsumed_tail
+
+
+async def _in_xml(room: Room, stored: list[bytes], root: str, xml: XmlParts) -> AsyncIterator[bytes]:
+    """A part for each instance, a few at a time: what is made is sent before the next is."""
+
+    def parts(some: Iterable[bytes]) -> bytes:
+        datasets = orjson.loads(b"".join(_joined(some, root.encode())))
+        return b"".join(xml.part(dataset, _location(dataset, root)) for dataset in datasets)
+
+    for some in batched(stored, _XML_AT_ONCE):
+        yield await anyio.to_thread.run_sync(parts, some, limiter=room.codec)
+    yield xml.end()
+
+
+def _location(dataset: MetadataJson, root: str) -> str:
+    study, series, instance = (first_value(dataset, key) for key in ("0020000D", "0020000E", "00080018"))
+    return f"{root}/studies/{study}/series/{series}/instances/{instance}/metadata"
 
 
 def _body(room: Room, of: StoredStudy | StoredSeries, root: bytes, is_gzip: bool) -> bytes:

@@ -19,6 +19,7 @@ from readingroom.errors import NotAcceptable
 EXPLICIT_LITTLE_ENDIAN = str(uid.ExplicitVRLittleEndian)
 DICOM = "application/dicom"
 DICOM_JSON = "application/dicom+json"
+DICOM_XML = "application/dicom+xml"
 OCTET_STREAM = "application/octet-stream"
 
 DEFLATED = str(uid.DeflatedExplicitVRLittleEndian)

@@ -24,13 +24,14 @@ from readingroom.model import Scope
 from server.auth import caller_of
 from server.dicomweb.negotiation import DICOM_JSON, Offer, accepted, choose
 from server.dicomweb.query import PRIOR_RECORD_KEY, RECORD_KEY, Query, parse_query, record_key
+from server.dicomweb.xmlparts import XML_PARTS, XmlParts
 from server.room import Room
 from storage.catalog.find import find_study
 from storage.catalog.keys import LEVELS, Level
 from storage.catalog.search import Part, Search, search
 from storage.objects import BASE_URL_MARK
 
-_OFFERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json"))
+_OFFERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json"), XML_PARTS)
 _GZIP_FROM_BYTES = 8192
 _GZIP = 31
 """zlib's window bits for the gzip format."""
@@ -87,14 +88,16 @@ async def _search(request: Request, level: Level) -> Response:
     query_string: bytes = request.scope["query_string"]
     query = parse_query(level, under, query_string)
     read = room.read if query.search.is_quick else room.read_apart
-    page = await read(find_page, caller.scope, query, caller.service_root, takes_gzip=_takes_gzip(request))
+    xml = XmlParts() if offer == XML_PARTS else None
+    takes_gzip = _takes_gzip(request)
+    page = await read(find_page, caller.scope, query, caller.service_root, takes_gzip=takes_gzip, xml=xml)
     headers = {"cache-control": "private, no-store", "vary": "Accept, Accept-Encoding"}
     if page.is_gzip:
         headers["content-encoding"] = "gzip"
     if page.next:
         headers["link"] = f'<{caller.service_root}{_next_page(query.search, query_string, page.next)}>; rel="next"'
     if page.count:
-        response = Response(page.body, headers=headers, media_type=offer.media_type)
+        response = Response(page.body, headers=headers, media_type=xml.content_type if xml else offer.media_type)
     else:
         response = Response(status_code=204, headers=headers)
     for warning in _warnings(query, page):
@@ -103,9 +106,15 @@ async def _search(request: Request, level: Level) -> Response:
 
 
 def find_page(
-    connection: sa.Connection, scope: Scope, query: Query, service_root: str, *, takes_gzip: bool = False
+    connection: sa.Connection,
+    scope: Scope,
+    query: Query,
+    service_root: str,
+    *,
+    takes_gzip: bool = False,
+    xml: XmlParts | None = None,
 ) -> Page:
-    """Search, and render what was found.
+    """Search, and render what was found: as JSON, or in `xml`.
 
     Raises
     ------
@@ -119,6 +128,8 @@ def find_page(
     hits, rest = hits[: wanted.limit], hits[wanted.limit :]
     following = f"PriorRecordKey={quote(record_key(wanted, hits[-1]))}" if rest else ""
     body = _render(query, hits, service_root)
+    if xml:
+        body = xml.whole(orjson.loads(body))
     is_gzip = takes_gzip and len(body) >= _GZIP_FROM_BYTES
     if is_gzip:
         body = zlib.compress(body, 1, _GZIP)

@@ -22,10 +22,11 @@ from readingroom.errors import (
 )
 from server.auth import Caller, caller_of
 from server.dicomweb.multipart import PartData, PartStart, boundary_of, parse_header_value, read_parts
-from server.dicomweb.negotiation import DICOM_JSON, Offer, accepted, choose
+from server.dicomweb.negotiation import DICOM_JSON, DICOM_XML, Offer, accepted, choose
 from server.room import Room
 from server.staging import Outcome, Ready, Spool, discard
 from server.status import failure_reason, http_status
+from storage.nativexml import to_xml
 
 _IN_MEMORY = 8 << 20  # a larger part goes to disk as it arrives
 _SPOOL_PIECE = 1 << 20
@@ -35,13 +36,17 @@ _MAX_PARTS = 50_000  # each is named in the answer, which is made in memory
 _WARNING_NEW_VERSION = 0xB000  # Coercion of Data Elements: the closest of the standard's warnings (PS3.18 10.5.3)
 
 _SINGLE_PART = "application/dicom"
-_ANSWERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json", sent_as=DICOM_JSON))
+_ANSWERS = (
+    Offer(media_type=DICOM_JSON),
+    Offer(media_type="application/json", sent_as=DICOM_JSON),
+    Offer(media_type=DICOM_XML),
+)
 
 
 async def store(request: Request) -> Response:
     """Store the instances of the request body; answers the Store Instances Response Module (PS3.18 10.5.3)."""
     room: Room = request.app.state.room
-    choose(accepted(request), _ANSWERS)
+    offer = choose(accepted(request), _ANSWERS)
     kind, _ = parse_header_value(request.headers.get("content-type", ""))
     study_uid: str | None = request.path_params.get("study")
     caller = caller_of(request)
@@ -69,7 +74,7 @@ async def store(request: Request) -> Response:
         await storing.abandon()
     if not outcomes:
         raise Invalid("The request body holds no part, so there is nothing to store.")
-    return _answer(outcomes, caller, study_uid)
+    return _answer(outcomes, caller, study_uid, offer.name)
 
 
 async def _watched(request: Request, patience: asyncio.Timeout, idle_seconds: float) -> AsyncIterator[bytes]:
@@ -213,7 +218,7 @@ def _refused(headers: dict[str, str]) -> ReadingRoomError | None:
     return NotDicom(f"A part is of type {kind}; only {_SINGLE_PART} parts are stored.")
 
 
-def _answer(outcomes: Sequence[Outcome], caller: Caller, study_uid: str | None) -> Response:
+def _answer(outcomes: Sequence[Outcome], caller: Caller, study_uid: str | None, media_type: str) -> Response:
     """The Store Instances Response Module, and the status of PS3.18 table 10.5.3-1."""
     root = caller.service_root
     stored = [one for one in outcomes if one.error is None]
@@ -244,9 +249,8 @@ def _answer(outcomes: Sequence[Outcome], caller: Caller, study_uid: str | None) 
         more = f" (and {len(messages) - 3} more)" if len(messages) > 3 else ""
         text = "; ".join(messages[:3]).replace('"', "'") + more
         headers["Warning"] = f'299 readingroom "{text.encode("ascii", "replace").decode()}"'
-    return Response(
-        orjson.dumps(body, option=orjson.OPT_SORT_KEYS), status, headers, media_type="application/dicom+json"
-    )
+    content = to_xml(body) if media_type == DICOM_XML else orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    return Response(content, status, headers, media_type=media_type)
 
 
 def _reference(one: Outcome, root: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 from server.room import Room
 from server.settings import Settings
 from storage.catalog import schema as t
+from storage.nativexml import from_xml
 from tests import multipart, synthetic
 from tests.stow import AS_STORED, STUDIES, Answer, send, store
 from tests.synthetic import ct_series, new_dataset, new_uid, part10
@@ -486,7 +487,20 @@ def test_the_answer_is_dicom_json(client: httpx.Client, accept: str) -> None:
     assert response.headers["content-type"] == "application/dicom+json"
 
 
-@pytest.mark.parametrize("accept", ["text/html", "image/png", "application/dicom+xml", "application/dicom+json;q=0"])
+def test_the_answer_is_xml_for_who_asks_for_it(client: httpx.Client, chest_ct: list[FileDataset]) -> None:
+    """PS3.18 10.5.3: the same module in the Native DICOM Model."""
+    store(client, part10(chest_ct[1]), to=f"{STUDIES}/{chest_ct[1].StudyInstanceUID}")
+    bodies = [part10(chest_ct[0]), part10(synthetic.cine()), b"none"]
+    answers = [
+        send(client, bodies, to=f"{STUDIES}/{chest_ct[0].StudyInstanceUID}", accept=accept)
+        for accept in ("application/dicom+xml", "application/dicom+json")
+    ]
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert answers[0].headers["content-type"] == "application/dicom+xml"
+    assert from_xml(answers[0].content) == answers[1].json()
+
+
+@pytest.mark.parametrize("accept", ["text/html", "image/png", "application/dicom+json;q=0"])
 def test_an_answer_that_cannot_be_given_is_not_acceptable_and_nothing_is_stored(
     client: httpx.Client, room: Room, accept: str
 ) -> None:
