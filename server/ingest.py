@@ -50,9 +50,8 @@ from storage.catalog.studies import (
     identity,
     record_instances,
     refusal,
-    series_place,
 )
-from storage.catalog.writers import ArrayKey, LeaseLost, Slot, Writer, object_keys
+from storage.catalog.writers import ArrayKey, LeaseLost, Slot, Writer, object_keys, series_place
 from storage.objects import ArraySpec, Description, scan
 from storage.sidecars import withdraw_expired
 

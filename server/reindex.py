@@ -25,7 +25,8 @@ from server.scrub import StoreKey, own_description
 from storage.blobs import Blobs
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
-from storage.catalog.studies import Received, Recorded, ensure_facility, identity, record_instances, series_place
+from storage.catalog.studies import Received, Recorded, ensure_facility, identity, record_instances
+from storage.catalog.writers import series_place
 from storage.objects import Scan, scan
 from storage.sidecars import iter_records, withdraw_expired
 from storage.trailer import Description

@@ -19,11 +19,12 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
+from readingroom.clock import Clock
 from readingroom.errors import Invalid, ReadingRoomError, Unavailable
 from storage.blobs import Blobs
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
-from storage.catalog.studies import series_place
+from storage.catalog.writers import series_place
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +59,13 @@ class SideRecord:
     id: str
     key: str
     blobs: Blobs
+    clock: Clock
     is_written: bool = False
 
-    def write(self, connection: sa.Connection, kind: str, at: datetime, payload: dict[str, Any]) -> None:
-        """Write the record as part of a transaction; when `at` is read, what the record is about is locked already.
+    def write(self, connection: sa.Connection, kind: str, payload: dict[str, Any]) -> datetime:
+        """Write the record as part of a transaction that has locked what it is about; gives the time that it bears.
+
+        Records are replayed by their times, so these have to be in the order of the transactions.
 
         Raises
         ------
@@ -71,13 +75,15 @@ class SideRecord:
         mine = t.side_record.delete().where(t.side_record.c.id == self.id, ~t.side_record.c.is_withdrawn)
         if connection.execute(mine).rowcount != 1:
             raise Unavailable("The catalog took too long; nothing was changed, try again.", retry_after=1)
+        at = self.clock.now()
         write_record(self.blobs, self.key, kind, at, payload)
         self.is_written = True
+        return at
 
 
 @contextmanager
 def announced(
-    engine: sa.Engine, blobs: Blobs, studies: Collection[tuple[str, str]], *, now: datetime
+    engine: sa.Engine, blobs: Blobs, studies: Collection[tuple[str, str]], *, clock: Clock
 ) -> Iterator[dict[tuple[str, str], SideRecord]]:
     """A record for each of the studies, given by owner facility and UID, to be written by a transaction within.
 
@@ -86,10 +92,11 @@ def announced(
     records = {}
     for study in studies:
         record_id = t.new_id()
-        records[study] = SideRecord(record_id, f"{records_folder(*study)}/{record_id}.json", blobs)
+        records[study] = SideRecord(record_id, f"{records_folder(*study)}/{record_id}.json", blobs, clock)
     if records:
         rows = [
-            {"id": one.id, "object_key": one.key, "begun_at": now, "is_withdrawn": False} for one in records.values()
+            {"id": one.id, "object_key": one.key, "begun_at": clock.now(), "is_withdrawn": False}
+            for one in records.values()
         ]
         with begin_write(engine) as connection:
             connection.execute(t.side_record.insert(), rows)
@@ -104,21 +111,21 @@ def announced(
 
 @contextmanager
 def begin_recorded(
-    engine: sa.Engine, blobs: Blobs, owner_facility: str, study_uid: str, *, now: datetime
+    engine: sa.Engine, blobs: Blobs, owner_facility: str, study_uid: str, *, clock: Clock
 ) -> Iterator[tuple[sa.Connection, SideRecord]]:
     """A transaction that changes one study and writes its record: both are durable when it ends, or neither is.
 
     Examples
     --------
-    Lock the study first, so that the times of records are in the order of their transactions::
+    ::
 
-        with begin_recorded(engine, blobs, facility, study_uid, now=clock.now()) as (connection, record):
+        with begin_recorded(engine, blobs, facility, study_uid, clock=clock) as (connection, record):
             ...  # lock the study's row, decide
-            record.write(connection, "note", clock.now(), {"study_uid": study_uid})
+            at = record.write(connection, "note", {"study_uid": study_uid})
             ...  # change rows, append events
     """
     study = owner_facility, study_uid
-    with announced(engine, blobs, [study], now=now) as records, begin_write(engine) as connection:
+    with announced(engine, blobs, [study], clock=clock) as records, begin_write(engine) as connection:
         yield connection, records[study]
 
 

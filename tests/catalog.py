@@ -14,7 +14,8 @@ from pydicom.dataset import Dataset
 from readingroom.clock import SetClock
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
-from storage.catalog.studies import Received, ensure_facility, record_instances, series_place
+from storage.catalog.studies import Received, ensure_facility, record_instances
+from storage.catalog.writers import series_place
 from storage.dicomjson import dump
 from storage.objects import MetadataJson
 from tests.synthetic import new_uid

@@ -6,7 +6,6 @@ the counts and the JSON kept ready for searches, the settle timer and the events
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,15 +19,13 @@ import sqlalchemy as sa
 from readingroom.errors import Duplicate, NotDicom
 from storage.catalog import rows
 from storage.catalog import schema as t
+from storage.catalog.counts import END, joined, recount_study
 from storage.catalog.engine import lock_events
-from storage.catalog.writers import insert_for
+from storage.catalog.writers import insert_for, series_place
 from storage.objects import Description, MetadataJson, Scan, dump
 
 Duplicates = Literal["version", "reject", "keep-first"]
 Result = Literal["stored", "identical", "new version", "kept first", "refused"]
-
-# Ends each entry of a list that is kept as sorted text, so that LIKE finds whole entries only.
-_END = "\\"
 
 
 _IDENTITY: tuple[tuple[str, Literal["study_uid", "series_uid", "instance_uid", "sop_class"], str], ...] = (
@@ -179,12 +176,6 @@ _INSERT_METADATA = t.instance_metadata.insert()
 _INSERT_EVENTS = t.event.insert()
 
 
-def series_place(owner_facility: str, study_uid: str, series_uid: str) -> str:
-    """The folder of a series: fanned out by hash, and the same whoever computes it."""
-    key = hashlib.sha256(f"{owner_facility}\n{study_uid}\n{series_uid}".encode()).hexdigest()[:32]
-    return f"s/{key[:2]}/{key[2:4]}/{key}"
-
-
 def find_current(
     connection: sa.Connection, owner_facility: str, instance_uids: Iterable[str]
 ) -> dict[str, tuple[int, bytes]]:
@@ -295,8 +286,8 @@ def _record_study(
 
     instances: list[dict[str, Any]] = []
     blobs: list[dict[str, Any]] = []
-    modalities = set(study.modalities.split(_END)) - {""}
-    sop_classes = set(study.sop_classes.split(_END)) - {""}
+    modalities = set(study.modalities.split(END)) - {""}
+    sop_classes = set(study.sop_classes.split(END)) - {""}
     series_count, instance_count, size_bytes = study.series_count, study.instance_count, study.size_bytes
     for _, members in sorted(by_series.items()):
         series_id, modality, was_empty = _record_series(connection, study.id, members, now)
@@ -330,8 +321,8 @@ def _record_study(
         _UPDATE_STUDY,
         {
             "this": study.id,
-            "modalities": _joined(modalities),
-            "sop_classes": _joined(sop_classes),
+            "modalities": joined(modalities),
+            "sop_classes": joined(sop_classes),
             "series_count": series_count,
             "instance_count": instance_count,
             "size_bytes": size_bytes,
@@ -359,10 +350,6 @@ def _record_study(
             }
         ),
     }
-
-
-def _joined(values: Iterable[str]) -> str:
-    return "".join(f"{value}{_END}" for value in sorted(values))
 
 
 def _lock_study(connection: sa.Connection, first: Received, now: datetime) -> sa.Row[Any]:
@@ -502,60 +489,6 @@ def _instance_row(one: _Accepted, columns: dict[str, Any], study_id: str, series
         "received_at": received.received_at,
         **columns,
     }
-
-
-def recount_study(connection: sa.Connection, study_id: str) -> None:
-    """Make the counts and the ready JSON of a study and its series true again, from its current instances."""
-    per_series = connection.execute(
-        sa.select(
-            t.series.c.id,
-            t.series.c.modality,
-            t.series.c.row,
-            t.series.c.version,
-            sa.func.count(t.instance.c.id),
-            sa.func.coalesce(sa.func.sum(t.instance.c.size_bytes), 0),
-        )
-        .join_from(
-            t.series, t.instance, sa.and_(t.instance.c.series == t.series.c.id, t.instance.c.is_current), isouter=True
-        )
-        .where(t.series.c.study == study_id)
-        .group_by(t.series.c.id, t.series.c.modality, t.series.c.row, t.series.c.version)
-    ).all()
-    for series_id, _, row, version, count, _ in per_series:
-        connection.execute(
-            t.series.update()
-            .where(t.series.c.id == series_id)
-            .values(instance_count=count, row=rows.reseries_row(row, instance_count=count), version=version + 1)
-        )
-    sop_classes = set(
-        connection.execute(
-            sa.select(t.instance.c.sop_class).where(t.instance.c.study == study_id, t.instance.c.is_current).distinct()
-        ).scalars()
-    )
-    modalities = {modality for _, modality, _, _, count, _ in per_series if modality and count}
-    series_count = sum(count > 0 for *_, count, _ in per_series)
-    instance_count = sum(count for *_, count, _ in per_series)
-    study = connection.execute(sa.select(t.study).where(t.study.c.id == study_id).with_for_update()).one()
-    row_json = rows.restudy_row(
-        study.row,
-        modalities=sorted(modalities),
-        sop_classes=sorted(sop_classes),
-        series_count=series_count,
-        instance_count=instance_count,
-    )
-    connection.execute(
-        t.study.update()
-        .where(t.study.c.id == study_id)
-        .values(
-            modalities=_joined(modalities),
-            sop_classes=_joined(sop_classes),
-            series_count=series_count,
-            instance_count=instance_count,
-            size_bytes=sum(size for *_, size in per_series),
-            row=row_json,
-            version=study.version + 1,
-        )
-    )
 
 
 def refusal(instance_uid: str) -> Duplicate:

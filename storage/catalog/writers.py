@@ -7,6 +7,7 @@ files, objects published but never committed) is found from its blocks and remov
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections import OrderedDict
@@ -172,6 +173,12 @@ def _array_of(connection: sa.Connection, key: ArrayKey, spec: bytes) -> tuple[st
             .returning(*columns)
         ).one()
     return found.id, found.name
+
+
+def series_place(owner_facility: str, study_uid: str, series_uid: str) -> str:
+    """The folder of a series: fanned out by hash, and the same whoever computes it."""
+    key = hashlib.sha256(f"{owner_facility}\n{study_uid}\n{series_uid}".encode()).hexdigest()[:32]
+    return f"s/{key[:2]}/{key[2:4]}/{key}"
 
 
 def object_keys(place: str, array_name: str, spec: Mapping[str, Any], slot: int) -> list[str]:

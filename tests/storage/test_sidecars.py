@@ -45,9 +45,9 @@ def is_tidy(engine: sa.Engine) -> bool:
 
 
 def test_a_record_and_its_transaction_come_together(engine: sa.Engine, blobs: Blobs, clock: SetClock) -> None:
-    with begin_recorded(engine, blobs, "north", "1.2.3", now=clock.now()) as (connection, record):
+    with begin_recorded(engine, blobs, "north", "1.2.3", clock=clock) as (connection, record):
         ensure_facility(connection, "north")
-        record.write(connection, "note", clock.now(), {"text": "first"})
+        record.write(connection, "note", {"text": "first"})
     assert facilities(engine) == ["north"]
     ((key, told),) = iter_records(blobs)
     assert key.startswith(records_folder("north", "1.2.3"))
@@ -58,9 +58,9 @@ def test_a_record_and_its_transaction_come_together(engine: sa.Engine, blobs: Bl
 
 
 def fail_after_the_record(engine: sa.Engine, blobs: Blobs, clock: SetClock) -> None:
-    with begin_recorded(engine, blobs, "north", "1.2.3", now=clock.now()) as (connection, record):
+    with begin_recorded(engine, blobs, "north", "1.2.3", clock=clock) as (connection, record):
         ensure_facility(connection, "north")
-        record.write(connection, "note", clock.now(), {})
+        record.write(connection, "note", {})
         raise ZeroDivisionError
 
 
@@ -76,19 +76,19 @@ def test_a_record_that_was_announced_and_not_written_leaves_nothing(
     engine: sa.Engine, blobs: Blobs, clock: SetClock
 ) -> None:
     studies = [("north", "1.2.3"), ("north", "1.2.4")]
-    with announced(engine, blobs, studies, now=clock.now()) as records, begin_write(engine) as connection:
-        records["north", "1.2.4"].write(connection, "note", clock.now(), {})
+    with announced(engine, blobs, studies, clock=clock) as records, begin_write(engine) as connection:
+        records["north", "1.2.4"].write(connection, "note", {})
     assert [key.rpartition("/")[0] for key in blobs.keys("s/")] == [records_folder("north", "1.2.4")]
     assert is_tidy(engine)
 
 
 def take_too_long(engine: sa.Engine, blobs: Blobs, clock: SetClock) -> None:
-    with announced(engine, blobs, [("north", "1.2.3")], now=clock.now()) as records:
+    with announced(engine, blobs, [("north", "1.2.3")], clock=clock) as records:
         assert withdraw_expired(engine, blobs, now=clock.now() + PATIENCE - timedelta(seconds=1)) == 0
         assert withdraw_expired(engine, blobs, now=clock.now() + PATIENCE) == 1
         with begin_write(engine) as connection:
             ensure_facility(connection, "north")
-            records["north", "1.2.3"].write(connection, "note", clock.now(), {})
+            records["north", "1.2.3"].write(connection, "note", {})
 
 
 def test_a_transaction_that_took_too_long_does_not_commit(engine: sa.Engine, blobs: Blobs, clock: SetClock) -> None:
@@ -101,18 +101,17 @@ def test_a_transaction_that_took_too_long_does_not_commit(engine: sa.Engine, blo
 
 _DIE = """
 import os, signal, sys
-from datetime import UTC, datetime
 from pathlib import Path
+from readingroom.clock import SetClock
 from storage import sidecars
 from storage.blobs import LocalBlobs
 from storage.catalog.engine import open_engine
 from storage.catalog.studies import ensure_facility
 
 engine, blobs = open_engine(sys.argv[1]), LocalBlobs(Path(sys.argv[2]))
-when = datetime(2026, 1, 1, tzinfo=UTC)
-with sidecars.begin_recorded(engine, blobs, "north", "1.2.3", now=when) as (connection, record):
+with sidecars.begin_recorded(engine, blobs, "north", "1.2.3", clock=SetClock()) as (connection, record):
     ensure_facility(connection, "north")
-    record.write(connection, "note", when, {})
+    record.write(connection, "note", {})
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
