@@ -31,6 +31,7 @@ _PREFLIGHT_SECONDS = "86400"
 _EXPOSED = "Content-Location, Content-Range, ETag, Location, Retry-After, Warning"
 _METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_COUNTED_METHODS = frozenset((*_METHODS.split(", "), "PATCH"))
 
 
 class Metrics:
@@ -48,6 +49,17 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def count(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one answered request; the counters are looked up once for each kind, which costs more than counting."""
+        # A method is whatever the client says it is, and each new label takes memory for good.
+        kind = route, method if method in _COUNTED_METHODS else "other", status
+        found = self._known.get(kind)
+        if found is None:
+            found = self._known[kind] = self.requests.labels(*kind), self.seconds.labels(route)
+        found[0].inc()
+        found[1].observe(seconds)
 
 
 class Edge:
@@ -96,8 +108,7 @@ class Edge:
         finally:
             endpoint = scope.get("endpoint")
             route = getattr(endpoint, "__name__", None) or "other"
-            self._metrics.requests.labels(route, scope["method"], status).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+            self._metrics.count(route, scope["method"], status, time.perf_counter() - started)
 
     def _root(self, scope: Scope, headers: Headers) -> str:
         """Scheme and authority that clients see: as configured, as a trusted proxy says, or as they asked."""

@@ -13,7 +13,7 @@ from readingroom.errors import ReadingRoomError
 from readingroom.model import Scope
 from server.dicomweb.files import find_all
 from server.room import Room
-from storage.catalog.find import StoredInstance, find_instance
+from storage.catalog.find import StoredInstance, StoredSeries, find_instance, find_series
 from storage.catalog.watch import Watch, watch
 from storage.objects import Scan
 
@@ -66,7 +66,7 @@ class Inflated:
 
 
 class Located:
-    """Where instances are, for as long as nothing in the catalog changes.
+    """Where instances and series are, for as long as nothing in the catalog changes.
 
     Who asks for frames of two instances of a series scrolls, and will ask for the others: they are all looked up in
     the background. For the event loop's thread alone.
@@ -74,6 +74,7 @@ class Located:
 
     def __init__(self) -> None:
         self._found: dict[Hashable, StoredInstance] = {}
+        self._found_series: dict[Hashable, StoredSeries] = {}
         self._series: dict[Hashable, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch: Watch | None = None
@@ -89,15 +90,9 @@ class Located:
         version: int | None = None,
     ) -> StoredInstance:
         """As `storage.catalog.find.find_instance`."""
-        if self._watch is None:
-            self._watch = watch(room.engine)
-        if self._watch is None or version is not None:
+        count = self._still(room)
+        if count is None or version is not None:
             return await room.read(find_instance, scope, study_uid, series_uid, instance_uid, version)
-        count = self._watch.count()
-        if count != self._count or len(self._found) > _MAX_LOCATED:
-            self._found.clear()
-            self._series.clear()
-            self._count = count
         series = scope.facilities, study_uid, series_uid
         found = self._found.get((*series, instance_uid))
         if found is None:
@@ -110,6 +105,30 @@ class Located:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         return found
+
+    async def find_series(self, room: Room, scope: Scope, study_uid: str, series_uid: str) -> StoredSeries:
+        """As `storage.catalog.find.find_series`."""
+        if self._still(room) is None:
+            return await room.read(find_series, scope, study_uid, series_uid)
+        key = scope.facilities, study_uid, series_uid
+        found = self._found_series.get(key)
+        if found is None:
+            found = self._found_series[key] = await room.read(find_series, scope, study_uid, series_uid)
+        return found
+
+    def _still(self, room: Room) -> int | None:
+        """The count of the catalog's changes, of which nothing older is remembered; None where none is kept."""
+        if self._watch is None:
+            self._watch = watch(room.engine)
+        if self._watch is None:
+            return None
+        count = self._watch.count()
+        if count != self._count or len(self._found) + len(self._found_series) > _MAX_LOCATED:
+            self._found.clear()
+            self._found_series.clear()
+            self._series.clear()
+            self._count = count
+        return count
 
     async def _find_series(self, room: Room, scope: Scope, study_uid: str, series_uid: str, count: int) -> None:
         try:

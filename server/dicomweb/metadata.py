@@ -27,7 +27,6 @@ from server.room import Room
 from storage.catalog.find import (
     StoredSeries,
     StoredStudy,
-    find_series,
     find_study,
     iter_metadata,
 )
@@ -60,8 +59,8 @@ async def study_metadata(request: Request) -> Response:
 async def series_metadata(request: Request) -> Response:
     """Retrieve the metadata of a series."""
     room: Room = request.app.state.room
-    path = request.path_params
-    series = await room.read(find_series, caller_of(request).scope, path["study"], path["series"])
+    path, located = request.path_params, keepings_of(request).located
+    series = await located.find_series(room, caller_of(request).scope, path["study"], path["series"])
     return await _answer(request, room, series)
 
 

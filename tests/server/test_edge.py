@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -172,3 +173,14 @@ def test_an_answer_and_an_error_to_a_configured_origin_may_be_read() -> None:
         assert answer.headers["access-control-allow-origin"] == "https://viewer.example"
         assert answer.headers["vary"] == "Origin"
     assert "access-control-allow-origin" not in client.get("/dicomweb/caller", headers={"origin": "https://x"}).headers
+
+
+def test_methods_that_nobody_knows_are_counted_as_one() -> None:
+    metrics = Metrics()
+    client = TestClient(Edge(Starlette(), settings=Settings(), metrics=metrics), base_url="http://127.0.0.1:8780")
+    for method in ("GET", "BREW", "BREW2", "WHEN"):
+        assert client.request(method, "/nothing").status_code == 404
+    counted = generate_latest(metrics.registry).decode()
+    assert 'method="GET",route="other",status="404"} 1.0' in counted
+    assert 'method="other",route="other",status="404"} 3.0' in counted
+    assert "BREW" not in counted

@@ -129,3 +129,23 @@ def test_an_instance_is_located_again_only_after_a_commit(room: Room, client: ob
         assert (await find(1)).version == 1
 
     anyio.run(story)
+
+
+@pytest.mark.rooms("sqlite", "postgres")
+def test_a_series_is_located_again_only_after_a_commit(room: Room, client: object) -> None:
+    *before, later = ct_series(3)
+    keep(client, *before)  # type: ignore[arg-type]
+    located, uids = Located(), (later.StudyInstanceUID, later.SeriesInstanceUID)
+
+    async def story() -> None:
+        found = await located.find_series(room, EVERYWHERE, *uids)
+        assert found.instance_count == 2
+        again = await located.find_series(room, EVERYWHERE, *uids)
+        assert again == found
+        assert (again is found) == (room.engine.dialect.name == "sqlite"), "what is kept was not read again"
+        with pytest.raises(NotFound):
+            await located.find_series(room, Scope(facilities=frozenset({"elsewhere"})), *uids)
+        await anyio.to_thread.run_sync(keep, client, later)
+        assert (await located.find_series(room, EVERYWHERE, *uids)).instance_count == 3
+
+    anyio.run(story)
