@@ -28,11 +28,12 @@ from storage.values import DEFAULT_CHARACTER_SET
 IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
-_INFLATED = {
+INFLATED = {
     DEFLATED: EXPLICIT_LITTLE,
     "1.2.840.10008.1.2.4.95": "1.2.840.10008.1.2.4.94",  # JPIP Referenced
     "1.2.840.10008.1.2.4.205": "1.2.840.10008.1.2.4.204",  # JPIP HTJ2K Referenced
 }
+"""What a deflated data set is once inflated, by transfer syntax."""
 _PIECE = 1 << 20
 _DATA_SET_AT = 132
 _UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
@@ -51,7 +52,7 @@ class Front:
 
     @property
     def is_deflated(self) -> bool:
-        return self.transfer_syntax in _INFLATED
+        return self.transfer_syntax in INFLATED
 
 
 def read_front(data: Buffer, limits: Limits) -> Front:
@@ -107,7 +108,7 @@ def _read_file_meta(data: Buffer, limits: Limits) -> _FileMeta:
             declared = start + 4 + group_length
         if element == 0x10:
             span = (at, start + length)
-            is_deflated = str(elements[key].get("Value", [""])[0]) in _INFLATED
+            is_deflated = str(elements[key].get("Value", [""])[0]) in INFLATED
         at = start + length
     for value in walk.bulk:
         del value.element["BulkDataURI"]  # nothing serves bulk data of file meta information
@@ -157,7 +158,7 @@ def inflate(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> bytearray:
         size += len(piece)
         if size > limits.max_inflated_bytes:
             raise TooLarge(f"the deflated data set is longer than {limits.max_inflated_bytes} bytes")
-    head = _with_transfer_syntax(bytes(data[: front.data_set_at]), front.syntax_span, _INFLATED[front.transfer_syntax])
+    head = _with_transfer_syntax(bytes(data[: front.data_set_at]), front.syntax_span, INFLATED[front.transfer_syntax])
     whole = bytearray(len(head) + size)
     whole[: len(head)] = head
     at = len(head)

@@ -52,7 +52,8 @@ def _character_set(terms: tuple[str, ...]) -> Codecs:
         return DEFAULT_CHARACTER_SET
 
 
-def _decode(raw: Bytes, charset: Codecs) -> str:
+def decode_text(raw: Bytes, charset: Codecs) -> str:
+    """A text in a character set, its padding and delimiters as they are."""
     text = str(raw, "latin-1")
     if text.isascii() and "\x1b" not in text:
         return text
@@ -92,7 +93,7 @@ def _read_address(raw: Bytes, charset: Codecs) -> Values:
 
 def _read_words(raw: Bytes, charset: Codecs) -> Values:
     """LO SH UC."""
-    text = _decode(raw, charset)
+    text = decode_text(raw, charset)
     if "\\" in text:
         return [value.rstrip("\0 ") or None for value in text.split("\\")]
     text = text.rstrip("\0 ")
@@ -101,7 +102,7 @@ def _read_words(raw: Bytes, charset: Codecs) -> Values:
 
 def _read_text(raw: Bytes, charset: Codecs) -> Values:
     """LT ST UT: one value, in which a backslash is a character."""
-    text = _decode(raw, charset).rstrip("\0 ")
+    text = decode_text(raw, charset).rstrip("\0 ")
     return [text] if text else None
 
 
@@ -110,7 +111,7 @@ _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 def _read_names(raw: Bytes, charset: Codecs) -> Values:
     """PN: an object of the component groups that are not empty (PS3.18 F.2.2)."""
-    text = _decode(bytes(raw).rstrip(b"\0 "), charset)
+    text = decode_text(bytes(raw).rstrip(b"\0 "), charset)
     if not text:
         return None
     names = [

@@ -45,9 +45,9 @@ from storage.catalog.find import (
     list_instances,
     read_metadata,
 )
-from storage.explicit import little_endian
 from storage.objects import BASE_URL_MARK, find_bulk
 from storage.part10 import EXPLICIT_BIG
+from storage.rewrite import little_endian
 
 ALL = Offer(media_type=OCTET_STREAM, multipart=True, transfer_syntax=EXPLICIT_LITTLE_ENDIAN)
 """What stands, at an instance, series or study, for all its bulk data."""

@@ -25,7 +25,7 @@ from storage.catalog.find import (
     read_metadata,
 )
 from storage.dicomjson import Buffer
-from storage.explicit import explicit_little_endian
+from storage.rewrite import rewrite
 
 
 def find_with_metadata(
@@ -89,15 +89,15 @@ def received_file(room: Room, instance: StoredInstance) -> Buffer:
 
 
 def file_body(room: Room, instance: StoredInstance, offer: Offer) -> list[Piece]:
-    """The file as it was received, or as Explicit VR Little Endian, whichever was agreed."""
+    """The file as it was received, or written anew in the transfer syntax that was agreed."""
     if offer.transfer_syntax == instance.transfer_syntax:
         return [Stored(instance.object_key, 0, instance.size_bytes)]
-    return [Made(lambda: _explicit(room, instance))]
+    return [Made(lambda: _rewritten(room, instance, offer.transfer_syntax))]
 
 
-async def _explicit(room: Room, instance: StoredInstance) -> AsyncIterator[bytes | memoryview]:
+async def _rewritten(room: Room, instance: StoredInstance, transfer_syntax: str) -> AsyncIterator[bytes | memoryview]:
     def pieces() -> Iterator[bytes]:
-        for piece in explicit_little_endian(received_file(room, instance)):
+        for piece in rewrite(received_file(room, instance), transfer_syntax):
             yield bytes(piece)  # a view of the file must not be read from disk by the event loop
 
     made = pieces()

@@ -7,14 +7,13 @@ from functools import lru_cache, partial
 import anyio.to_thread
 import orjson
 
-from readingroom.errors import Invalid, NotAcceptable, NotDicom, NotFound
+from readingroom.errors import Invalid, NotAcceptable, NotFound
 from server.dicomweb.kept import Inflated, Keepings
 from server.dicomweb.negotiation import DEFLATED, EXPLICIT_LITTLE_ENDIAN, NATIVE, Accept, Offer, agree, choose
 from server.room import Room
 from storage.catalog.find import StoredInstance
-from storage.explicit import native_bytes
+from storage.encode import transcode_frame
 from storage.objects import ArraySpec, frame_chunk, frame_payload, inflate, scan
-from storage.pixels import decode_frame
 
 Bytes = bytes | bytearray
 
@@ -82,7 +81,9 @@ async def read_decoded(room: Room, keepings: Keepings, instance: StoredInstance,
     spec = await frame_spec(room, keepings, instance)
     if spec.encoding != "encapsulated":
         return frame
-    return await anyio.to_thread.run_sync(_decoded, frame, spec, limiter=room.codec)
+    return await anyio.to_thread.run_sync(
+        transcode_frame, bytes(frame), spec, EXPLICIT_LITTLE_ENDIAN, limiter=room.codec
+    )
 
 
 async def agreed_frame(
@@ -164,10 +165,3 @@ async def _chunk(room: Room, instance: StoredInstance, index: int) -> tuple[int,
         return await anyio.to_thread.run_sync(
             frame_chunk, read, instance.object_bytes, instance.chunk_count, index, limiter=room.disk
         )
-
-
-def _decoded(frame: Bytes, spec: ArraySpec) -> bytes:
-    try:
-        return native_bytes(decode_frame(frame, spec), spec, planar=spec.planar_configuration == 1)
-    except NotDicom as error:
-        raise NotAcceptable(f"The frame cannot be decompressed ({error.message}); ask for transfer-syntax=*.") from None

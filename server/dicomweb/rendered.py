@@ -44,10 +44,10 @@ from server.dicomweb.presentation import (
 from server.dicomweb.respond import Made, Part, multipart, not_modified, single_part
 from server.room import Room
 from storage.catalog.find import StoredInstance, find_instance, read_metadata
-from storage.explicit import explicit_little_endian
 from storage.objects import BASE_URL_MARK, ArraySpec
 from storage.part10 import EXPLICIT_BIG
 from storage.pixels import decode_frame, decoded_photometric
+from storage.rewrite import rewrite
 
 Shot = tuple[StoredInstance, int]
 """An image, and the number of its frame that is shown."""
@@ -283,7 +283,7 @@ def _header(room: Room, instance: StoredInstance, opened: bytearray | None) -> D
     """The data set without its pixels, for pydicom's lookup tables, which want little-endian values."""
     data = received_file(room, instance) if opened is None else opened
     if instance.transfer_syntax == EXPLICIT_BIG:
-        data = b"".join(explicit_little_endian(data))
+        data = b"".join(rewrite(data, EXPLICIT_LITTLE_ENDIAN))
     file = cast(BinaryIO, data) if isinstance(data, mmap) else io.BytesIO(data)
     return dcmread(file, stop_before_pixels=True, force=True)
 
