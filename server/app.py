@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from readingroom.clock import Clock, SystemClock
 from readingroom.errors import ReadingRoomError, Unavailable
 from server.archive import open_store
-from server.dicomweb import qido, rendered, stow, wado
+from server.dicomweb import capabilities, qido, rendered, stow, wado
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.ingest import Ingest
 from server.room import Room
@@ -42,6 +42,14 @@ _SETTLE_SECONDS = 1.0
 _UPLOAD_THREADS = 6
 _GC_OBJECTS = 20_000
 """New objects between two looks for cycles; the JSON of one header makes some 700, and has no cycles."""
+
+DICOMWEB: tuple[BaseRoute, ...] = (
+    *wado.routes,
+    *rendered.routes,
+    *qido.routes,
+    *stow.routes,
+    *capabilities.routes,
+)
 
 
 @contextmanager
@@ -104,11 +112,10 @@ def create_app(room: Room | None = None) -> ASGIApp:
                 await timers
             await anyio.to_thread.run_sync(opened.__exit__, None, None, None)
 
-    dicomweb: list[BaseRoute] = [*wado.routes, *rendered.routes, *qido.routes, *stow.routes]
     app = Starlette(
         routes=[
-            Mount("/dicomweb/f/{facility}", routes=dicomweb),
-            Mount("/dicomweb", routes=dicomweb),
+            Mount("/dicomweb/f/{facility}", routes=DICOMWEB),
+            Mount("/dicomweb", routes=DICOMWEB),
             Mount("/ohif", routes=viewer_routes()),
             Route("/", _to_viewer),
             Route("/healthz", healthz),

@@ -1,0 +1,118 @@
+"""The OpenAPI 3.1 document of the DICOMweb services, made from the table of operations."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from server.dicomweb.operations import ACCEPT, OPERATIONS, Operation, Parameter
+
+_UID = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)*$", "maxLength": 64}
+_PATH_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "study": ("Study Instance UID", _UID),
+    "series": ("Series Instance UID", _UID),
+    "instance": ("SOP Instance UID", _UID),
+    "frames": (
+        "Frame numbers, from 1, with commas between",
+        {"type": "string", "pattern": r"^[1-9][0-9]{0,3}(,[1-9][0-9]{0,3}){0,5}$"},
+    ),
+    "path": (
+        "The attribute: its tag, and within sequences the number of the item and the tag inside it",
+        {"type": "string", "pattern": r"^[0-9A-F]{8}$"},
+    ),
+}
+_MEANING = {
+    206: "A range of the representation; or, with a Warning, not all of what was asked for",
+    304: "The client has this representation already",
+    400: "The request cannot be understood; the answer says why",
+    404: "There is no such resource",
+    406: "No representation of the resource is acceptable to the client",
+    409: "The state of the resource does not allow it; or none of the instances was stored",
+    410: "The resource was here and has been deleted",
+    503: "Not now; Retry-After says when to ask again",
+}
+_DATA_SETS = {"type": "array", "items": {"type": "object", "patternProperties": {"^[0-9A-F]{8}$": {"type": "object"}}}}
+_DATA_SET = _DATA_SETS["items"]
+
+
+def openapi(root: str, template: str = "/") -> dict[str, Any]:
+    """The document of a resource and of what is below it.
+
+    Parameters
+    ----------
+    root
+        The service root, which is the server of the document.
+    template
+        The path template of the resource; ``/`` for all.
+    """
+    inside = template.rstrip("/") + "/"
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        if operation.path == template or operation.path.startswith(inside):
+            paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "readingroom DICOMweb services",
+            "summary": "DICOM PS3.18: store, search and retrieve studies over HTTP",
+            "version": "1",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": root}],
+        "paths": paths,
+    }
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.title,
+        "tags": [operation.service],
+        "parameters": [
+            *(_path_parameter(name) for name in re.findall(r"\{(\w+)\}", operation.path)),
+            *(_query_parameter(one) for one in (*([ACCEPT] if operation.answers else []), *operation.parameters)),
+        ],
+        "responses": {str(status): _response(operation, status) for status in operation.statuses},
+    }
+    if operation.section:
+        described["description"] = f"DICOM PS3.18 {operation.section}"
+    if operation.takes:
+        content = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in operation.takes}
+        described["requestBody"] = {"required": True, "content": content}
+    return described
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    meaning, schema = _PATH_PARAMETERS[name]
+    return {"name": name, "in": "path", "required": True, "description": meaning, "schema": schema}
+
+
+def _query_parameter(parameter: Parameter) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": parameter.name,
+        "in": "query",
+        "description": parameter.meaning,
+        "schema": parameter.schema,
+    }
+    if parameter.example is not None:
+        described["example"] = parameter.example
+    return described
+
+
+def _response(operation: Operation, status: int) -> dict[str, Any]:
+    described: dict[str, Any] = {"description": _MEANING.get(status, HTTPStatus(status).phrase)}
+    stores = operation.method == "POST" and "application/dicom+json" in operation.answers
+    if status in (200, 202, 206) or (status == 409 and stores):
+        described["content"] = {
+            media_type: _content(media_type, is_one=operation.method == "POST") for media_type in operation.answers
+        }
+    if status >= 400:
+        described.setdefault("content", {})["text/plain"] = {"schema": {"type": "string"}}
+    return described
+
+
+def _content(media_type: str, *, is_one: bool) -> dict[str, Any]:
+    if media_type in ("application/dicom+json", "application/json"):
+        return {"schema": _DATA_SET if is_one else _DATA_SETS}
+    return {"schema": {"type": "string", "format": "binary"}}

@@ -1,0 +1,314 @@
+"""Every operation of the DICOMweb services, as one table.
+
+The capabilities (PS3.18 8.9, Annex H), the OpenAPI document and the conformance statement are all made from it, and a
+test holds it against the routes that the app really has and the media types that it really sends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydicom.datadict import keyword_for_tag
+
+from storage.catalog.keys import KEYS, LEVELS, Level
+
+Service = Literal["Studies", "Changes", "Capabilities"]
+Schema = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One query parameter: its name, what it is for, and the JSON Schema of its value as text."""
+
+    name: str
+    meaning: str
+    schema: Schema
+    example: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one resource.
+
+    Attributes
+    ----------
+    name
+        The id of the transaction, as Annex H spells its examples: ``RetrieveStudyMetadata``.
+    section
+        Of PS3.18, or empty where the operation is this server's own.
+    parameters
+        Query parameters; ``accept`` goes without saying wherever `answers` has a choice.
+    takes
+        Media types of the request body.
+    answers
+        Media types of a successful answer, the default first; empty where it has no body.
+    success, errors
+        Every status that a request may get, beside 400 and 503, which all may get.
+    """
+
+    name: str
+    method: str
+    path: str
+    title: str
+    section: str
+    service: Service = "Studies"
+    parameters: tuple[Parameter, ...] = ()
+    takes: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    success: tuple[int, ...] = (200,)
+    errors: tuple[int, ...] = (404, 406)
+
+    @property
+    def statuses(self) -> tuple[int, ...]:
+        """All statuses that the operation is documented to answer."""
+        return tuple(sorted({*self.success, *self.errors, 400, 503}))
+
+
+STUDY = "/studies/{study}"
+SERIES = f"{STUDY}/series/{{series}}"
+INSTANCE = f"{SERIES}/instances/{{instance}}"
+FRAMES = f"{INSTANCE}/frames/{{frames}}"
+
+_JSON, _XML = "application/dicom+json", "application/dicom+xml"
+_XML_PARTS = f'multipart/related; type="{_XML}"'
+_FILES = 'multipart/related; type="application/dicom"'
+_BYTES = 'multipart/related; type="application/octet-stream"'
+_PICTURES = ("image/jpeg", "image/png")
+
+_TEXT: Schema = {"type": "string"}
+_FLAG: Schema = {"type": "string", "enum": ["true", "false"]}
+_COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 10**15}
+_NUMBER = r"-?[0-9]{1,5}(\.[0-9]{1,3})?"
+
+ACCEPT = Parameter(name="accept", meaning="Media types, in place of the Accept header (8.3.3.1)", schema=_TEXT)
+_VERSION = Parameter(
+    name="version",
+    meaning="An earlier version of an instance whose UID came again with other bytes, counted from 1",
+    schema={"type": "integer", "minimum": 1, "maximum": 999_999_999},
+    example=1,
+)
+_LIMIT = Parameter(name="limit", meaning="At most so many rows (8.3.4.4)", schema=_COUNT, example=25)
+_PAGE = (
+    _LIMIT,
+    Parameter(name="offset", meaning="Leave out so many rows (8.3.4.4)", schema=_COUNT, example=0),
+    Parameter(
+        name="includefield",
+        meaning="Further attributes, by keyword, tag or path, several with commas; or all (8.3.4.3)",
+        schema=_TEXT,
+        example="StudyDescription,00100030",
+    ),
+    Parameter(name="fuzzymatching", meaning="Match names as they sound (8.3.4.2)", schema=_FLAG),
+    Parameter(name="emptyvaluematching", meaning='Let "" match what has no value (8.3.4.5)', schema=_FLAG),
+    Parameter(name="multiplevaluematching", meaning="Match each of several values (8.3.4.6)", schema=_FLAG),
+    Parameter(
+        name="TimezoneOffsetFromUTC",
+        meaning="The zone that dates and times of the query are meant in",
+        schema={"type": "string", "pattern": r"^[+-](0[0-9]|1[0-3])[0-5][0-9]$"},
+        example="+0100",
+    ),
+)
+_VALUES: dict[str, tuple[Schema, str]] = {
+    "DA": ({"type": "string", "pattern": r"^(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|1[0-9]|2[0-8])-?$"}, "20240131-"),
+    "TM": ({"type": "string", "pattern": r"^([01][0-9]|2[0-3])[0-5][0-9]-?$"}, "0830-"),
+    "IS": ({"type": "integer", "minimum": 0, "maximum": 9999}, "1"),
+    "US": ({"type": "integer", "minimum": 0, "maximum": 65535}, "512"),
+    "UI": ({"type": "string", "pattern": r"^[0-2](\.(0|[1-9][0-9]{0,8})){1,6}$"}, "1.2.840.10008.5.1.4.1.1.2"),
+    "CS": ({"type": "string", "pattern": r"^[A-Z0-9_ *?]{1,16}$"}, "CT"),
+}
+_ANY_VALUE: tuple[Schema, str] = ({"type": "string", "pattern": r"^[A-Za-z0-9*?^ ._-]{1,32}$"}, "A*")
+
+_LOOK = (
+    Parameter(
+        name="window",
+        meaning="Center, width and function of the window: LINEAR, LINEAR_EXACT or SIGMOID (8.3.5.1.4)",
+        schema={
+            "type": "string",
+            "pattern": rf"^{_NUMBER},[1-9][0-9]{{0,4}},(linear|linear-exact|sigmoid)$",
+        },
+        example="40,400,linear",
+    ),
+    Parameter(
+        name="viewport",
+        meaning="Columns and rows of the picture, then the region of the source shown in it (8.3.5.1.3)",
+        schema={
+            "type": "string",
+            "pattern": r"^[1-9][0-9]{0,2},[1-9][0-9]{0,2}(,[0-9]{1,2},[0-9]{1,2},-?[1-9],-?[1-9])?$",
+        },
+        example="256,256",
+    ),
+    Parameter(
+        name="quality",
+        meaning="Of a lossy picture, 1 to 100 (8.3.5.1.2)",
+        schema={"type": "integer", "minimum": 1, "maximum": 100},
+        example=90,
+    ),
+)
+
+
+def keys_of(level: Level, *, fixed: Iterable[str] = ()) -> tuple[Parameter, ...]:
+    """The matching keys of a search level and those above it, but for the UIDs that the path has fixed."""
+    allowed = LEVELS[: LEVELS.index(level) + 1]
+    parameters = []
+    for tag, key in KEYS.items():
+        name = ".".join(keyword_for_tag(int(part, 16)) for part in tag.split("."))
+        if key.level in allowed and name not in fixed:
+            schema, example = _VALUES.get(key.vr, _ANY_VALUE)
+            meaning = f"Matching key ({tag}), VR {key.vr}, of the {key.level}"
+            parameters.append(Parameter(name=name, meaning=meaning, schema=schema, example=example))
+    return tuple(parameters)
+
+
+def _search(name: str, path: str, title: str, level: Level, fixed: tuple[str, ...] = ()) -> Operation:
+    return Operation(
+        name=name,
+        method="GET",
+        path=path,
+        title=title,
+        section="10.6",
+        parameters=(*_PAGE, *keys_of(level, fixed=fixed)),
+        answers=(_JSON, "application/json", _XML_PARTS),
+        success=(200, 204),
+        errors=(406, 409),
+    )
+
+
+def _retrieve(name: str, path: str, title: str, section: str, answers: tuple[str, ...], **rest: Any) -> Operation:
+    errors = rest.pop("errors", (404, 406, 409, 410))
+    success = rest.pop("success", (200, 304))
+    return Operation(
+        name=name,
+        method="GET",
+        path=path,
+        title=title,
+        section=section,
+        answers=answers,
+        success=success,
+        errors=errors,
+        **rest,
+    )
+
+
+_PARENTS = (("Study", STUDY), ("Series", SERIES), ("Instance", INSTANCE), ("Frames", FRAMES))
+_RANGES = (200, 206, 304)
+_RANGE_ERRORS = (404, 406, 409, 410, 416)
+
+OPERATIONS: tuple[Operation, ...] = (
+    _search("SearchForStudies", "/studies", "Search for studies", "study"),
+    Operation(
+        name="StoreInstances",
+        method="POST",
+        path="/studies",
+        title="Store instances",
+        section="10.5",
+        takes=(_FILES, "application/dicom"),
+        answers=(_JSON, "application/json", _XML),
+        success=(200, 202),
+        errors=(406, 409, 413, 415, 507),
+    ),
+    Operation(
+        name="StoreStudyInstances",
+        method="POST",
+        path=STUDY,
+        title="Store instances of one study",
+        section="10.5",
+        takes=(_FILES, "application/dicom"),
+        answers=(_JSON, "application/json", _XML),
+        success=(200, 202),
+        errors=(406, 409, 413, 415, 507),
+    ),
+    _retrieve("RetrieveStudy", STUDY, "Retrieve a study", "10.4.1.1.1", (_FILES, _BYTES), success=(200, 206, 304)),
+    _retrieve("RetrieveSeries", SERIES, "Retrieve a series", "10.4.1.1.1", (_FILES, _BYTES), success=(200, 206, 304)),
+    _retrieve(
+        "RetrieveInstance",
+        INSTANCE,
+        "Retrieve an instance",
+        "10.4.1.1.1",
+        (_FILES, "application/dicom", _BYTES),
+        parameters=(_VERSION,),
+        success=_RANGES,
+        errors=_RANGE_ERRORS,
+    ),
+    *(
+        _retrieve(
+            f"Retrieve{parent}Metadata",
+            f"{path}/metadata",
+            f"Retrieve the metadata of {'an instance' if parent == 'Instance' else f'a {parent.lower()}'}",
+            "10.4.1.1.2",
+            (_JSON, "application/json", _XML_PARTS, *([_XML] if parent == "Instance" else [])),
+            parameters=(_VERSION,) if parent == "Instance" else (),
+        )
+        for parent, path in _PARENTS[:3]
+    ),
+    *(
+        _retrieve(
+            f"Retrieve{parent}Rendered",
+            f"{path}/rendered",
+            f"Retrieve rendered {parent.lower()}",
+            "10.4.1.1.3",
+            _PICTURES,
+            parameters=_LOOK,
+            success=(200, 206, 304),
+        )
+        for parent, path in _PARENTS
+    ),
+    *(
+        _retrieve(
+            f"Retrieve{parent}Thumbnail",
+            f"{path}/thumbnail",
+            f"Retrieve a thumbnail of {parent.lower()}",
+            "10.4.1.1.4",
+            _PICTURES,
+            parameters=_LOOK[1:2],
+        )
+        for parent, path in _PARENTS
+    ),
+    *(
+        _retrieve(
+            f"Retrieve{parent}Bulkdata",
+            f"{path}/bulkdata",
+            f"Retrieve all bulk data of {'an instance' if parent == 'Instance' else f'a {parent.lower()}'}",
+            "10.4.1.1.5",
+            (_BYTES,),
+        )
+        for parent, path in _PARENTS[:3]
+    ),
+    _retrieve(
+        "RetrieveBulkdata",
+        f"{INSTANCE}/bulkdata/{{path}}",
+        "Retrieve one bulk data value by its URI",
+        "10.4.1.1.5",
+        ("application/octet-stream", _BYTES),
+        success=_RANGES,
+        errors=_RANGE_ERRORS,
+        parameters=(_VERSION,),
+    ),
+    _retrieve(
+        "RetrieveFrames",
+        FRAMES,
+        "Retrieve frames",
+        "10.4.1.1.6",
+        (_BYTES, "application/octet-stream"),
+        success=_RANGES,
+        errors=_RANGE_ERRORS,
+        parameters=(_VERSION,),
+    ),
+    _search("SearchForSeries", "/series", "Search for series", "series"),
+    _search("SearchForInstances", "/instances", "Search for instances", "instance"),
+    _search("SearchForStudySeries", f"{STUDY}/series", "Search for series of a study", "series", ("StudyInstanceUID",)),
+    _search(
+        "SearchForStudyInstances",
+        f"{STUDY}/instances",
+        "Search for instances of a study",
+        "instance",
+        ("StudyInstanceUID",),
+    ),
+    _search(
+        "SearchForStudySeriesInstances",
+        f"{SERIES}/instances",
+        "Search for instances of a series",
+        "instance",
+        ("StudyInstanceUID", "SeriesInstanceUID"),
+    ),
+)

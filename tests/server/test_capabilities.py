@@ -1,0 +1,159 @@
+"""Capabilities: what the server says of itself is what it has."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+from lxml import etree
+from starlette.routing import Route
+
+from server.app import DICOMWEB
+from server.dicomweb import capabilities as view
+from server.dicomweb.operations import OPERATIONS, Operation
+from tests.retrieve import keep
+from tests.synthetic import ct_series
+
+WADL = {"w": "http://wadl.dev.java.net/2009/02"}
+BY_NAME = {one.name: one for one in OPERATIONS}
+
+
+def wadl_of(client: httpx.Client, path: str = "/dicomweb/") -> etree._Element:
+    answer = client.options(path, headers={"Accept": "application/vnd.sun.wadl+xml"})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("application/vnd.sun.wadl+xml")
+    return etree.fromstring(answer.content)
+
+
+def methods(root: etree._Element) -> dict[str, tuple[str, str]]:
+    """Method and path of each id."""
+    found = {}
+    for method in root.iterfind(".//w:method", WADL):
+        path = [e.get("path") for e in method.iterancestors(f"{{{WADL['w']}}}resource")]
+        found[method.get("id")] = (method.get("name"), "/" + "/".join(reversed(path)))
+    return found
+
+
+def test_the_table_of_operations_is_that_of_the_routes() -> None:
+    routes = {
+        (method, re.sub(r":path\}", "}", route.path))
+        for route in DICOMWEB
+        if isinstance(route, Route) and route not in view.routes
+        for method in route.methods or ()
+        if method != "HEAD"
+    }
+    assert {(one.method, one.path) for one in OPERATIONS} == routes
+
+
+def test_the_capabilities_name_every_operation_under_its_resource(client: httpx.Client) -> None:
+    root = wadl_of(client)
+    assert root.tag == f"{{{WADL['w']}}}application"
+    (resources,) = root.findall("w:resources", WADL)
+    assert resources.get("base") == "http://127.0.0.1:8780/dicomweb"
+    assert methods(root) == {one.name: (one.method, one.path) for one in OPERATIONS}
+
+
+def test_a_resource_is_described_with_what_is_below_it(client: httpx.Client) -> None:
+    found = methods(wadl_of(client, "/dicomweb/studies/1.2.3/series"))
+    assert "SearchForStudySeries" in found
+    assert "RetrieveFrames" in found
+    assert "SearchForStudies" not in found
+    assert "RetrieveStudy" not in found
+    answer = client.options("/dicomweb/studies", headers={"Accept": "*/*"})
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+    assert client.options("/dicomweb/nothing", headers={"Accept": "*/*"}).status_code == 404
+
+
+def test_a_method_lists_media_types_parameters_and_statuses(client: httpx.Client) -> None:
+    root = wadl_of(client)
+    method = root.find(".//w:method[@id='SearchForStudies']", WADL)
+    assert method is not None
+    accept = method.find("w:request/w:param[@name='Accept']", WADL)
+    assert accept is not None
+    assert accept.get("default") == "application/dicom+json"
+    names = {param.get("name") for param in method.iterfind("w:request/w:param", WADL)}
+    assert {"limit", "offset", "includefield", "fuzzymatching", "PatientName", "StudyDate"} <= names
+    assert "SeriesDescription" not in names, "that is no key of this level"
+    assert {response.get("status") for response in method.iterfind("w:response", WADL)} >= {"200", "204"}
+
+
+def test_the_description_is_negotiated(client: httpx.Client) -> None:
+    def kind(accept: str) -> str:
+        answer = client.options("/dicomweb/", headers={"Accept": accept})
+        return (
+            answer.headers["content-type"].partition(";")[0] if answer.status_code == 200 else str(answer.status_code)
+        )
+
+    assert kind("*/*") == "application/vnd.sun.wadl+xml"
+    assert kind("application/json") == "application/json"
+    assert kind("image/png") == "406"
+    assert kind("application/json;q=0.4, application/vnd.sun.wadl+xml") == "application/vnd.sun.wadl+xml"
+
+
+def test_a_preflight_is_still_a_preflight(client: httpx.Client) -> None:
+    headers = {"Origin": "https://viewer.example", "Access-Control-Request-Method": "GET"}
+    answer = client.options("/dicomweb/studies", headers=headers)
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+def test_unknown_paths_and_methods_are_not_changed_by_it(client: httpx.Client) -> None:
+    assert client.get("/dicomweb/nothing", headers={"Accept": "*/*"}).status_code == 404
+    assert client.put("/dicomweb/studies").status_code == 405
+
+
+def test_json_and_get_give_the_openapi_document(client: httpx.Client) -> None:
+    document = client.options("/dicomweb/", headers={"Accept": "application/json"}).json()
+    assert document == client.get("/dicomweb/openapi.json").json()
+    assert document["openapi"] == "3.1.0"
+    assert document["servers"] == [{"url": "http://127.0.0.1:8780/dicomweb"}]
+    named = {one["operationId"] for path in document["paths"].values() for one in path.values()}
+    assert named == set(BY_NAME)
+
+
+def cases() -> list[tuple[str, str]]:
+    return [(one.name, answer) for one in OPERATIONS if one.method == "GET" for answer in one.answers]
+
+
+@pytest.fixture
+def seeded(client: httpx.Client) -> tuple[httpx.Client, dict[str, str]]:
+    series = ct_series(2)
+    keep(client, *series)
+    first = series[0]
+    return client, {
+        "study": first.StudyInstanceUID,
+        "series": first.SeriesInstanceUID,
+        "instance": first.SOPInstanceUID,
+        "frames": "1",
+        "path": "7FE00010",
+    }
+
+
+def url_of(operation: Operation, uids: dict[str, str]) -> str:
+    return "/dicomweb" + operation.path.format(**uids)
+
+
+@pytest.mark.parametrize(("name", "media_type"), cases())
+def test_every_media_type_that_is_named_is_sent(
+    seeded: tuple[httpx.Client, dict[str, str]], name: str, media_type: str
+) -> None:
+    client, uids = seeded
+    answer = client.get(url_of(BY_NAME[name], uids), headers={"Accept": media_type})
+    assert answer.status_code == 200, answer.text
+    sent, asked = answer.headers["content-type"], media_type.partition(";")
+    assert sent.startswith(asked[0]), sent
+    if asked[2]:
+        assert asked[2].strip() in sent
+
+
+@pytest.mark.parametrize("name", [one.name for one in OPERATIONS if one.method == "GET"])
+def test_every_parameter_is_taken_with_its_example(seeded: tuple[httpx.Client, dict[str, str]], name: str) -> None:
+    client, uids = seeded
+    operation = BY_NAME[name]
+    for parameter in operation.parameters:
+        for value in (parameter.example, *parameter.schema.get("enum", ())):
+            if value is not None:
+                answer = client.get(
+                    url_of(operation, uids), params={parameter.name: value}, headers={"Accept": operation.answers[0]}
+                )
+                assert answer.status_code in operation.success, f"{parameter.name}={value}: {answer.text}"
