@@ -8,6 +8,7 @@
     │   ├── NotThisStudy        an object of another study, series or SOP class than it was sent for
     │   ├── TooLarge            past a limit of length, depth or count
     │   ├── NotAcceptable       no representation that the client accepts
+    │   │   └── Undecodable     a codec dies of making it, or would need too much memory or time
     │   └── UnsupportedMedia    a request body of a type this service does not read
     ├── NotFound                no such thing, or out of the caller's scope (which is the same)
     │   └── Gone                it was here and was deleted
@@ -52,6 +53,10 @@ class TooLarge(Invalid):
 
 class NotAcceptable(Invalid):
     """No representation of this resource is of a media type that the request accepts."""
+
+
+class Undecodable(NotAcceptable):
+    """No codec gets through this within its limits of memory and time."""
 
 
 class UnsupportedMedia(Invalid):

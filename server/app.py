@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 from readingroom.clock import Clock, SystemClock
 from readingroom.errors import ReadingRoomError, Unavailable
 from server.archive import open_store
+from server.codecs import Codecs
 from server.dicomweb import capabilities, qido, rendered, stow, wado
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.ingest import Ingest
@@ -42,6 +43,8 @@ _SETTLE_SECONDS = 1.0
 _UPLOAD_THREADS = 6
 _GC_OBJECTS = 20_000
 """New objects between two looks for cycles; the JSON of one header makes some 700, and has no cycles."""
+_CODEC_CHILDREN = 2
+"""At least so many in each worker process: one that hangs must not hold up every other frame."""
 
 DICOMWEB: tuple[BaseRoute, ...] = (
     *wado.routes,
@@ -53,10 +56,11 @@ DICOMWEB: tuple[BaseRoute, ...] = (
 
 
 @contextmanager
-def build_room(settings: Settings, *, clock: Clock | None = None) -> Iterator[Room]:
+def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs | None = None) -> Iterator[Room]:
     """Open everything that one process needs; what was opened is closed at the end, and the lease given back.
 
-    The catalog is migrated first, and what writers that died had begun is swept away.
+    The catalog is migrated first, and what writers that died had begun is swept away. `codecs` that are given are
+    left open.
     """
     settings.data.mkdir(parents=True, exist_ok=True)
     engine = open_engine(database_url(settings.database, settings.data))
@@ -68,6 +72,12 @@ def build_room(settings: Settings, *, clock: Clock | None = None) -> Iterator[Ro
             clock = clock or SystemClock()
             ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings)
             upload = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
+            cores = os.cpu_count() or 1
+            own_codecs = Codecs(
+                children=max(_CODEC_CHILDREN, -(-cores // settings.workers)),
+                memory_bytes=settings.codec_memory_bytes,
+                seconds=settings.codec_seconds,
+            )
             try:
                 yield Room(
                     settings=settings,
@@ -75,12 +85,14 @@ def build_room(settings: Settings, *, clock: Clock | None = None) -> Iterator[Ro
                     blobs=blobs,
                     clock=clock,
                     ingest=ingest,
+                    codecs=codecs or own_codecs,
                     db=anyio.CapacityLimiter(16),
                     disk=anyio.CapacityLimiter(16),
-                    codec=anyio.CapacityLimiter(max(2, os.cpu_count() or 2)),
+                    codec=anyio.CapacityLimiter(max(_CODEC_CHILDREN, cores)),
                     upload=upload,
                 )
             finally:
+                own_codecs.close()
                 upload.shutdown()
                 ingest.close()
     finally:
@@ -96,10 +108,12 @@ def create_app(room: Room | None = None) -> ASGIApp:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         if room is not None:
             app.state.room = room
+            metrics.registry.register(room.codecs.losses)
             yield
             return
         opened = build_room(settings)
         app.state.room = await anyio.to_thread.run_sync(opened.__enter__)
+        metrics.registry.register(app.state.room.codecs.losses)
         gc.collect()
         gc.freeze()  # what start-up made stays; a full collection would stop everything for some 50 ms
         gc.set_threshold(_GC_OBJECTS, 20, 50)

@@ -11,6 +11,7 @@ import anyio
 import sqlalchemy as sa
 
 from readingroom.clock import Clock
+from server.codecs import Codecs
 from server.settings import Settings
 from storage.blobs import Blobs, Bytes
 
@@ -27,6 +28,7 @@ class Room:
     blobs: Blobs
     clock: Clock
     ingest: Ingest
+    codecs: Codecs
     db: anyio.CapacityLimiter
     disk: anyio.CapacityLimiter
     codec: anyio.CapacityLimiter
@@ -54,6 +56,10 @@ class Room:
         """Run a catalog read here and now."""
         with self.engine.connect() as connection:
             return query(connection, *args, **kwargs)
+
+    async def call_codec[**P, T](self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in a limited child process; see `server.codecs.Codecs.call`."""
+        return await anyio.to_thread.run_sync(lambda: self.codecs.call(function, *args, **kwargs), limiter=self.codec)
 
     async def read_range(self, key: str, offset: int, length: int) -> Bytes:
         """Bytes of a stored object: at once where they are in the page cache, else on a thread."""

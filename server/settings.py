@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     max_object_bytes: int = Field(16 << 30, gt=0, description="Largest object accepted")
     max_memory_bytes: int = Field(64 << 20, gt=0, description="Upload bytes held in memory; more is spooled to disk")
     idle_seconds: float = Field(60.0, gt=0, description="An upload that sends nothing for this long is dropped")
+    codec_memory_bytes: int = Field(
+        2 << 30, ge=64 << 20, description="Memory that decoding or encoding a frame may take"
+    )
+    codec_seconds: float = Field(30.0, gt=0, description="Time that decoding or encoding a frame may take")
     log_level: str = Field("info", description="debug, info, warning, error")
 
     @classmethod

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from pydicom import FileDataset
 
 from readingroom.clock import SetClock
+from server.codecs import Codecs
 from server.room import Room
 from server.settings import Settings
 from storage.catalog.engine import open_engine
@@ -192,12 +193,20 @@ def settings(request: pytest.FixtureRequest, room_kind: str, tmp_path: Path) -> 
     return Settings(**kwargs)
 
 
+@pytest.fixture(scope="session")
+def codecs() -> Iterator[Codecs]:
+    """Children for codecs that all rooms share: what they are forked from takes most of a second to start."""
+    codecs = Codecs(children=2, memory_bytes=2 << 30, seconds=60)
+    yield codecs
+    codecs.close()
+
+
 @pytest.fixture
-def room(settings: Settings, clock: SetClock) -> Iterator[Room]:
+def room(settings: Settings, clock: SetClock, codecs: Codecs) -> Iterator[Room]:
     """A room with an empty archive; mark a test with ``rooms`` to run it on PostgreSQL and S3 as well."""
     from server.app import build_room  # here, so that tests of storage alone need not load the server
 
-    with build_room(settings, clock=clock) as room:
+    with build_room(settings, clock=clock, codecs=codecs) as room:
         yield room
 
 

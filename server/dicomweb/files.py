@@ -14,6 +14,7 @@ from readingroom.model import Scope
 from server.dicomweb.negotiation import Offer
 from server.dicomweb.respond import Made, Piece, Stored
 from server.room import Room
+from storage.arrays import ArraySpec
 from storage.catalog.find import (
     StoredInstance,
     StoredSeries,
@@ -25,6 +26,7 @@ from storage.catalog.find import (
     read_metadata,
 )
 from storage.dicomjson import Buffer
+from storage.encode import transcode_frame
 from storage.rewrite import rewrite
 
 
@@ -96,8 +98,11 @@ def file_body(room: Room, instance: StoredInstance, offer: Offer) -> list[Piece]
 
 
 async def _rewritten(room: Room, instance: StoredInstance, transfer_syntax: str) -> AsyncIterator[bytes | memoryview]:
+    def transcode(bitstream: bytes, spec: ArraySpec, target: str) -> bytes:
+        return room.codecs.call(transcode_frame, bitstream, spec, target)
+
     def pieces() -> Iterator[bytes]:
-        for piece in rewrite(received_file(room, instance), transfer_syntax):
+        for piece in rewrite(received_file(room, instance), transfer_syntax, transcode=transcode):
             yield bytes(piece)  # a view of the file must not be read from disk by the event loop
 
     made = pieces()

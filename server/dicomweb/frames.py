@@ -81,9 +81,7 @@ async def read_decoded(room: Room, keepings: Keepings, instance: StoredInstance,
     spec = await frame_spec(room, keepings, instance)
     if spec.encoding != "encapsulated":
         return frame
-    return await anyio.to_thread.run_sync(
-        transcode_frame, bytes(frame), spec, EXPLICIT_LITTLE_ENDIAN, limiter=room.codec
-    )
+    return await room.call_codec(transcode_frame, bytes(frame), spec, EXPLICIT_LITTLE_ENDIAN)
 
 
 async def agreed_frame(

@@ -27,6 +27,7 @@ from starlette.routing import Route
 
 from readingroom.errors import Invalid, NotAcceptable, NotDicom
 from server.auth import caller_of
+from server.codecs import Codecs
 from server.dicomweb.files import find_all, instance_url, received_file, version_of
 from server.dicomweb.frames import Bytes, frame_numbers, frame_spec, inflated, read_frame
 from server.dicomweb.kept import Keepings, keepings_of
@@ -46,7 +47,7 @@ from server.room import Room
 from storage.catalog.find import StoredInstance, find_instance, read_metadata
 from storage.objects import BASE_URL_MARK, ArraySpec
 from storage.part10 import EXPLICIT_BIG
-from storage.pixels import decode_frame, decoded_photometric
+from storage.pixels import decoded_photometric
 from storage.rewrite import rewrite
 
 Shot = tuple[StoredInstance, int]
@@ -254,11 +255,12 @@ async def _picture(room: Room, keepings: Keepings, shot: Shot, look: Look, media
     opened = (await inflated(room, keepings, instance)).data if is_deflated else None
     header = partial(_header, room, instance, opened)
     return await anyio.to_thread.run_sync(
-        _draw, stored, frame, spec, number, look, media_type, header, limiter=room.codec
+        _draw, room.codecs, stored, frame, spec, number, look, media_type, header, limiter=room.codec
     )
 
 
 def _draw(
+    codecs: Codecs,
     stored: bytes,
     frame: Bytes,
     spec: ArraySpec,
@@ -271,7 +273,7 @@ def _draw(
     if spec.encoding != "encapsulated":
         spec = replace(spec, transfer_syntax=EXPLICIT_LITTLE_ENDIAN)  # native frames come in this order
     try:
-        values, photometric = decode_frame(frame, spec), decoded_photometric(frame, spec)
+        values, photometric = codecs.decode(frame, spec), decoded_photometric(frame, spec)
     except NotDicom as error:
         raise NotAcceptable(f"Frame {number} cannot be decoded: {error.message}.") from None
     attributes = Attributes(orjson.loads(zlib.decompress(stored).replace(_MARK, b"")), number)
