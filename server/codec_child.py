@@ -7,7 +7,7 @@ it: none of them outlives the process that they work for.
 Values travel in a segment of shared memory, and messages on a socket say where in it they are. So a frame is copied
 once on its way in and once on its way out.
 
-Started as ``python -m server.codec_child SOCKET MEMORY_BYTES IDLE_SECONDS PACKAGE,... MODULE...``; it imports the modules.
+Started as ``python -m server.codec_child SOCKET MEMORY_BYTES IDLE_SECONDS PACKAGE,... MODULE...`` (to import).
 """
 
 from __future__ import annotations
