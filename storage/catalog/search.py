@@ -251,7 +251,7 @@ def _needed(shape: _Shape) -> set[sa.Table]:
     """The tables above that a page is cut by; the ids of instances are listed quicker without."""
     terms = [term for condition in shape.conditions for terms in condition for term in terms]
     needed = {_TABLES[term.key.level] for term in terms}
-    if shape.facilities or any(term.how is How.ZONE for term in terms):
+    if shape.facilities or any(term.how in (How.ZONE, How.NO_ZONE) for term in terms):
         needed.add(t.study)
     if shape.by_number:
         needed.add(t.series)

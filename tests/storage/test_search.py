@@ -379,6 +379,16 @@ def test_dates_and_times_in_a_zone_are_moments_for_studies_that_say_theirs(engin
     assert parse({"00100030": "19500101"}, is_zoned=True) == parse({"00100030": "19500101"})
 
 
+def test_a_time_of_a_series_in_a_zone_is_looked_up_in_its_own_study(engine: sa.Engine) -> None:
+    early, late = (
+        header(StudyDate="20200101", SeriesDate="20200101", SeriesTime=time, SeriesDescription=time)
+        for time in ("0900", "2100")
+    )
+    fill(engine, early, late)
+    hits = find(engine, "series", zone="+0100", SeriesTime="0830-1000", parts=("series.row",))
+    assert [value(hit.series_row, "0008103E") for hit in hits] == ["0900"]
+
+
 @pytest.mark.parametrize("zone", ["0100", "+1", "+2500", "CET", "+0160"])
 def test_a_zone_that_is_none_is_refused(archive: sa.Engine, zone: str) -> None:
     with pytest.raises(Invalid, match="TimezoneOffsetFromUTC"):
