@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import hashlib
 import io
 import logging
 import os
@@ -18,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Buffer, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Literal, cast
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 _IDLE_SECONDS = 300.0
 _START_SECONDS = 60.0
 _REPLY_SECONDS = 10.0
+_DEADLY_SECONDS = 60.0
+_MAX_DEADLY = 1000
 # With the codecs, each of which is imported at its first use otherwise.
 _PRELOADED = (
     "storage.encode",
@@ -81,6 +85,7 @@ class Codecs:
         self._seconds = seconds
         self._slots = threading.Semaphore(children)
         self._idle: list[_Child] = []
+        self._deadly = _Deadly()
         self._forks = _ForkServer([str(memory_bytes), str(idle_seconds), ",".join(packages), *preloaded])
 
     def call[**P, T](self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -95,7 +100,7 @@ class Codecs:
         Raises
         ------
         Undecodable
-            The call crashed, or needed more memory or time than there is.
+            The call crashed, or needed more memory or time than there is; now, or less than a minute ago.
         ReadingRoomError
             The function raised it.
         Unavailable
@@ -110,6 +115,7 @@ class Codecs:
             {name: c.direct(value) for name, value in kwargs.items()},
         )
         with self._slots:
+            self._deadly.check(request)
             while True:
                 child = self._take()
                 try:
@@ -118,7 +124,11 @@ class Codecs:
                     ended = child.end()
                     if lost.reason == "crash" and ended == c.IDLE_EXIT and child.is_used:
                         continue  # it left just as it was asked
-                    raise self._undecodable(lost, ended, f"{request[0]}.{request[1]}") from None
+                    if self._forks.is_closed:
+                        raise Unavailable("The server is stopping.", retry_after=5) from None
+                    reason = self._reason(lost, ended, f"{request[0]}.{request[1]}")
+                    self._deadly.add(request, reason)
+                    raise Undecodable(reason) from None
                 except BaseException:
                     child.end()
                     raise
@@ -150,22 +160,49 @@ class Codecs:
                 return child
             child.end()
 
-    def _undecodable(self, lost: _Lost, ended: int, name: str) -> ReadingRoomError:
-        if self._forks.is_closed:
-            return Unavailable("The server is stopping.", retry_after=5)
+    def _reason(self, lost: _Lost, ended: int, name: str) -> str:
+        """Record the loss of a child, and say what it means for who asked."""
         self.losses.labels(lost.reason).inc()
         how = lost.how
         if lost.reason == "crash" and not how:
-            how = signal.Signals(-ended).name if ended < 0 else f"exit status {ended}"
+            how = signal.strsignal(-ended) or f"signal {-ended}" if ended < 0 else f"exit status {ended}"
         log.warning("a child process was lost in %s: %s%s", name, lost.reason, f" ({how})" if how else "")
-        return Undecodable(
-            {
-                "crash": f"The codec crashed on it ({how}).",
-                "memory": f"The codec needs more than {self._memory_bytes >> 20} MiB of memory for it.",
-                "time": f"The codec needs more than {self._seconds:g} seconds for it.",
-                "garbled": "The codec gave no usable answer.",
-            }[lost.reason]
-        )
+        return {
+            "crash": f"The codec crashed on it ({how}).",
+            "memory": f"The codec needs more than {self._memory_bytes >> 20} MiB of memory for it.",
+            "time": f"The codec needs more than {self._seconds:g} seconds for it.",
+            "garbled": "The codec gave no usable answer.",
+        }[lost.reason]
+
+
+class _Deadly:
+    """The calls that have just cost a child: a client that tries them again must not hold up everybody else again."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[bytes, tuple[float, str]] = {}
+
+    def add(self, request: object, reason: str) -> None:
+        """Remember a call."""
+        now = time.monotonic()
+        self._reasons = {key: kept for key, kept in self._reasons.items() if kept[0] > now}
+        if len(self._reasons) < _MAX_DEADLY:
+            self._reasons[_digest(request)] = now + _DEADLY_SECONDS, reason
+
+    def check(self, request: object) -> None:
+        """Raise `Undecodable` for one that is remembered."""
+        if not self._reasons:
+            return  # as nearly always; a digest takes longer than to ask a child
+        until, reason = self._reasons.get(_digest(request), (0.0, ""))
+        if time.monotonic() < until:
+            raise Undecodable(reason)
+
+
+def _digest(request: object) -> bytes:
+    buffers: list[pickle.PickleBuffer] = []
+    digest = hashlib.blake2b(pickle.dumps(request, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append))
+    for buffer in buffers:
+        digest.update(buffer.raw())
+    return digest.digest()
 
 
 class _Lost(Exception):
