@@ -5,10 +5,11 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DATA ?= var/demo
 PORT ?= 8780
+BASE ?= http://127.0.0.1:$(PORT)/dicomweb
 export PIP_CONSTRAINT :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow check format lock docs bench clean ohif
+.PHONY: help run install test test-slow check format lock docs bench conformance clean ohif
 
 help: ## print these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -40,6 +41,9 @@ docs: $(STAMP) ## write the reference pages that are made from the code
 
 bench: $(STAMP) ## measure against Orthanc and nginx, in one run
 	@$(PY) -m benchmarks $(ARGS)
+
+conformance: $(STAMP) ## check a running server against PS3.18 (BASE=http://... for another)
+	@$(PY) -m server.cli conformance dicomweb --base $(BASE) $(ARGS)
 
 lock: $(STAMP) ## lock the dependencies again, with hashes
 	@for f in bootstrap base dev; do \

@@ -25,6 +25,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Column, Table
 
+from conformance.command import conformance_app
 from readingroom.clock import SystemClock
 from readingroom.errors import Invalid, NotFound, ReadingRoomError
 from readingroom.model import Scope
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 zarr_app = typer.Typer(no_args_is_help=True, help="Open stored series as zarr arrays.")
 app.add_typer(zarr_app, name="zarr")
+app.add_typer(conformance_app, name="conformance")
 
 Data = Annotated[Path | None, typer.Option(help="Folder of the store and the catalog.", show_default="var/data")]
 Config = Annotated[Path | None, typer.Option(help="Settings file (TOML).", show_default="readingroom.toml if there")]

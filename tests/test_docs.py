@@ -29,7 +29,8 @@ from tests.servers import REPOSITORY, Live
 
 TEXTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 _COMMAND = re.compile(
-    r"(?:\.venv/bin/|^|`|\s)readingroom ((?:serve|demo|import|export|doctor|scrub|reindex|migrate|zarr)[^`'|\n]*)"
+    r"(?:\.venv/bin/|^|`|\s)readingroom "
+    r"((?:serve|demo|import|export|doctor|scrub|reindex|migrate|zarr|conformance)[^`'|\n]*)"
 )
 
 
@@ -50,7 +51,7 @@ def test_a_command_in_the_documentation_exists_with_its_options(where: str, line
     while hasattr(command, "commands"):
         assert words, f"{where}: {line}"
         command = command.commands[words.pop(0)]
-    known = {name for parameter in command.params for name in parameter.opts}
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     options = [word for word in words if word.startswith("-")]
     assert set(options) <= known, f"{where}: {line}"
 

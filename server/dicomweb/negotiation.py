@@ -233,7 +233,7 @@ def parse_accept(text: str) -> tuple[MediaRange, ...]:
 
 
 def _media_range(element: str) -> MediaRange | None:
-    first, *fields = (field.strip() for field in _FIELD.findall(element)) if element else ("",)
+    first, *fields = (field.strip() for field in _FIELD.findall(element) or ("",))
     media_type = first.lower()
     if media_type.count("/") != 1 or media_type[0] == "/" or media_type[-1] == "/":
         return None

@@ -64,6 +64,11 @@ def test_what_is_not_valid_is_ignored() -> None:
     assert [one.media_type for one in found] == ["image/jpeg"]
 
 
+@pytest.mark.parametrize("text", [";", ";;;", "; ;", ",;,", ";q=1"])
+def test_an_element_of_semicolons_alone_is_ignored(text: str) -> None:
+    assert parse_accept(text) == ()
+
+
 def test_a_list_that_means_harm_is_read_in_one_pass() -> None:
     started = time.perf_counter()
     parse_accept('"\\' * 30_000)
