@@ -9,7 +9,7 @@ BASE ?= http://127.0.0.1:$(PORT)/dicomweb
 export PIP_CONSTRAINT :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow check format lock docs bench conformance clean ohif
+.PHONY: help run install test test-slow fuzz check format lock docs bench conformance clean ohif
 
 help: ## print these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: $(STAMP) ohif ## install and run all tests
 
 test-slow: $(STAMP) ohif ## the long sets: fault loops, giant uploads
 	@$(PY) -m pytest --runslow -m slow $(ARGS)
+
+fuzz: $(STAMP) ## over 10,000 cases drawn from the OpenAPI document by schemathesis
+	@READINGROOM_FUZZ=10 $(PY) -m pytest -n auto --dist worksteal tests/server/test_openapi.py $(ARGS)
 
 check: $(STAMP) ## format, lint, types, architecture
 	@$(VENV)/bin/ruff format --check .

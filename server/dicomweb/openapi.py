@@ -22,6 +22,7 @@ _PATH_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": "string", "pattern": r"^[0-9A-F]{8}$"},
     ),
 }
+_PLACES = re.compile(r"\{(\w+)\}")
 _MEANING = {
     206: "A range of the representation; or, with a Warning, not all of what was asked for",
     304: "The client has this representation already",
@@ -70,7 +71,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "summary": operation.title,
         "tags": [operation.service],
         "parameters": [
-            *(_path_parameter(name) for name in re.findall(r"\{(\w+)\}", operation.path)),
+            *(_path_parameter(name) for name in _PLACES.findall(operation.path)),
             *(_query_parameter(one) for one in (*([ACCEPT] if operation.answers else []), *operation.parameters)),
         ],
         "responses": {str(status): _response(operation, status) for status in operation.statuses},
@@ -109,7 +110,35 @@ def _response(operation: Operation, status: int) -> dict[str, Any]:
         }
     if status >= 400:
         described.setdefault("content", {})["text/plain"] = {"schema": {"type": "string"}}
+    if status == 200 and (links := _links(operation)):
+        described["links"] = links
     return described
+
+
+_IN_A_ROW = {"study": "/0/0020000D/Value/0", "series": "/0/0020000E/Value/0", "instance": "/0/00080018/Value/0"}
+_CONSTANT = {"frames": "1", "path": "7FE00010"}
+
+
+def _links(operation: Operation) -> dict[str, Any]:
+    """Where an answer leads: the first row of a search to all that can be done with what it found."""
+    held = set(_PLACES.findall(operation.path))
+    if operation.name.startswith("Search"):
+        level = "study" if operation.path == "/studies" else operation.path.rpartition("/")[2].removesuffix("s")
+        found = {"study": ["study"], "serie": ["study", "series"], "instance": ["study", "series", "instance"]}[level]
+        values = {name: f"$response.body#{_IN_A_ROW[name]}" for name in found}
+        values |= {name: f"$request.path.{name}" for name in held}
+    elif operation.method == "POST":
+        values = {"study": r"$response.body#/00081190/Value/0#regex:/studies/([0-9.]+)"}
+        values |= {name: f"$request.path.{name}" for name in held}
+    else:
+        return {}
+    links = {}
+    for other in OPERATIONS:
+        needed = set(_PLACES.findall(other.path))
+        if needed and needed - _CONSTANT.keys() == values.keys():
+            parameters = {name: values.get(name, _CONSTANT.get(name)) for name in sorted(needed)}
+            links[other.name] = {"operationId": other.name, "parameters": parameters}
+    return links
 
 
 def _content(media_type: str, *, is_one: bool) -> dict[str, Any]:

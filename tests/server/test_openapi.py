@@ -1,0 +1,221 @@
+"""Schemathesis drives every operation of the OpenAPI document: nothing undocumented, nothing fails.
+
+`make test` draws a few cases of each kind for every operation; ``READINGROOM_FUZZ=10`` (`make fuzz`) ten times as many.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from schemathesis.specs.openapi.stateful import OpenAPIStateMachine
+from starlette.testclient import TestClient
+
+from server.app import build_room, create_app
+from server.dicomweb.operations import OPERATIONS
+from server.settings import Settings
+from tests.multipart import DICOM, content_type, encode
+from tests.retrieve import keep
+from tests.synthetic import ct_series, part10
+
+TIMES = int(os.environ.get("READINGROOM_FUZZ", "1"))
+POSITIVE, NEGATIVE, ANYWHERE = 25 * TIMES, 10 * TIMES, 5 * TIMES
+ENOUGH = 0.7
+ROOT = "http://127.0.0.1:8780/dicomweb"
+PARTS = 'multipart/related; type="application/dicom"'
+NAMES = [one.name for one in OPERATIONS]
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+SEVEN_BIT = st.characters(min_codepoint=32, max_codepoint=126)
+
+
+def quick(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def as_it_is(_context: Any, value: Any) -> Any:
+    """A serializer of bodies that are bytes already."""
+    return value
+
+
+class Fuzzed:
+    """An archive with a little in it, and the document that it gives of itself."""
+
+    def __init__(self, client: TestClient) -> None:
+        self.client = client
+        self.series = ct_series(3)
+        self.asked = 0
+        keep(client, *self.series)
+        self.document: dict[str, Any] = client.get("/dicomweb/openapi.json").json()
+        for path in self.document["paths"].values():
+            for described in path.values():
+                for parameter in described["parameters"]:
+                    if parameter["name"] == "version":
+                        parameter["schema"] = {"type": "integer", "enum": [1]}  # those that there are
+        for media_type in (DICOM, PARTS):
+            schemathesis.serializer(media_type)(as_it_is)
+            schemathesis.openapi.media_type(media_type, st.sampled_from([part10(one) for one in self.series]))
+        self.schema = schemathesis.openapi.from_dict(self.document)
+        self.schema.app = client.app
+
+    def places(self, path: str) -> list[dict[str, str]]:
+        """What stands in the gaps of a path, for each of the instances that are held."""
+        all_of_them = [
+            {
+                "study": one.StudyInstanceUID,
+                "series": one.SeriesInstanceUID,
+                "instance": one.SOPInstanceUID,
+                "frames": "1",
+                "path": "7FE00010",
+            }
+            for one in self.series
+        ]
+        return [{name: value for name, value in one.items() if f"{{{name}}}" in path} for one in all_of_them]
+
+    def operation(self, name: str) -> Any:
+        return next(
+            one.ok() for one in self.schema.get_all_operations() if one.ok().definition.raw["operationId"] == name
+        )
+
+    def ask(self, case: Case, accept: str = "*/*") -> httpx.Response:
+        """Send a case, and hold the answer against the document."""
+        sent = case.as_transport_kwargs(base_url=ROOT)
+        headers = {"Accept": accept} | {k: v for k, v in dict(sent.get("headers") or {}).items() if k != "User-Agent"}
+        body = case.body if isinstance(case.body, bytes) else None
+        if body is not None and "Content-Type" not in headers:
+            if str(case.media_type).startswith("multipart"):
+                headers["Content-Type"], body = content_type(), encode([body])
+            else:
+                headers["Content-Type"] = DICOM
+        answer = self.client.request(
+            sent["method"], sent["url"], params=sent.get("params"), headers=headers, content=body
+        )
+        case.validate_response(answer, checks=CHECKS)
+        self.asked += 1
+        return answer
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
+    folder: Path = tmp_path_factory.mktemp("fuzzed")
+    with build_room(Settings(data=folder)) as room:
+        app = create_app(room)
+        with TestClient(app, base_url="http://127.0.0.1:8780", raise_server_exceptions=False) as client:
+            fuzzed = Fuzzed(client)
+            yield fuzzed
+            print(f"\nschemathesis: {fuzzed.asked} cases asked and answered as documented")
+
+
+def bodies(fuzzed: Fuzzed, *, valid: bool) -> st.SearchStrategy[tuple[bytes, str]]:
+    """Bodies to store, with their Content-Type: instances that can be kept; or those mixed with what cannot."""
+    files = [part10(one) for one in fuzzed.series]
+    good = st.sampled_from(files)
+    bad = st.one_of(
+        st.binary(max_size=300),
+        st.tuples(good, st.integers(0, 600)).map(lambda cut: cut[0][: cut[1]]),
+        st.tuples(good, st.integers(132, 600), st.integers(0, 255)).map(
+            lambda flip: flip[0][: flip[1]] + bytes([flip[2]]) + flip[0][flip[1] + 1 :]
+        ),
+    )
+    parts = st.lists(good if valid else st.one_of(good, bad), min_size=1, max_size=4)
+    return parts.map(lambda several: (encode(several), content_type()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_document_calls_valid_is_answered(fuzzed: Fuzzed, name: str) -> None:
+    operation = fuzzed.operation(name)
+    counts: Counter[int] = Counter()
+
+    @given(st.data())
+    @quick(POSITIVE)
+    def run(data: st.DataObject) -> None:
+        case = data.draw(drawn(fuzzed, operation, GenerationMode.POSITIVE, data))
+        counts[fuzzed.ask(case).status_code] += 1
+
+    run()
+    fine = sum(count for status, count in counts.items() if status < 300)
+    assert fine >= ENOUGH * sum(counts.values()), counts
+
+
+def drawn(fuzzed: Fuzzed, operation: Any, mode: GenerationMode, data: st.DataObject) -> st.SearchStrategy[Case]:
+    """Cases of an operation on what the archive holds."""
+    given_body: dict[str, Any] = {}
+    if operation.body:
+        body, kind = data.draw(bodies(fuzzed, valid=mode is GenerationMode.POSITIVE))
+        given_body = {"body": body, "media_type": PARTS}
+        given_body["headers"] = {"Content-Type": kind}
+    places = data.draw(st.sampled_from(fuzzed.places(operation.path)))
+    return operation.as_strategy(mode, path_parameters=places, **given_body)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_document_calls_invalid_gets_a_documented_answer(fuzzed: Fuzzed, name: str) -> None:
+    operation = fuzzed.operation(name)
+
+    @given(st.data(), st.text(SEVEN_BIT, min_size=1, max_size=60))
+    @quick(NEGATIVE)
+    def run(data: st.DataObject, accept: str) -> None:
+        fuzzed.ask(data.draw(drawn(fuzzed, operation, GenerationMode.NEGATIVE, data)), accept.strip() or "*/*")
+
+    run()
+
+
+@pytest.mark.parametrize("name", [one.name for one in OPERATIONS if "{" in one.path and not one.takes])
+def test_paths_that_lead_nowhere_get_a_documented_answer(fuzzed: Fuzzed, name: str) -> None:
+    operation = fuzzed.operation(name)
+    piece = st.one_of(
+        st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,4}){0,6}", fullmatch=True),
+        st.text(SEVEN_BIT.filter(lambda one: one not in "/?#%"), min_size=1, max_size=80),
+    ).filter(lambda text: text not in (".", ".."))
+    gaps = {gap: piece for gap in ("study", "series", "instance", "frames", "path") if f"{{{gap}}}" in operation.path}
+
+    @given(st.fixed_dictionaries(gaps).flatmap(lambda filled: operation.as_strategy(path_parameters=filled)))
+    @quick(ANYWHERE)
+    def run(case: Case) -> None:
+        assert fuzzed.ask(case).status_code in (204, 400, 404, 406, 409)
+
+    run()
+
+
+def test_links_lead_from_what_is_stored_and_found_to_what_can_be_retrieved(fuzzed: Fuzzed) -> None:
+    followed: Counter[str] = Counter()
+    counts: Counter[int] = Counter()
+
+    class Machine(fuzzed.schema.as_state_machine()):  # type: ignore[misc,name-defined]
+        def call(self, case: Case, **_kwargs: Any) -> Any:
+            answer = fuzzed.ask(case)
+            counts[answer.status_code] += 1
+            return schemathesis.Response.from_httpx(answer, verify=True)
+
+        def validate_response(self, response: Any, case: Case, **_kwargs: Any) -> None:
+            """Done where it was asked."""
+
+        def after_call(self, response: Any, case: Case) -> None:
+            if case.meta and "Stateful" in type(case.meta.phase.data).__name__:
+                followed[case.operation.definition.raw["operationId"]] += 1
+
+    assert issubclass(Machine, OpenAPIStateMachine)
+    Machine.run(settings=settings(quick(20 * TIMES), stateful_step_count=6))
+    assert len(followed) >= 5, followed
+    assert counts[200] > 0
