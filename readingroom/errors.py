@@ -14,7 +14,8 @@
     │   └── Gone                it was here and was deleted
     ├── Conflict                the state of the thing forbids it
     │   ├── Ambiguous           more than one facility owns that UID
-    │   └── Duplicate           that SOP Instance UID is held with other bytes
+    │   ├── Duplicate           that SOP Instance UID is held with other bytes
+    │   └── Changed             it is no longer what the caller read
     ├── Refused                 not allowed
     └── Unavailable             not now: full disk, busy, cold tier
         └── OutOfSpace          the store cannot take more bytes
@@ -81,6 +82,10 @@ class Ambiguous(Conflict):
 
 class Duplicate(Conflict):
     """That SOP Instance UID is already held with other bytes."""
+
+
+class Changed(Conflict):
+    """The resource has been changed since it was read; read it again."""
 
 
 class Refused(ReadingRoomError):

@@ -14,6 +14,7 @@ HTTP: dict[type[e.ReadingRoomError], int] = {
     e.NotFound: 404,
     e.Gone: 410,
     e.Conflict: 409,
+    e.Changed: 412,
     e.Refused: 403,
     e.Unavailable: 503,
     e.OutOfSpace: 507,

@@ -35,6 +35,7 @@ def zarr_json(found: Scan, description: Description) -> dict[str, Any]:
                 "source": description.source,
                 "received_at": description.received_at.isoformat(),
                 "version": description.version,
+                "extras": dict(description.extras),
             }
         },
     }
@@ -51,6 +52,7 @@ def read_description(document: dict[str, Any]) -> Description:
             source=said["source"],
             received_at=datetime.fromisoformat(said["received_at"]),
             version=said["version"],
+            extras=said.get("extras", {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Invalid(f"This zarr.json does not describe an opaque DICOM object ({error!r}).") from None

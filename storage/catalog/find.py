@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from readingroom.errors import Ambiguous, NotFound
 from readingroom.model import Scope
 from storage.catalog import schema as t
+from storage.catalog.overlays import load_metadata
+from storage.overlay import difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +49,16 @@ class StoredInstance:
     chunk_length: int
     chunk_stride: int | None
     received_at: datetime
+    overlay_version: int
 
     @property
     def etag(self) -> str:
-        """Strong validator of the received bytes (RFC 9110 8.8.3), without quotes."""
+        """Strong validator of the instance as it is shown (RFC 9110 8.8.3), without quotes."""
+        return f"{self.bytes_etag}-{self.overlay_version}" if self.overlay_version else self.bytes_etag
+
+    @property
+    def bytes_etag(self) -> str:
+        """The same of the received bytes: frames and bulk data are theirs, whatever lies over the data set."""
         return f"{self.sha256[:12].hex()}-{self.version}"
 
 
@@ -108,6 +116,7 @@ _INSTANCE = (
         t.instance.c.chunk_length,
         t.instance.c.chunk_stride,
         t.instance.c.received_at,
+        t.instance.c.overlay_version,
     )
     .join_from(t.instance, t.series, t.instance.c.series == t.series.c.id)
     .join(t.study, t.instance.c.study == t.study.c.id)
@@ -239,17 +248,22 @@ def list_instances(connection: sa.Connection, of: StoredStudy | StoredSeries) ->
     return [StoredInstance(**row._mapping) for row in connection.execute(statement)]
 
 
-def read_metadata(connection: sa.Connection, instance_id: str) -> bytes:
-    """One instance's DICOM JSON, zlib-compressed, with `BASE_URL_MARK` in place of the service root."""
-    statement = sa.select(t.instance_metadata.c.json).where(t.instance_metadata.c.instance == instance_id)
+def read_metadata(connection: sa.Connection, instance_id: str, *, original: bool = False) -> bytes:
+    """One instance's DICOM JSON, zlib-compressed, with `BASE_URL_MARK` in place of the service root.
+
+    It is shown as it was corrected; `original` gives it as it was received.
+    """
+    statement = sa.select(_json(original)).where(t.instance_metadata.c.instance == instance_id)
     return bytes(connection.execute(statement).scalar_one())
 
 
-def iter_metadata(connection: sa.Connection, of: StoredStudy | StoredSeries) -> Iterator[bytes]:
+def iter_metadata(
+    connection: sa.Connection, of: StoredStudy | StoredSeries, *, original: bool = False
+) -> Iterator[bytes]:
     """The same for each current instance of a study or series, in the order of `list_instances`."""
     column = t.instance.c.series if isinstance(of, StoredSeries) else t.instance.c.study
     statement = (
-        sa.select(t.instance_metadata.c.json)
+        sa.select(_json(original))
         .join(t.instance, t.instance_metadata.c.instance == t.instance.c.id)
         .join(t.series, t.instance.c.series == t.series.c.id)
         .where(column == of.id, t.instance.c.is_current)
@@ -257,3 +271,15 @@ def iter_metadata(connection: sa.Connection, of: StoredStudy | StoredSeries) -> 
     )
     for (blob,) in connection.execute(statement.execution_options(yield_per=200)):
         yield bytes(blob)
+
+
+def _json(original: bool) -> sa.ColumnElement[bytes]:
+    shown, received = t.instance_metadata.c.json, t.instance_metadata.c.received
+    return sa.func.coalesce(received, shown) if original else shown
+
+
+def read_overlay(connection: sa.Connection, instance_id: str) -> dict[str, Any]:
+    """What lies over the received data set of an instance; None as an element takes it away."""
+    columns = t.instance_metadata.c.json, t.instance_metadata.c.received
+    shown, received = connection.execute(sa.select(*columns).where(t.instance_metadata.c.instance == instance_id)).one()
+    return difference(load_metadata(received), load_metadata(shown)) if received else {}

@@ -94,6 +94,9 @@ SERIES_EXTRA = _tags(
     """
 )
 
+# What a row says that is in no header.
+_MADE = _tags("00080056 00080061 00080062 00081190 00201206 00201208 00201209")
+
 _PERSON_NAMES = ("00100010", "00080090")
 _PIXELS = ("7FE00010", "7FE00008", "7FE00009")
 
@@ -246,6 +249,12 @@ def series_row(metadata: MetadataJson, *, study_uid: str, series_uid: str, insta
 def reseries_row(row: bytes, *, instance_count: int) -> bytes:
     """A series' row with another number of instances."""
     return _dump(_load(row) | {"00201209": _element("IS", instance_count)})
+
+
+def header_of(row: bytes, extra: bytes) -> MetadataJson:
+    """What a row and its extra keep of the header that they were made of; a row made of it again is the same."""
+    kept: MetadataJson = orjson.loads(row.replace(BASE_URL_MARK.encode(), b"")) | orjson.loads(extra)
+    return {tag: element for tag, element in kept.items() if tag not in _MADE}
 
 
 def _text(metadata: MetadataJson, tag: str) -> str | None:

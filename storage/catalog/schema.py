@@ -113,6 +113,8 @@ study = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("settle_due_at", UtcDateTime, doc="when it counts as complete if nothing more comes; NULL once it has"),
     sa.Column("settled_at", UtcDateTime),
+    sa.Column("header", sa.LargeBinary, doc="row and extra as they came, where a correction lies over them"),
+    sa.Column("overlay_version", sa.Integer, nullable=False, server_default="0", doc="corrections of it so far"),
     sa.UniqueConstraint("owner_facility", "study_uid"),
     sa.Index("ix_study_study_uid", "study_uid"),
     # Lists of studies, newest first, are paged over these without reading the table.
@@ -156,6 +158,7 @@ series = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("received_at", UtcDateTime, nullable=False),
     sa.Column("stale_since", UtcDateTime, doc="its settled zarr files say other than this catalog; NULL: they do not"),
+    sa.Column("header", sa.LargeBinary, doc="row and extra as they came, where a correction lies over them"),
     sa.UniqueConstraint("study", "series_uid"),
     sa.Index("ix_series_series_uid", "series_uid"),
     sa.Index("ix_series_study_modality", "study", "modality", **_where("instance_count > 0")),
@@ -239,6 +242,13 @@ instance = sa.Table(
     sa.Column("chunk_stride", sa.BigInteger, doc="from chunk to chunk where constant, else look in the shard index"),
     sa.Column("source", Text, nullable=False, doc="where it came from: stow, import, an AE title"),
     sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column(
+        "overlay_version",
+        sa.Integer,
+        nullable=False,
+        server_default="0",
+        doc="0 where it is shown as received, else one more than the last correction over it",
+    ),
     sa.UniqueConstraint("owner_facility", "instance_uid", "version"),
     sa.UniqueConstraint("array", "slot"),
     sa.Index(
@@ -257,7 +267,9 @@ instance_metadata = sa.Table(
     "instance_metadata",
     metadata,
     sa.Column("instance", sa.ForeignKey("instance.id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("json", sa.LargeBinary, nullable=False, doc="DICOM JSON, zlib"),
+    sa.Column("json", sa.LargeBinary, nullable=False, doc="DICOM JSON as it is shown, zlib"),
+    sa.Column("received", sa.LargeBinary, doc="as it was received, zlib; NULL where that is the same"),
+    sa.Column("coerced", sa.LargeBinary, doc="what was coerced as it came: DICOM JSON, null takes away"),
 )
 
 removal = sa.Table(
@@ -298,12 +310,14 @@ overlay = sa.Table(
     _id(),
     sa.Column("owner_facility", sa.ForeignKey("facility.id"), nullable=False),
     sa.Column("study_uid", Text, nullable=False),
-    sa.Column("series_uid", Text, doc="NULL: all of the study"),
-    sa.Column("instance_uid", Text, doc="NULL: all of the series"),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("attributes", sa.LargeBinary, nullable=False, doc="DICOM JSON of what replaces the received values"),
+    sa.Column("series_uid", Text, nullable=False, doc="empty: over all of the study"),
+    sa.Column("instance_uid", Text, nullable=False, doc="empty: over all of the series"),
+    sa.Column("version", sa.Integer, nullable=False, doc="1, 2 ... of the study's corrections"),
+    sa.Column("attributes", sa.LargeBinary, nullable=False, doc="DICOM JSON of the whole layer, null takes away"),
+    sa.Column("actor", Text, nullable=False, doc="id of who corrected"),
+    sa.Column("reason", Text, nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
-    sa.UniqueConstraint("owner_facility", "study_uid", "series_uid", "instance_uid", "version"),
+    sa.UniqueConstraint("owner_facility", "study_uid", "version"),
 )
 
 event = sa.Table(

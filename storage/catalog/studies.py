@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
@@ -21,8 +21,11 @@ from storage.catalog import rows
 from storage.catalog import schema as t
 from storage.catalog.counts import END, joined, recount_study
 from storage.catalog.engine import lock_events
+from storage.catalog.overlays import read_corrections, rewrite_series, shown_metadata
+from storage.catalog.searchable import patient_of, write_names, write_requests
 from storage.catalog.writers import insert_for, series_place
 from storage.objects import Description, MetadataJson, Scan, dump
+from storage.overlay import Came, Correction, Layer, coerced_of, put_over
 
 Duplicates = Literal["version", "reject", "keep-first"]
 Result = Literal["stored", "identical", "new version", "kept first", "refused"]
@@ -69,6 +72,12 @@ class Received:
     chunk_stride: int | None
     source: str
     received_at: datetime
+    coerced: Layer = field(default_factory=dict)
+
+    @property
+    def header(self) -> MetadataJson:
+        """The data set with what was coerced as it came."""
+        return put_over(self.metadata, self.coerced) if self.coerced else self.metadata
 
     @classmethod
     def of(
@@ -107,6 +116,7 @@ class Received:
             chunk_stride=first_length if has_stride else None,
             source=told.source,
             received_at=told.received_at,
+            coerced=coerced_of(told),
         )
 
 
@@ -143,11 +153,11 @@ class _Accepted:
 def identity(found: Scan) -> Identity:
     """The UIDs by which an object is known; `NotDicom` where one is missing."""
     known = Identity()
-    for tag, field, name in _IDENTITY:
+    for tag, key, name in _IDENTITY:
         value = (found.metadata.get(tag, {}).get("Value") or [None])[0]
         if not isinstance(value, str) or not value:
             raise NotDicom(f"The object has no {name} ({tag[:4]},{tag[4:]}).")
-        known[field] = value
+        known[key] = value
     return known
 
 
@@ -280,6 +290,9 @@ def _record_study(
     """Write the accepted instances of one study; returns the event to append."""
     first = accepted[0].received
     study = _lock_study(connection, first, now)
+    corrections: Sequence[Correction] = ()
+    if study.overlay_version:
+        corrections = read_corrections(connection, first.owner_facility, first.study_uid)
     by_series: dict[str, list[_Accepted]] = defaultdict(list)
     for one in accepted:
         by_series[one.received.series_uid].append(one)
@@ -290,16 +303,16 @@ def _record_study(
     sop_classes = set(study.sop_classes.split(END)) - {""}
     series_count, instance_count, size_bytes = study.series_count, study.instance_count, study.size_bytes
     for _, members in sorted(by_series.items()):
-        series_id, modality, was_empty = _record_series(connection, study.id, members, now)
+        series_id, modality, was_empty = _record_series(connection, study.id, members, corrections, now)
         live = [one for one in members if one.is_current]
         series_count += was_empty and bool(live)
         instance_count += len(live)
         if modality:
             modalities.add(modality)
         for one in members:
-            columns = rows.instance_columns(one.received.metadata)
+            columns, blob = _shown(one.received, corrections)
             instances.append(_instance_row(one, columns, study.id, series_id))
-            blobs.append({"instance": instances[-1]["id"], "json": one.received.metadata_zlib})
+            blobs.append({"instance": instances[-1]["id"], **blob})
             if one.is_current:
                 sop_classes.add(columns["sop_class"])
                 size_bytes += one.received.size_bytes
@@ -316,7 +329,7 @@ def _record_study(
     if study.row:
         row = rows.restudy_row(study.row, **counts)
     else:
-        row, extra = rows.study_row(first.metadata, study_uid=first.study_uid, **counts)
+        row, extra = rows.study_row(first.header, study_uid=first.study_uid, **counts)
     connection.execute(
         _UPDATE_STUDY,
         {
@@ -358,7 +371,8 @@ def _lock_study(connection: sa.Connection, first: Received, now: datetime) -> sa
     found = connection.execute(_LOCK_STUDY, mine).one_or_none()
     if found is not None:
         return found
-    columns = rows.study_columns(first.metadata)
+    header = first.header
+    columns = rows.study_columns(header)
     study_id = t.new_id()
     made = connection.execute(
         insert_for(connection)(t.study)
@@ -366,7 +380,7 @@ def _lock_study(connection: sa.Connection, first: Received, now: datetime) -> sa
             id=study_id,
             owner_facility=first.owner_facility,
             study_uid=first.study_uid,
-            patient=_patient_of(connection, first.owner_facility, columns, now),
+            patient=patient_of(connection, first.owner_facility, columns, now),
             modalities="",
             sop_classes="",
             series_count=0,
@@ -383,38 +397,16 @@ def _lock_study(connection: sa.Connection, first: Received, now: datetime) -> sa
         .returning(t.study.c.id)
     ).one_or_none()
     if made is not None:
-        names = [
-            {"study": study_id, "attribute": attribute, "position": position, "folded": folded}
-            for attribute, position, folded in rows.study_names(first.metadata)
-        ]
-        if names:
-            connection.execute(t.study_name.insert(), names)
+        write_names(connection, study_id, header)
     return connection.execute(_LOCK_STUDY, mine).one()
 
 
-def _patient_of(connection: sa.Connection, owner_facility: str, columns: dict[str, Any], now: datetime) -> str:
-    """The patient with that id from that issuer; the facility is the issuer where the object names none."""
-    patient_id = columns["patient_id"] or None
-    issuer = columns["issuer"]
-    if not issuer:
-        issuer = connection.execute(
-            sa.select(t.facility.c.issuer).where(t.facility.c.id == owner_facility)
-        ).scalar_one()
-    mine = sa.select(t.patient.c.id).where(t.patient.c.issuer == issuer, t.patient.c.patient_id == patient_id)
-    found = connection.execute(mine).scalar_one_or_none() if patient_id else None
-    if found is not None:
-        return str(found)
-    new_id = t.new_id()
-    connection.execute(
-        insert_for(connection)(t.patient)
-        .values(id=new_id, issuer=issuer, patient_id=patient_id, version=1, received_at=now)
-        .on_conflict_do_nothing()
-    )
-    return str(connection.execute(mine).scalar_one()) if patient_id else new_id
-
-
 def _record_series(
-    connection: sa.Connection, study_id: str, members: Sequence[_Accepted], now: datetime
+    connection: sa.Connection,
+    study_id: str,
+    members: Sequence[_Accepted],
+    corrections: Sequence[Correction],
+    now: datetime,
 ) -> tuple[str, str | None, bool]:
     """Make or update a series; returns its id, its modality, and whether it had no instances before.
 
@@ -435,9 +427,10 @@ def _record_series(
             },
         )
         return found.id, found.modality, found.instance_count == 0
-    columns = rows.series_columns(first.metadata)
+    header = first.header
+    columns = rows.series_columns(header)
     row_json, extra = rows.series_row(
-        first.metadata, study_uid=first.study_uid, series_uid=first.series_uid, instance_count=live
+        header, study_uid=first.study_uid, series_uid=first.series_uid, instance_count=live
     )
     series_id = t.new_id()
     connection.execute(
@@ -454,13 +447,22 @@ def _record_series(
             **columns,
         )
     )
-    requests = [
-        {"series": series_id, "position": position, **request}
-        for position, request in enumerate(rows.series_requests(first.metadata))
-    ]
-    if requests:
-        connection.execute(t.series_request.insert(), requests)
-    return series_id, columns["modality"], True
+    write_requests(connection, series_id, header)
+    modality = columns["modality"]
+    if corrections:
+        modality = rewrite_series(connection, series_id, corrections)
+    return series_id, modality, True
+
+
+def _shown(received: Received, corrections: Sequence[Correction]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The columns that an instance's header gives, and those of its metadata."""
+    over = [one for one in corrections if one.covers(received.series_uid, received.instance_uid)]
+    if not over and not received.coerced:
+        blob = {"json": received.metadata_zlib, "received": None, "coerced": None}
+        return {**rows.instance_columns(received.metadata), "overlay_version": 0}, blob
+    came = Came(source=received.source, received_at=received.received_at, coerced=received.coerced)
+    shown, blob, version = shown_metadata(received.metadata, received.metadata_zlib, came, over)
+    return {**rows.instance_columns(shown), "overlay_version": version}, blob
 
 
 def _instance_row(one: _Accepted, columns: dict[str, Any], study_id: str, series_id: str) -> dict[str, Any]:
