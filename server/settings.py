@@ -48,6 +48,9 @@ class Settings(BaseSettings):
         2 << 30, ge=64 << 20, description="Memory that decoding or encoding a frame may take"
     )
     codec_seconds: float = Field(30.0, gt=0, description="Time that decoding or encoding a frame may take")
+    annotation_font: Path | None = Field(
+        None, description="TrueType or OpenType font of burned-in annotations; default: one for ASCII letters"
+    )
     log_level: str = Field("info", description="debug, info, warning, error")
 
     @classmethod

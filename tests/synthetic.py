@@ -14,6 +14,7 @@ from pydicom.uid import (
     UID,
     BasicTextSRStorage,
     CTImageStorage,
+    EncapsulatedCDAStorage,
     EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -176,6 +177,16 @@ def text_report(**attributes: Any) -> FileDataset:
 def pdf_document(document: bytes = b"%PDF-1.4\n%%EOF\n", **attributes: Any) -> FileDataset:
     """An encapsulated PDF: an object without frames that holds bulk data."""
     dataset = new_dataset(EncapsulatedPDFStorage, Modality="DOC", MIMETypeOfEncapsulatedDocument="application/pdf")
+    dataset.EncapsulatedDocument = document + b"\0" * (len(document) % 2)
+    dataset.EncapsulatedDocumentLength = len(document)
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def cda_document(document: bytes = b"<ClinicalDocument/>", **attributes: Any) -> FileDataset:
+    """An encapsulated CDA."""
+    dataset = new_dataset(EncapsulatedCDAStorage, Modality="DOC", MIMETypeOfEncapsulatedDocument="text/XML")
     dataset.EncapsulatedDocument = document + b"\0" * (len(document) % 2)
     dataset.EncapsulatedDocumentLength = len(document)
     for keyword, value in attributes.items():

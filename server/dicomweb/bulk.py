@@ -89,7 +89,7 @@ async def retrieve_bulk(request: Request) -> Response:
         return unchanged
     if first.frame is None:
         offer = choose(accept, first.offers)
-        body = await _body(room, keepings, first, offer)
+        body = await body_of(room, keepings, first, offer)
     else:
         offer, frame = await agreed_frame(room, keepings, instance, first.frame, accept, first.offers)
         body = [frame]
@@ -219,14 +219,14 @@ def _document_type(metadata: bytes) -> str:
 
 def _part(room: Room, keepings: Keepings, value: Value, offer: Offer) -> Part:
     async def make() -> AsyncIterator[bytes | memoryview]:
-        for piece in await _body(room, keepings, value, offer):
+        for piece in await body_of(room, keepings, value, offer):
             async for made in read_pieces(room, [piece]):
                 yield made
 
     return Part(media_type=offer.part_type, location=value.location, body=[Made(make)])
 
 
-async def _body(room: Room, keepings: Keepings, value: Value, offer: Offer) -> Sequence[Piece]:
+async def body_of(room: Room, keepings: Keepings, value: Value, offer: Offer) -> Sequence[Piece]:
     """The bytes of a value, or where they lie."""
     instance = value.instance
     if value.frame is not None:

@@ -75,7 +75,9 @@ _JSON, _XML = "application/dicom+json", "application/dicom+xml"
 _XML_PARTS = f'multipart/related; type="{_XML}"'
 _FILES = 'multipart/related; type="application/dicom"'
 _BYTES = 'multipart/related; type="application/octet-stream"'
-_PICTURES = ("image/jpeg", "image/png")
+_PICTURES = ("image/jpeg", "image/png", "image/gif", "image/jp2")
+_PICTURE_PARTS = 'multipart/related; type="image/jpeg"'
+_DOCUMENTS = ("video/mp4", "text/html", "text/plain", "text/xml", "application/pdf")
 
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "string", "enum": ["true", "false"]}
@@ -122,7 +124,7 @@ _ANY_VALUE: tuple[Schema, str] = ({"type": "string", "pattern": r"^[A-Za-z0-9*?^
 _LOOK = (
     Parameter(
         name="window",
-        meaning="Center, width and function of the window: LINEAR, LINEAR_EXACT or SIGMOID (8.3.5.1.4)",
+        meaning="Center, width and function of the window: linear, linear-exact or sigmoid (8.3.5.1.4)",
         schema={
             "type": "string",
             "pattern": rf"^{_NUMBER},[1-9][0-9]{{0,4}},(linear|linear-exact|sigmoid)$",
@@ -143,6 +145,29 @@ _LOOK = (
         meaning="Of a lossy picture, 1 to 100 (8.3.5.1.2)",
         schema={"type": "integer", "minimum": 1, "maximum": 100},
         example=90,
+    ),
+    Parameter(
+        name="annotation",
+        meaning="What is burned in: patient, technique, and overlay for overlay planes (8.3.5.1.1)",
+        schema={"type": "string", "pattern": r"^(patient|technique|overlay)(,(patient|technique|overlay))?$"},
+        example="patient,technique",
+    ),
+    Parameter(
+        name="iccprofile",
+        meaning="The ICC profile to embed, and the color space to convert to (8.3.5.1.5)",
+        schema={"type": "string", "enum": ["no", "yes", "srgb", "adobergb", "rommrgb"]},
+        example="srgb",
+    ),
+    Parameter(
+        name="charset", meaning="Character sets of text; it is sent in UTF-8 (8.3.3.2)", schema=_TEXT, example="utf-8"
+    ),
+)
+_SMALL = (
+    Parameter(
+        name="viewport",
+        meaning="Columns and rows of the picture (8.3.5.1.3)",
+        schema={"type": "string", "pattern": r"^[1-9][0-9]{0,2},[1-9][0-9]{0,2}$"},
+        example="128,128",
     ),
 )
 
@@ -247,9 +272,10 @@ OPERATIONS: tuple[Operation, ...] = (
             f"{path}/rendered",
             f"Retrieve rendered {parent.lower()}",
             "10.4.1.1.3",
-            _PICTURES,
+            (*_PICTURES, *(() if path == FRAMES else _DOCUMENTS), _PICTURE_PARTS),
             parameters=_LOOK,
             success=(200, 206, 304),
+            errors=(404, 406, 409, 410, 413),
         )
         for parent, path in _PARENTS
     ),
@@ -260,7 +286,7 @@ OPERATIONS: tuple[Operation, ...] = (
             f"Retrieve a thumbnail of {parent.lower()}",
             "10.4.1.1.4",
             _PICTURES,
-            parameters=_LOOK[1:2],
+            parameters=_SMALL,
         )
         for parent, path in _PARENTS
     ),

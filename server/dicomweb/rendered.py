@@ -1,293 +1,341 @@
-"""Rendered images and thumbnails of studies, series, instances and frames (PS3.18 10.4.1.1.3, 10.4.1.1.4).
+"""Rendered resources and thumbnails of studies, series, instances and frames (PS3.18 10.4.1.1.3, 10.4.1.1.4).
 
-One part shows one picture: of a series or study, the middle of the middle image. A client that asks for multipart
-gets a picture of every frame.
+One part shows one thing: of a series or study, the middle of the middle image. A client that asks for multipart gets
+all that can be rendered as it accepts: a picture of every frame, every report, every document.
 """
 
 from __future__ import annotations
 
-import io
-import re
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from mmap import mmap
-from typing import BinaryIO, cast
-from urllib.parse import parse_qsl
+from itertools import chain
 
-import anyio.to_thread
-import orjson
-from pydicom import dcmread
-from pydicom.dataset import Dataset
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from readingroom.errors import Invalid, NotAcceptable, NotDicom
-from server.auth import caller_of
-from server.codecs import Codecs
-from server.dicomweb.files import find_all, instance_url, received_file, version_of
-from server.dicomweb.frames import Bytes, frame_numbers, frame_spec, inflated, read_frame
+from readingroom.errors import Invalid, NotAcceptable, NotFound
+from server.auth import Caller, caller_of
+from server.dicomweb.bulk import Value, body_of
+from server.dicomweb.documents import check_charset, document, document_offers, guarded
+from server.dicomweb.files import find_all, instance_url, version_of
+from server.dicomweb.frames import frame_numbers
 from server.dicomweb.kept import Keepings, keepings_of
-from server.dicomweb.negotiation import DECODABLE, DEFLATED, EXPLICIT_LITTLE_ENDIAN, NATIVE, Offer, accepted, choose
-from server.dicomweb.presentation import (
-    Attributes,
-    Function,
-    Viewport,
-    Window,
-    encoded,
-    fitted,
-    is_valid_width,
-    picture_of,
-)
-from server.dicomweb.respond import Made, Part, multipart, not_modified, single_part
+from server.dicomweb.look import Asked, check_for_state, parse_rendering, parse_thumbnail
+from server.dicomweb.negotiation import COMPRESSED, Accept, Offer, accepted, agree, choose
+from server.dicomweb.pictures import Shot, card_for, is_image, is_video, moving, references_of, still
+from server.dicomweb.respond import Made, Part, Piece, multipart, not_modified, read_pieces, single_part, size_of
+from server.rendering.encoding import GIF, JP2, JPEG, MP4, PNG, STILL
+from server.rendering.look import Look
+from server.rendering.state import RENDERED, Reference
 from server.room import Room
-from storage.catalog.find import StoredInstance, find_instance, read_metadata
-from storage.objects import BASE_URL_MARK, ArraySpec
-from storage.part10 import EXPLICIT_BIG
-from storage.pixels import decoded_photometric
-from storage.rewrite import rewrite
+from storage.catalog.find import StoredInstance, find_instance
 
-Shot = tuple[StoredInstance, int]
-"""An image, and the number of its frame that is shown."""
+_AHEAD_BYTES = 8 << 20
+"""So much of a multipart answer is made before its status is sent, to tell of what cannot be rendered."""
 
-_MARK = BASE_URL_MARK.encode()
-_ONE = (Offer(media_type="image/jpeg"), Offer(media_type="image/png"))
-_MANY = tuple(replace(offer, multipart=True) for offer in _ONE)
-_QUALITY = 90
-_THUMBNAIL = Viewport(width=128, height=128)
-_MAX_SIDE = 16384
-_MAX_PIXELS = 64 << 20
-_SUPPORTED = NATIVE | DECODABLE
+_STILL = tuple(Offer(media_type=media_type) for media_type in STILL)
+_MULTI_FRAME = tuple(Offer(media_type=media_type) for media_type in (JPEG, PNG, GIF, JP2, MP4))
+_MOVING = tuple(Offer(media_type=media_type) for media_type in (GIF, MP4))
+_MOVES = frozenset({GIF, MP4})
 
-_NUMBER = re.compile(r"[+-]?(?:\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(?:[eE][+-]?\d{1,2})?", re.ASCII)
-_FUNCTIONS: Mapping[str, Function] = {"linear": "linear", "linear-exact": "linear-exact", "sigmoid": "sigmoid"}
+Shots = tuple[Shot, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """How an image is to be shown."""
+class Target:
+    """An instance to be rendered, or some of its frames.
 
-    window: Window | None = None
-    viewport: Viewport | None = None
-    quality: int = _QUALITY
-
-
-def parse_look(query: bytes, *, is_thumbnail: bool = False) -> Look:
-    """The rendering parameters of a query (PS3.18 8.3.5); what is none of them is ignored.
-
-    Raises
-    ------
-    Invalid
-        A parameter is malformed, or not allowed here.
+    Attributes
+    ----------
+    shots
+        What there is to be seen of an image, in order; of a presentation state, the images that it shows.
+    offers
+        What it can be rendered as, in one part.
+    chosen
+        The shot that stands for all.
+    is_moving
+        The shots follow each other in time or space, and may be sent as one moving picture.
     """
-    found = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
-    look = _THUMBNAIL_LOOK if is_thumbnail else Look()
-    if "viewport" in found:
-        look = replace(look, viewport=_viewport(found["viewport"], is_thumbnail=is_thumbnail))
-    if "window" in found and not is_thumbnail:
-        look = replace(look, window=_window(found["window"]))
-    if "quality" in found and not is_thumbnail:
-        look = replace(look, quality=_quality(found["quality"]))
-    return look
 
+    instance: StoredInstance
+    shots: Shots
+    offers: tuple[Offer, ...]
+    chosen: int = 0
+    is_moving: bool = False
 
-_THUMBNAIL_LOOK = Look(viewport=_THUMBNAIL)
+    def in_one(self, offer: Offer) -> Shots:
+        """The shots of a single part: the chosen one, or all where they move."""
+        if self.is_moving and offer.media_type in _MOVES:
+            return self.shots
+        return self.shots[self.chosen : self.chosen + 1]
 
-
-def _viewport(text: str, *, is_thumbnail: bool) -> Viewport:
-    """``vw,vh[,sx,sy,sw,sh]`` (PS3.18 8.3.5.1.3); a thumbnail's has no region."""
-    wrong = Invalid(
-        f"viewport={text[:60]!r} is not vw,vh{'' if is_thumbnail else '[,sx,sy,sw,sh]'} (PS3.18 8.3.5.1.3)."
-    )
-    words = [word.strip() for word in text.split(",")]
-    if len(words) not in range(2, 3 if is_thumbnail else 7):
-        raise wrong
-    if not all(word.isascii() and word.isdigit() and len(word) < 6 and int(word) for word in words[:2]):
-        raise wrong
-    width, height = map(int, words[:2])
-    if max(width, height) > _MAX_SIDE or width * height > _MAX_PIXELS:
-        raise Invalid(f"A viewport of {width},{height} is past the limit of {_MAX_SIDE} pixels a side.")
-    if not all(_NUMBER.fullmatch(word) for word in words[2:] if word):
-        raise wrong
-    left, top, region_width, region_height = (
-        float(words[at]) if at < len(words) and words[at] else None for at in range(2, 6)
-    )
-    if region_width == 0 or region_height == 0:
-        raise wrong
-    return Viewport(
-        width=width,
-        height=height,
-        left=abs(left or 0.0),
-        top=abs(top or 0.0),
-        region_width=abs(region_width) if region_width else None,
-        region_height=abs(region_height) if region_height else None,
-        is_mirrored=(region_width or 0) < 0,
-        is_upside_down=(region_height or 0) < 0,
-    )
-
-
-def _window(text: str) -> Window:
-    """``center,width,function`` (PS3.18 8.3.5.1.4)."""
-    words = [word.strip() for word in text.split(",")]
-    if len(words) != 3 or not all(_NUMBER.fullmatch(word) for word in words[:2]) or words[2] not in _FUNCTIONS:
-        raise Invalid(
-            f"window={text[:60]!r} is not center,width,function with linear, linear-exact or sigmoid"
-            " (PS3.18 8.3.5.1.4)."
-        )
-    window = Window(center=float(words[0]), width=float(words[1]), function=_FUNCTIONS[words[2]])
-    if not is_valid_width(window.width, window.function):
-        raise Invalid(f"A {window.function} window cannot be {words[1]} wide (PS3.3 C.11.2.1.2).")
-    return window
-
-
-def _quality(text: str) -> int:
-    """1 to 100 (PS3.18 8.3.5.1.2)."""
-    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= 100):
-        raise Invalid(f"quality={text[:20]!r} is no number from 1 to 100 (PS3.18 8.3.5.1.2).")
-    return int(text)
-
-
-def _unsupported_annotations(query: bytes) -> str:
-    """The Warning for annotations, none of which is burned in here; empty without any (PS3.18 8.3.5.1.1)."""
-    found = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)).get("annotation")
-    if found is None:
-        return ""
-    if not re.fullmatch(r"[a-z]{1,20}(,[a-z]{1,20})*", found):
-        raise Invalid(f"annotation={found[:60]!r} is no list of keywords such as patient,technique (PS3.18 8.3.5.1.1).")
-    return f'299 readingroom "The following annotation values are not supported: {found[:200]}"'
+    def in_parts(self, offer: Offer) -> list[Shots]:
+        """The shots of each part of a multipart answer."""
+        if not self.shots or (self.is_moving and offer.media_type in _MOVES):
+            return [self.shots]
+        return [(shot,) for shot in self.shots]
 
 
 async def rendered(request: Request) -> Response:
     """Retrieve a rendered study, series or instance, or rendered frames."""
-    query = request.scope["query_string"]
-    look, warning = parse_look(query), _unsupported_annotations(query)
-    images, numbers = await _images(request)
-    # A list of frames is not represented by one of them, all else is (OHIF asks for a series as one picture).
-    offer = choose(accepted(request), (*_ONE, *_MANY) if numbers is None or len(numbers) == 1 else _MANY)
-    shots = _shots(images, numbers) if offer.multipart else [_representative(images, numbers)]
-    answer = await _answer(request, shots, look, offer)
-    if warning:
-        answer.headers["warning"] = warning
+    asked = parse_rendering(request.scope["query_string"])
+    accept = accepted(request)
+    found, numbers = await _instances(request)
+    targets = await _targets(request, found, numbers, asked)
+    is_one = numbers is None or len(numbers) == 1
+    singles = tuple(dict.fromkeys(offer for target in targets for offer in target.offers))
+    if not is_one:
+        singles = tuple(offer for offer in singles if offer.media_type in _MOVES)
+    in_parts = tuple(replace(offer, multipart=True) for target in targets for offer in target.offers)
+    if not in_parts:
+        raise NotAcceptable(_nothing(found))
+    offer = choose(accept, (*singles, *dict.fromkeys(in_parts)))
+    if not offer.multipart:
+        target = _representative([target for target in targets if offer in target.offers])
+        answer = await _single(request, target, asked.look, offer)
+    else:
+        answer = await _in_parts(request, found, targets, asked.look, accept)
+    if asked.warning:
+        answer.headers.append("warning", f'299 readingroom "{asked.warning}"')
     return answer
 
 
 async def thumbnail(request: Request) -> Response:
     """Retrieve the thumbnail of a study, series, instance or frame: always one picture."""
-    look = parse_look(request.scope["query_string"], is_thumbnail=True)
-    images, numbers = await _images(request)
-    return await _answer(request, [_representative(images, numbers)], look, choose(accepted(request), _ONE))
+    look = parse_thumbnail(request.scope["query_string"])
+    offer = choose(accepted(request), _STILL)
+    found, numbers = await _instances(request)
+    targets = await _targets(request, found, numbers, Asked(look=look))
+    pictured = [target for target in targets if target.shots]
+    target = _representative(pictured) if pictured else Target(instance=found[0], shots=(), offers=_STILL)
+    target = replace(target, is_moving=False)
+    return await _single(request, target, look, offer)
 
 
-async def _images(request: Request) -> tuple[list[StoredInstance], list[int] | None]:
-    """The images of a path, and the frames that it names."""
+async def _instances(request: Request) -> tuple[list[StoredInstance], list[int] | None]:
+    """The instances of a path, and the frames that it names."""
     room: Room = request.app.state.room
     scope, path = caller_of(request).scope, request.path_params
-    if "instance" in path:
-        uids = path["study"], path["series"], path["instance"]
-        instance = await room.read(find_instance, scope, *uids, version_of(request))
-        numbers = frame_numbers(path["frames"], instance) if "frames" in path else None
-        instances = [instance]
-    else:
+    if "instance" not in path:
         _, instances = await room.read_apart(find_all, scope, path["study"], path.get("series"))
-        numbers = None
-    images = [one for one in instances if one.frame_count and one.transfer_syntax in _SUPPORTED]
-    if not images:
-        raise NotAcceptable("There is nothing here that can be rendered: no image, or only video.")
-    return images, numbers
+        return instances, None
+    uids = path["study"], path["series"], path["instance"]
+    instance = await room.read(find_instance, scope, *uids, version_of(request))
+    return [instance], frame_numbers(path["frames"], instance) if "frames" in path else None
 
 
-def _shots(images: list[StoredInstance], numbers: list[int] | None) -> list[Shot]:
-    return [(image, number) for image in images for number in numbers or range(1, image.frame_count + 1)]
+async def _targets(
+    request: Request, instances: Sequence[StoredInstance], numbers: list[int] | None, asked: Asked
+) -> list[Target]:
+    """What can be rendered of the instances; those of which nothing can are left out."""
+    state = await _state_by_name(request, instances, asked)
+    targets = []
+    for instance in instances:
+        if is_image(instance):
+            targets.append(_image_target(instance, numbers, state))
+        elif instance.sop_class in RENDERED:
+            if len(instances) == 1:
+                check_for_state(asked.look)
+            shots = await _shots_of_state(request, instance)
+            if shots:
+                targets.append(Target(instance=instance, shots=shots, offers=_STILL))
+        elif is_video(instance) and numbers is None:
+            names = COMPRESSED[instance.transfer_syntax]
+            targets.append(Target(instance=instance, shots=(), offers=tuple(Offer(media_type=n) for n in names)))
+        elif offers := document_offers(instance):
+            targets.append(Target(instance=instance, shots=(), offers=offers))
+    return targets
 
 
-def _representative(images: list[StoredInstance], numbers: list[int] | None) -> Shot:
-    """The middle frame of the middle image of the longest series; the first that is named, if any is."""
-    counts = Counter(image.series_uid for image in images)
-    longest = max(counts, key=counts.__getitem__)
-    series = [image for image in images if image.series_uid == longest]
-    image = series[len(series) // 2]
-    return image, numbers[0] if numbers else image.frame_count // 2 + 1
+def _image_target(instance: StoredInstance, numbers: list[int] | None, state: StoredInstance | None) -> Target:
+    count = instance.frame_count
+    wanted = numbers or range(1, count + 1)
+    is_moving = len(wanted) > 1
+    return Target(
+        instance=instance,
+        shots=tuple(Shot(instance, number, state) for number in wanted),
+        offers=_MULTI_FRAME if is_moving else _STILL,
+        chosen=0 if numbers else count // 2,
+        is_moving=is_moving,
+    )
 
 
-async def _answer(request: Request, shots: list[Shot], look: Look, offer: Offer) -> Response:
+async def _state_by_name(request: Request, instances: Sequence[StoredInstance], asked: Asked) -> StoredInstance | None:
+    """The presentation state that the query names; 400 where it is none, or not for these images (PS3.18 9.5.2.3)."""
+    if asked.state is None:
+        return None
     room: Room = request.app.state.room
-    keepings = keepings_of(request)
-    seen = repr([(image.etag, number) for image, number in shots]) + repr(look) + offer.media_type
-    etag = f'"{zlib.crc32(seen.encode()):08x}-{shots[0][0].etag}"'
+    caller, study = caller_of(request), request.path_params["study"]
+    try:
+        state = await room.read(find_instance, caller.scope, study, *asked.state)
+    except NotFound:
+        raise Invalid(f"There is no presentation state {asked.state[1]} in series {asked.state[0]}.") from None
+    if state.sop_class not in RENDERED:
+        raise Invalid(f"Instance {asked.state[1]} is no presentation state that is rendered.")
+    named = {reference.instance_uid for reference in await _references(request, state)}
+    if any(is_image(instance) and instance.instance_uid not in named for instance in instances):
+        raise Invalid(f"Presentation state {asked.state[1]} is not for this image.")
+    return state
+
+
+async def _references(request: Request, state: StoredInstance) -> list[Reference]:
+    return await references_of(request.app.state.room, keepings_of(request), state)
+
+
+async def _shots_of_state(request: Request, state: StoredInstance) -> Shots:
+    """The frames that a presentation state shows, as far as they are here."""
+    room: Room = request.app.state.room
+    named = await _references(request, state)
+    scope = caller_of(request).scope
+    held: dict[str, StoredInstance] = {}
+    for series_uid in dict.fromkeys(reference.series_uid for reference in named):
+        try:
+            _, images = await room.read_apart(find_all, scope, state.study_uid, series_uid)
+        except NotFound:
+            continue
+        held |= {image.instance_uid: image for image in images if is_image(image)}
+    return tuple(
+        Shot(image, number, state)
+        for reference in named
+        if (image := held.get(reference.instance_uid))
+        for number in reference.frames or range(1, image.frame_count + 1)
+        if number <= image.frame_count
+    )
+
+
+def _nothing(instances: Sequence[StoredInstance]) -> str:
+    """Why there is nothing to be seen, in the words for one instance or for many."""
+    classes = ", ".join(sorted({instance.sop_class for instance in instances})[:5])
+    if all(instance.sop_class in RENDERED for instance in instances):
+        return "None of the images that this presentation state shows is here."
+    return f"There is nothing here that can be rendered: no image, report or document, but instances of {classes}."
+
+
+def _representative(targets: Sequence[Target]) -> Target:
+    """The middle image of the longest series of images; where there are none, the first of what there is."""
+    images = [target for target in targets if target.shots and target.shots[0].instance is target.instance]
+    if not images:
+        return targets[0]
+    counts = Counter(target.instance.series_uid for target in images)
+    longest = max(counts, key=counts.__getitem__)
+    series = [target for target in images if target.instance.series_uid == longest]
+    return series[len(series) // 2]
+
+
+async def _single(request: Request, target: Target, look: Look, offer: Offer) -> Response:
+    """One target in one part; of a multi-frame image its chosen frame, or all where the media type moves."""
+    room: Room = request.app.state.room
+    shots = target.in_one(offer)
+    etag = _etag([(target.instance, shots, offer)], look)
     if unchanged := not_modified(request, etag):
         return unchanged
-    if not offer.multipart:
-        return await single_part(request, room, offer, [await _kept(room, keepings, shots[0], look, offer)], etag=etag)
-
-    def later(shot: Shot) -> Made:
-        async def make() -> AsyncIterator[bytes]:
-            yield await _kept(room, keepings, shot, look, offer)
-
-        return Made(make)
-
-    root = caller_of(request).service_root
-    parts = (
-        Part(
-            media_type=offer.media_type,
-            location=f"{instance_url(root, shot[0])}/frames/{shot[1]}/rendered",
-            body=[later(shot)],
-        )
-        for shot in shots
-    )
-    return await multipart(request, room, offer.media_type, parts, etag=etag)
+    if offer.media_type.startswith("text/"):
+        check_charset(request)
+    body = await _body(request, target.instance, shots, look, offer)
+    return guarded(await single_part(request, room, offer, body, etag=etag), offer)
 
 
-async def _kept(room: Room, keepings: Keepings, shot: Shot, look: Look, offer: Offer) -> bytes:
-    instance, number = shot
-    key = instance.id, number, look, offer.media_type
-    return await keepings.rendered.get(key, partial(_picture, room, keepings, shot, look, offer.media_type), len)
-
-
-async def _picture(room: Room, keepings: Keepings, shot: Shot, look: Look, media_type: str) -> bytes:
-    instance, number = shot
-    stored = await room.read(read_metadata, instance.id)
-    frame = await read_frame(room, keepings, instance, number)
-    spec = await frame_spec(room, keepings, instance)
-    is_deflated = instance.transfer_syntax == DEFLATED
-    opened = (await inflated(room, keepings, instance)).data if is_deflated else None
-    header = partial(_header, room, instance, opened)
-    return await anyio.to_thread.run_sync(
-        _draw, room.codecs, stored, frame, spec, number, look, media_type, header, limiter=room.codec
-    )
-
-
-def _draw(
-    codecs: Codecs,
-    stored: bytes,
-    frame: Bytes,
-    spec: ArraySpec,
-    number: int,
+async def _in_parts(
+    request: Request,
+    found: Sequence[StoredInstance],
+    targets: Sequence[Target],
     look: Look,
-    media_type: str,
-    header: Callable[[], Dataset],
-) -> bytes:
-    """Decode, show, fit, encode."""
-    if spec.encoding != "encapsulated":
-        spec = replace(spec, transfer_syntax=EXPLICIT_LITTLE_ENDIAN)  # native frames come in this order
-    try:
-        values, photometric = codecs.decode(frame, spec), decoded_photometric(frame, spec)
-    except NotDicom as error:
-        raise NotAcceptable(f"Frame {number} cannot be decoded: {error.message}.") from None
-    attributes = Attributes(orjson.loads(zlib.decompress(stored).replace(_MARK, b"")), number)
-    picture = picture_of(values, spec, photometric, attributes, look.window, header)
-    return encoded(fitted(picture, look.viewport), media_type, look.quality)
+    accept: Accept,
+) -> Response:
+    """All targets that the client accepts, a part for each picture; 206 with a Warning where some are left out."""
+    room: Room = request.app.state.room
+    planned: list[tuple[StoredInstance, Shots, Offer]] = []
+    for target in targets:
+        offer = agree(accept, tuple(replace(offer, multipart=True) for offer in target.offers))
+        if offer is None:
+            continue
+        planned += [(target.instance, shots, offer) for shots in target.in_parts(offer)]
+    etag = _etag(planned, look)
+    if unchanged := not_modified(request, etag):
+        return unchanged
+    if any(offer.media_type.startswith("text/") for *_, offer in planned):
+        check_charset(request)
+    missing = len(found) - len({instance.id for instance, *_ in planned})
+    parts, failures = await _parts(request, planned, look)
+    missing += len({uid for uid, _ in failures})
+    warning = f"{missing} of {len(found)} instances are left out, in whole or in part" if missing else ""
+    if failures:
+        warning += f"; {failures[0][1].message}"
+    return await multipart(request, room, planned[0][2].name, parts, etag=etag, warning=warning.replace('"', "'"))
 
 
-def _header(room: Room, instance: StoredInstance, opened: bytearray | None) -> Dataset:
-    """The data set without its pixels, for pydicom's lookup tables, which want little-endian values."""
-    data = received_file(room, instance) if opened is None else opened
-    if instance.transfer_syntax == EXPLICIT_BIG:
-        data = b"".join(rewrite(data, EXPLICIT_LITTLE_ENDIAN))
-    file = cast(BinaryIO, data) if isinstance(data, mmap) else io.BytesIO(data)
-    return dcmread(file, stop_before_pixels=True, force=True)
+async def _parts(
+    request: Request, planned: Sequence[tuple[StoredInstance, Shots, Offer]], look: Look
+) -> tuple[Iterator[Part], list[tuple[str, Invalid]]]:
+    """The parts, and what could not be rendered of those that were made ahead.
+
+    What fails after that breaks the answer off: status and warning are out.
+    """
+    root = caller_of(request).service_root
+    ahead: list[Part] = []
+    failures: list[tuple[str, Invalid]] = []
+    size = at = 0
+    while at < len(planned) and size < _AHEAD_BYTES and request.method != "HEAD":
+        instance, shots, offer = planned[at]
+        at += 1
+        try:
+            body = await _body(request, instance, shots, look, offer)
+        except Invalid as error:
+            failures.append((instance.instance_uid, error))
+            continue
+        ahead.append(_part(root, instance, shots, offer, body))
+        size += size_of(body) or 0
+    if failures and not ahead and at == len(planned):
+        raise failures[0][1]
+    return chain(ahead, (_later(request, root, *plan, look) for plan in planned[at:])), failures
+
+
+def _later(request: Request, root: str, instance: StoredInstance, shots: Shots, offer: Offer, look: Look) -> Part:
+    async def make() -> AsyncIterator[bytes | memoryview]:
+        async for piece in read_pieces(request.app.state.room, await _body(request, instance, shots, look, offer)):
+            yield piece
+
+    return _part(root, instance, shots, offer, [Made(make)])
+
+
+def _part(root: str, instance: StoredInstance, shots: Shots, offer: Offer, body: Sequence[Piece]) -> Part:
+    location = f"{instance_url(root, instance)}/rendered"
+    if len(shots) == 1 and shots[0].instance is instance:
+        location = f"{instance_url(root, instance)}/frames/{shots[0].number}/rendered"
+    return Part(media_type=offer.part_type, location=location, body=body)
+
+
+async def _body(request: Request, instance: StoredInstance, shots: Shots, look: Look, offer: Offer) -> Sequence[Piece]:
+    """The bytes of one part."""
+    room: Room = request.app.state.room
+    keepings: Keepings = keepings_of(request)
+    if len(shots) > 1:
+        return [await moving(room, keepings, shots, look, offer.media_type)]
+    if shots:
+        return [await still(room, keepings, shots[0], look, offer.media_type)]
+    if look.is_anonymous:
+        return [await card_for(room, instance, look, offer.media_type)]
+    if is_video(instance):
+        value = Value(location="", offers=(), instance=instance, path="7FE00010")
+        return await body_of(room, keepings, value, offer)
+    caller: Caller = caller_of(request)
+    return await document(room, keepings, caller.scope, caller.service_root, instance, look, offer)
+
+
+def _etag(planned: Sequence[tuple[StoredInstance, Shots, Offer]], look: Look) -> str:
+    """A validator of all that the answer depends on."""
+    seen = [
+        (
+            instance.etag,
+            offer.name,
+            [(shot.instance.etag, shot.number, shot.state and shot.state.etag) for shot in shots],
+        )
+        for instance, shots, offer in planned
+    ]
+    return f'"{zlib.crc32(repr((seen, look)).encode()):08x}-{planned[0][0].etag}"'
 
 
 _INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"

@@ -7,11 +7,13 @@ import re
 import httpx
 import pytest
 from lxml import etree
+from pydicom import FileDataset
 from starlette.routing import Route
 
 from server.app import DICOMWEB
 from server.dicomweb import capabilities as view
 from server.dicomweb.operations import OPERATIONS, Operation
+from tests import synthetic
 from tests.retrieve import keep
 from tests.synthetic import ct_series
 
@@ -129,6 +131,17 @@ def seeded(client: httpx.Client) -> tuple[httpx.Client, dict[str, str]]:
     }
 
 
+def other_than_image(media_type: str) -> FileDataset | None:
+    """What is rendered as that type, where it is no image of one frame."""
+    if media_type == "video/mp4":
+        return synthetic.cine(2)
+    if media_type == "text/xml":
+        return synthetic.cda_document()
+    if media_type.startswith("text/"):
+        return synthetic.text_report()
+    return synthetic.pdf_document() if media_type == "application/pdf" else None
+
+
 def url_of(operation: Operation, uids: dict[str, str]) -> str:
     return "/dicomweb" + operation.path.format(**uids)
 
@@ -138,6 +151,13 @@ def test_every_media_type_that_is_named_is_sent(
     seeded: tuple[httpx.Client, dict[str, str]], name: str, media_type: str
 ) -> None:
     client, uids = seeded
+    if dataset := other_than_image(media_type):
+        keep(client, dataset)
+        uids |= {
+            "study": dataset.StudyInstanceUID,
+            "series": dataset.SeriesInstanceUID,
+            "instance": dataset.SOPInstanceUID,
+        }
     answer = client.get(url_of(BY_NAME[name], uids), headers={"Accept": media_type})
     assert answer.status_code == 200, answer.text
     sent, asked = answer.headers["content-type"], media_type.partition(";")
