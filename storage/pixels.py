@@ -117,8 +117,8 @@ def decoded_photometric(bitstream: Buffer, spec: ArraySpec) -> str:
             return "RGB"
         if colour == "YBR" and not spec.photometric.startswith("YBR"):
             return "YBR_FULL"
-    if spec.transfer_syntax in _JPEG_XL and spec.photometric == "XYB":
-        return "RGB"
+    if spec.transfer_syntax in _JPEG_XL and spec.photometric in ("XYB", "YBR_FULL_422"):
+        return "RGB"  # the latter is a JPEG within, whose colours libjxl converts
     return "YBR_FULL" if spec.photometric == "YBR_FULL_422" else spec.photometric
 
 
@@ -219,7 +219,7 @@ def _decode_jpeg2000(data: Buffer, spec: ArraySpec) -> NDArray[Any]:
 
 def _decode_htj2k(data: Buffer, spec: ArraySpec) -> NDArray[Any]:
     codestream = _checked(read_jpeg2000(bytes(data)), spec)
-    return _signed_as_told(imagecodecs.htj2k_decode(codestream.data), codestream, spec)
+    return _signed_as_told(imagecodecs.htj2k_decode(codestream.data, planar=False), codestream, spec)
 
 
 def _decode_jpeg_xl(data: Buffer, spec: ArraySpec) -> NDArray[Any]:
@@ -305,3 +305,11 @@ _DECODERS: Mapping[str, Callable[[Buffer, ArraySpec], NDArray[Any]]] = {
     **dict.fromkeys([uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K], _decode_htj2k),
     **dict.fromkeys(_JPEG_XL, _decode_jpeg_xl),
 }
+
+DECODABLE = frozenset(_DECODERS)
+"""The transfer syntaxes whose frames `decode_frame` decodes."""
+
+ALWAYS_LOSSY = frozenset(
+    {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, _JPEG_SPECTRAL_SELECTION, _JPEG_FULL_PROGRESSION}
+)
+"""The transfer syntaxes whose every frame has lost something; others may hold lossy pixels or not."""

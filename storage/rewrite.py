@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from tempfile import SpooledTemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,10 +44,10 @@ from storage.elements import (
     padding,
     write_element,
 )
-from storage.encode import transcode_frame
+from storage.encode import encoded_spec, is_lossy, refusal, transcode_exactly
 from storage.objects import ArraySpec, Scan, frame_payload, inflate, scan
 from storage.part10 import DEFLATED, EXPLICIT_BIG, EXPLICIT_LITTLE, IMPLICIT_LITTLE, INFLATED, Front, read_front
-from storage.pixels import decoded_photometric
+from storage.pixels import ALWAYS_LOSSY, decoded_photometric
 from storage.values import Codecs, character_set, decode_text
 
 PIECE_BYTES = 1 << 20
@@ -55,7 +56,7 @@ Overlay = Mapping[str, Mapping[str, Any] | None]
 """Attributes of the main data set by tag, in the DICOM JSON model, in place of the stored ones; None leaves one out."""
 
 Transcode = Callable[[bytes, ArraySpec, str], bytes]
-"""As `storage.encode.transcode_frame`."""
+"""As `storage.encode.transcode_exactly`."""
 
 _FILE_META_AT = 132
 _WORD_BYTES = {
@@ -69,7 +70,9 @@ _OFFSET_TABLES = ("7FE00001", "7FE00002")
 _CHARACTER_SET = "00080005"
 _TRANSFER_SYNTAX = "00020010"
 _FILE_META_OF = {"00080016": "00020002", "00080018": "00020003"}
-_LARGEST_VALUE = UNDEFINED - 1
+_LARGEST_VALUE = _LARGEST_BASIC_OFFSET = UNDEFINED - 1
+_SPOOL_BYTES = 16 << 20
+_ITEM = struct.Struct("<HHI")
 _NEVER_WRITTEN = frozenset({IMPLICIT_LITTLE, EXPLICIT_BIG})
 _NATIVE = _NEVER_WRITTEN | {EXPLICIT_LITTLE, DEFLATED}
 _STANDARD = "1.2.840.10008."
@@ -82,7 +85,7 @@ def rewrite(
     target: str | None = None,
     *,
     overlay: Overlay | None = None,
-    transcode: Transcode = transcode_frame,
+    transcode: Transcode = transcode_exactly,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[Buffer]:
     """Write a received file anew, piece by piece.
@@ -156,37 +159,85 @@ def _changed_pixels(data: Buffer, found: Scan, target: str, transcode: Transcode
     stored = found.transfer_syntax
     if stored == INFLATED.get(target, target) or (stored in _NATIVE and target in _NATIVE):
         return None
-    spec = found.spec
-    if spec is None:
+    if found.spec is None:
         if target in _NATIVE and found.metadata.keys().isdisjoint(PIXEL_ELEMENTS):
             return None
         raise NotAcceptable(f"The pixels cannot be written in {target} ({found.opaque_reason}); {_AS_STORED}")
+    spec = found.spec
 
     def bitstream(index: int) -> bytes:
         offset, size = found.chunks[0 if spec.encoding == "bits" else index]
         return frame_payload(spec, bytes(data[offset : offset + size]), index)
 
-    if target not in _NATIVE:
-        raise NotAcceptable(f"The pixels cannot be written in {target}; {_AS_STORED}")
+    if reason := refusal(spec, target):
+        raise NotAcceptable(f"The pixels cannot be written in {target}: {reason}; {_AS_STORED}")
+    if is_lossy(spec, target):
+        raise NotAcceptable(
+            f"An instance in {target} would be another one, with another UID (PS3.3 C.7.6.1.1.5);"
+            " ask for its frames, or for a rendered image."
+        )
+    frames = (transcode(bitstream(index), spec, target) for index in range(spec.frames))
+    try:
+        written = encoded_spec(spec, target, decoded_photometric(bitstream(0), spec))
+    except NotDicom as error:
+        raise NotAcceptable(f"The pixels cannot be decompressed ({error.message}); {_AS_STORED}") from None
+    element = _native_element(frames, written) if target in _NATIVE else _encapsulated_element(frames)
+    return _Pixels(attributes=_pixel_attributes(found.metadata, spec, written), element=element)
+
+
+def _pixel_attributes(metadata: MetadataJson, spec: ArraySpec, written: ArraySpec) -> Overlay:
+    """What the pixels in their new form are (PS3.5 8.2), and that they were compressed with loss where they were."""
+    attributes: dict[str, Mapping[str, Any] | None] = dict.fromkeys(_OFFSET_TABLES, None)
+    attributes["00280004"] = {"vr": "CS", "Value": [written.photometric]}
+    if written.samples > 1:
+        attributes["00280006"] = {"vr": "US", "Value": [written.planar_configuration]}
+    if spec.transfer_syntax in ALWAYS_LOSSY and first_value(metadata, "00282110") != "01":
+        attributes["00282110"] = {"vr": "CS", "Value": ["01"]}  # PS3.3 C.7.6.1.1.5: it stays so once decompressed
+    return attributes
+
+
+def _native_element(frames: Iterator[bytes], spec: ArraySpec) -> Iterator[Buffer]:
+    """Uncompressed frames, one after the other, the first made now, while the answer can still be an error."""
     bits = spec.rows * spec.columns * spec.samples * spec.bits_allocated
     length = (spec.frames * bits + 7) // 8
     if length > _LARGEST_VALUE:
-        raise NotAcceptable(f"{length} bytes of pixels are too long for {target} (PS3.5 7.1)")
-    first = transcode(bitstream(0), spec, target)  # now, while the answer can still be an error
-    frames = chain([first], (transcode(bitstream(index), spec, target) for index in range(1, spec.frames)))
-    return _Pixels(
-        attributes={
-            "00280004": {"vr": "CS", "Value": [decoded_photometric(bitstream(0), spec)]},
-            **dict.fromkeys(_OFFSET_TABLES, None),
-        },
-        element=_native_element(_packed(frames, bits) if bits % 8 else frames, length, spec),
+        raise NotAcceptable(f"{length} bytes of pixels are too long for {spec.transfer_syntax} (PS3.5 7.1)")
+    frames = chain([next(frames)], frames)
+    return chain(
+        [head(_PIXEL_DATA, spec.pixel_vr, length + length % 2)],
+        _packed(frames, bits) if bits % 8 else frames,
+        [b"\0" * (length % 2)],
     )
 
 
-def _native_element(frames: Iterable[bytes], length: int, spec: ArraySpec) -> Iterator[Buffer]:
-    yield head(_PIXEL_DATA, "OW" if spec.bits_allocated > 8 else "OB", length + length % 2)
-    yield from frames
-    yield b"\0" * (length % 2)
+def _encapsulated_element(frames: Iterable[bytes]) -> Iterator[Buffer]:
+    """Compressed frames, a fragment each, behind the table of their offsets (PS3.5 A.4).
+
+    The table comes first and knows the length of every frame, so all are made before anything is sent: beyond
+    `_SPOOL_BYTES` they wait on disk. What cannot be made is therefore an error, never half an answer.
+    """
+    spool = SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - closed when it has been sent
+    lengths = []
+    for frame in frames:
+        spool.write(_ITEM.pack(0xFFFE, 0xE000, len(frame) + len(frame) % 2) + frame + b"\0" * (len(frame) % 2))
+        lengths.append(len(frame))
+    return _spooled_element(spool, lengths)
+
+
+def _spooled_element(spool: SpooledTemporaryFile[bytes], lengths: list[int]) -> Iterator[Buffer]:
+    with spool:
+        offsets = np.cumsum([0, *(8 + length + length % 2 for length in lengths)])[:-1]
+        table = b""
+        if offsets[-1] <= _LARGEST_BASIC_OFFSET:
+            table = offsets.astype("<u4").tobytes()
+        else:  # PS3.3 C.7.6.3.1.8, C.7.6.3.1.9
+            yield head("7FE00001", "OV", 8 * len(offsets)) + offsets.astype("<u8").tobytes()
+            yield head("7FE00002", "OV", 8 * len(offsets)) + np.array(lengths, "<u8").tobytes()
+        yield head(_PIXEL_DATA, "OB", UNDEFINED) + _ITEM.pack(0xFFFE, 0xE000, len(table)) + table
+        spool.seek(0)
+        while piece := spool.read(PIECE_BYTES):
+            yield piece
+        yield CLOSE_SEQUENCE
 
 
 def _packed(frames: Iterable[bytes], bits: int) -> Iterator[bytes]:
