@@ -76,6 +76,10 @@ class Spool:
             _write_all(self._fd, [data])
         self.size += len(data)
 
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes that were written; for any thread."""
+        return os.pread(self._fd, length, offset)
+
     @property
     def sha256(self) -> bytes:
         return self._hash.digest()

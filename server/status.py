@@ -25,6 +25,7 @@ FAILURE_REASON: dict[type[e.ReadingRoomError], int] = {
     e.NotDicom: 0xC000,  # Cannot understand
     e.NotThisStudy: 0xA900,  # Data Set does not match SOP Class (or the study it was sent to)
     e.TooLarge: 0xC000,
+    e.UnsupportedMedia: 0xC122,  # Referenced Transfer Syntax not supported
     e.Duplicate: 0x0111,  # Duplicate SOP Instance
     e.Refused: 0x0124,  # Not authorized
     e.OutOfSpace: 0xA700,  # Out of resources

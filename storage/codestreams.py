@@ -7,6 +7,7 @@ A decoder allocates what the header asks for, so the header is read here first a
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from readingroom.errors import NotDicom
@@ -49,9 +50,21 @@ class Codestream:
 
 def read_jpeg(data: bytes) -> Codestream:
     """Read the frame header of a JPEG or JPEG-LS codestream (ITU-T T.81 B.2, T.87 C.2)."""
+    colour = ""
+    for marker, segment in _jpeg_segments(data):
+        if marker in _JPEG_FRAMES:
+            return _jpeg_frame(data, segment, colour)
+        is_jfif = marker == 0xE0 and segment.startswith(b"JFIF")
+        is_adobe_transformed = marker == 0xEE and segment.startswith(b"Adobe") and segment[11:12] == b"\x01"
+        if is_jfif or is_adobe_transformed:
+            colour = "YBR"
+    raise NotDicom("the JPEG header is broken: no start of frame before the data")
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of each segment of the header, up to the start of the first scan."""
     if data[:2] != b"\xff\xd8":
         raise NotDicom(f"the frame is no JPEG: it starts with {data[:2].hex() or 'nothing'}, not ffd8")
-    colour = ""
     at = 2
     while at + 4 <= len(data):
         if data[at] != 0xFF:
@@ -64,17 +77,12 @@ def read_jpeg(data: bytes) -> Codestream:
             at += 2
             continue
         length = int.from_bytes(data[at + 2 : at + 4])
-        if marker in (0xD9, 0xDA) or length < 2 or at + 2 + length > len(data):
-            break
-        segment = data[at + 4 : at + 2 + length]
-        if marker in _JPEG_FRAMES:
-            return _jpeg_frame(data, segment, colour)
-        is_jfif = marker == 0xE0 and segment.startswith(b"JFIF")
-        is_adobe_transformed = marker == 0xEE and segment.startswith(b"Adobe") and segment[11:12] == b"\x01"
-        if is_jfif or is_adobe_transformed:
-            colour = "YBR"
+        if marker == 0xD9 or length < 2 or at + 2 + length > len(data):
+            return
+        yield marker, data[at + 4 : at + 2 + length]
+        if marker == 0xDA:
+            return
         at += 2 + length
-    raise NotDicom("the JPEG header is broken: no start of frame before the data")
 
 
 def _jpeg_frame(data: bytes, segment: bytes, colour: str) -> Codestream:
@@ -172,3 +180,73 @@ def _require_end(data: bytes) -> None:
     # libjpeg and OpenJPH fill what is missing with grey: half a radiograph must not pass for a whole one.
     if data.rfind(_END_OF_IMAGE) < 0:
         raise NotDicom(f"the codestream is cut short: no end of image in {len(data)} bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coding:
+    """How a codestream is coded: the DICOM transfer syntax of that, and the photometric interpretation it implies."""
+
+    header: Codestream
+    transfer_syntax: str
+    photometric: str
+
+
+def read_coding(data: bytes) -> Coding:
+    """Tell from a still image's codestream in which transfer syntax it can be (PS3.5 8.2, A.4).
+
+    Raises
+    ------
+    NotDicom
+        It is none of JPEG, JPEG-LS, JPEG 2000, HTJ2K and JPEG XL, or its header is broken.
+    """
+    if data[:2] == b"\xff\xd8":
+        return _jpeg_coding(data)
+    if data[:2] == b"\xff\x0a" or data[4:8] == b"JXL ":
+        return Coding(header=read_jpeg_xl(data), transfer_syntax="1.2.840.10008.1.2.4.112", photometric="")
+    return _jpeg2000_coding(data)
+
+
+def _jpeg_coding(data: bytes) -> Coding:
+    process, scan = 0, b""
+    for marker, segment in _jpeg_segments(data):
+        if marker in _JPEG_FRAMES:
+            process = marker
+        elif marker == 0xDA:
+            scan = segment
+    if len(scan) < 4:
+        raise NotDicom("the JPEG header is broken: no whole start of scan")
+    parameter = scan[-3]  # Ss: the predictor of lossless JPEG, the NEAR of JPEG-LS
+    uids = {
+        0xC0: ".50",
+        0xC1: ".51",
+        0xC2: ".55",
+        0xC3: ".70" if parameter == 1 else ".57",
+        0xF7: ".81" if parameter else ".80",
+    }
+    if process not in uids:
+        raise NotDicom(f"the JPEG process of marker ff{process:02x} has no transfer syntax")
+    header = read_jpeg(data)
+    if header.samples == 1:
+        photometric = "MONOCHROME2"
+    elif process in (0xC3, 0xF7):
+        photometric = "YBR_FULL" if header.colour == "YBR" else "RGB"
+    else:
+        photometric = "RGB" if header.colour == "RGB" else "YBR_FULL_422"
+    return Coding(header=header, transfer_syntax=f"1.2.840.10008.1.2.4{uids[process]}", photometric=photometric)
+
+
+def _jpeg2000_coding(data: bytes) -> Coding:
+    header = read_jpeg2000(data)
+    data, at = header.data, 2
+    while at + 4 <= len(data) and data[at : at + 2] != b"\xff\x90":
+        marker, length = struct.unpack_from(">HH", data, at)
+        if marker == 0xFF52 and length >= 12 and at + 14 <= len(data):
+            # COD (T.800 A.6.1): Scod, progression, layers, component transform, levels, block, style, wavelet
+            transforms, style, is_reversible = bool(data[at + 8]), data[at + 12], data[at + 13] == 1
+            number = (201 if is_reversible else 203) if style & 0x40 else (90 if is_reversible else 91)
+            photometric = "MONOCHROME2" if header.samples == 1 else "RGB"
+            if transforms and header.samples == 3:
+                photometric = "YBR_RCT" if is_reversible else "YBR_ICT"
+            return Coding(header=header, transfer_syntax=f"1.2.840.10008.1.2.4.{number}", photometric=photometric)
+        at += 2 + length
+    raise NotDicom("the JPEG 2000 header is broken: no coding style before the first tile")

@@ -27,6 +27,8 @@ from storage.values import DEFAULT_CHARACTER_SET
 
 IMPLICIT_LITTLE, EXPLICIT_LITTLE, EXPLICIT_BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
+IMPLEMENTATION_CLASS_UID = "2.25.180047883888995079000731985831798735358"
+IMPLEMENTATION_VERSION_NAME = "READINGROOM"
 
 INFLATED = {
     DEFLATED: EXPLICIT_LITTLE,
@@ -121,6 +123,29 @@ def _guess(data: Buffer, at: int) -> str:
         return IMPLICIT_LITTLE
     (group,) = struct.unpack_from("<H", data, at)
     return EXPLICIT_BIG if group >= 0x0400 else EXPLICIT_LITTLE
+
+
+def element_head(key: str, vr: str, length: int) -> bytes:
+    """Tag, VR and length of an element in Explicit VR Little Endian (PS3.5 7.1.2)."""
+    group, element = int(key[:4], 16), int(key[4:], 16)
+    if vr in LONG_HEADER:
+        return struct.pack("<HH2sHI", group, element, vr.encode(), 0, length)
+    return struct.pack("<HH2sH", group, element, vr.encode(), length)
+
+
+def new_file_meta(sop_class: str, instance_uid: str, transfer_syntax: str) -> bytes:
+    """Preamble, prefix and file meta information of a file that is written here (PS3.10 7.1)."""
+    group = element_head("00020001", "OB", 2) + b"\0\1"
+    for key, vr, text in (
+        ("00020002", "UI", sop_class),
+        ("00020003", "UI", instance_uid),
+        ("00020010", "UI", transfer_syntax),
+        ("00020012", "UI", IMPLEMENTATION_CLASS_UID),
+        ("00020013", "SH", IMPLEMENTATION_VERSION_NAME),
+    ):
+        value = text.encode() + (b"\0" if vr == "UI" else b" ") * (len(text) % 2)
+        group += element_head(key, vr, len(value)) + value
+    return bytes(128) + b"DICM" + element_head("00020000", "UL", 4) + struct.pack("<I", len(group)) + group
 
 
 def check_uid(what: str, uid: object) -> str:

@@ -23,9 +23,11 @@ from readingroom.errors import (
 from server.auth import Caller, caller_of
 from server.dicomweb.multipart import PartData, PartStart, boundary_of, parse_header_value, read_parts
 from server.dicomweb.negotiation import DICOM_JSON, DICOM_XML, Offer, accepted, choose
+from server.dicomweb.stow_metadata import METADATA_TYPES, Separated, failure
 from server.room import Room
 from server.staging import Outcome, Ready, Spool, discard
 from server.status import failure_reason, http_status
+from storage.dicomjson import MetadataJson
 from storage.nativexml import to_xml
 
 _IN_MEMORY = 8 << 20  # a larger part goes to disk as it arrives
@@ -58,11 +60,16 @@ async def store(request: Request) -> Response:
                 await storing.take_single(chunks)
             else:
                 boundary, parameters = boundary_of(request.headers.get("content-type", ""))
-                if parameters.get("type", _SINGLE_PART).lower() != _SINGLE_PART:
+                of_type = parameters.get("type", _SINGLE_PART).lower()
+                if of_type in METADATA_TYPES:
+                    await storing.take_metadata(chunks, boundary, of_type, str(request.url))
+                elif of_type == _SINGLE_PART:
+                    await storing.take_parts(chunks, boundary)
+                else:
                     raise UnsupportedMedia(
-                        f'Bodies of type="{parameters["type"]}" are not read; send type="{_SINGLE_PART}".'
+                        f'Bodies of type="{of_type}" are not read; send type="{_SINGLE_PART}", '
+                        f'or metadata and bulk data as type="{DICOM_JSON}" or type="{DICOM_XML}".'
                     )
-                await storing.take_parts(chunks, boundary)
         outcomes = await storing.finish()
     except TimeoutError:
         raise Invalid(
@@ -103,6 +110,7 @@ class _Storing:
         self._size = 0
         self._spool: Spool | None = None
         self._refused: ReadingRoomError | None = None
+        self._separated: Separated | None = None
 
     async def take_parts(self, chunks: AsyncIterator[bytes], boundary: bytes) -> None:
         """Receive a multipart body."""
@@ -121,6 +129,19 @@ class _Storing:
         if self._size:
             await self._end_part()
 
+    async def take_metadata(self, chunks: AsyncIterator[bytes], boundary: bytes, media_type: str, base: str) -> None:
+        """Receive a body of metadata and bulk data; each instance is composed and staged on its own."""
+        room = self._room
+        self._separated = separated = Separated(media_type, base, room.settings.max_object_bytes)
+        await separated.receive(chunks, boundary, run=self._run, open_spool=room.ingest.open_spool)
+        for instance in separated.instances:
+            if isinstance(instance, ReadingRoomError):
+                self._expect().set_result(Outcome(error=instance))
+            else:
+                await self._add(partial(self._compose, separated, instance))
+        for error in await self._run(separated.unused):
+            self._expect().set_result(Outcome(error=error))
+
     async def finish(self) -> list[Outcome]:
         """Wait until every part is staged and committed, or has failed."""
         await self._commit_staged()
@@ -135,6 +156,8 @@ class _Storing:
         for one in staged:
             if isinstance(one, Ready):
                 discard(one)
+        if self._separated is not None:
+            await self._run(self._separated.close)
 
     async def _take(self, data: memoryview) -> None:
         self._size += len(data)
@@ -168,12 +191,20 @@ class _Storing:
         self._spool, self._pieces, self._size = None, [], 0
         if len(self._outcomes) == _MAX_PARTS:
             raise TooLarge(f"The request has more than {_MAX_PARTS} parts; send them in several.")
+        if self._refused is not None:
+            self._expect().set_result(Outcome(error=self._refused))
+            return
+        await self._add(partial(self._stage, body))
+
+    def _expect(self) -> asyncio.Future[Outcome]:
+        """The outcome of one more object, to come."""
         outcome: asyncio.Future[Outcome] = self._loop.create_future()
         self._outcomes.append(outcome)
-        if self._refused is not None:
-            outcome.set_result(Outcome(error=self._refused))
-            return
-        self._staging.append((outcome, self._run(partial(self._stage, body))))
+        return outcome
+
+    async def _add(self, stage: Callable[[], Ready | Outcome]) -> None:
+        """Stage one more object, and commit what is staged where that is a group."""
+        self._staging.append((self._expect(), self._run(stage)))
         waiting = [future for _, future in self._staging if not future.done()]
         if len(waiting) >= _STAGING_AT_ONCE:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -182,6 +213,13 @@ class _Storing:
 
     def _stage(self, body: Spool | bytes) -> Ready | Outcome:
         return self._room.ingest.stage(body, facility=self._caller.facility, source="stow", study_uid=self._study_uid)
+
+    def _compose(self, separated: Separated, dataset: MetadataJson) -> Ready | Outcome:
+        try:
+            body = separated.compose(dataset, self._room.ingest.open_spool)
+        except ReadingRoomError as error:
+            return failure(dataset, error)
+        return self._stage(body)
 
     async def _commit_staged(self) -> None:
         """Hand what is staged to ingest, in one group; receiving goes on meanwhile."""

@@ -462,7 +462,7 @@ def test_a_body_that_ends_in_the_middle_stores_nothing_of_what_is_incomplete(
         "multipart/form-data; boundary=XX",
         "multipart/mixed; boundary=XX",
         'multipart/related; type="image/jpeg"; boundary=XX',
-        'multipart/related; type="application/dicom+xml"; boundary=XX',
+        'multipart/related; type="application/octet-stream"; boundary=XX',
         "image/jpeg",
         "application/json",
         "application/zip",
