@@ -73,6 +73,7 @@ FRAMES = f"{INSTANCE}/frames/{{frames}}"
 
 _JSON, _XML = "application/dicom+json", "application/dicom+xml"
 _XML_PARTS = f'multipart/related; type="{_XML}"'
+_JSON_PARTS = f'multipart/related; type="{_JSON}"'
 _FILES = 'multipart/related; type="application/dicom"'
 _BYTES = 'multipart/related; type="application/octet-stream"'
 _PICTURES = ("image/jpeg", "image/png", "image/gif", "image/jp2")
@@ -227,7 +228,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path="/studies",
         title="Store instances",
         section="10.5",
-        takes=(_FILES, "application/dicom"),
+        takes=(_FILES, "application/dicom", _JSON_PARTS, _XML_PARTS),
         answers=(_JSON, "application/json", _XML),
         success=(200, 202),
         errors=(406, 409, 413, 415, 507),
@@ -238,7 +239,7 @@ OPERATIONS: tuple[Operation, ...] = (
         path=STUDY,
         title="Store instances of one study",
         section="10.5",
-        takes=(_FILES, "application/dicom"),
+        takes=(_FILES, "application/dicom", _JSON_PARTS, _XML_PARTS),
         answers=(_JSON, "application/json", _XML),
         success=(200, 202),
         errors=(406, 409, 413, 415, 507),
