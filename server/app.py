@@ -24,12 +24,13 @@ from readingroom.clock import Clock, SystemClock
 from readingroom.errors import ReadingRoomError, Unavailable
 from server.archive import open_store
 from server.codecs import Codecs
-from server.dicomweb import capabilities, qido, rendered, stow, wado
+from server.dicomweb import capabilities, qido, removal, rendered, stow, wado
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.ingest import Ingest
+from server.purging import purge_due
 from server.room import Room
 from server.settings import Settings
-from server.settle import settle_studies
+from server.settle import describe_stale, settle_studies
 from server.web.viewer import viewer_routes
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write, database_url, open_engine
@@ -51,6 +52,7 @@ DICOMWEB: tuple[BaseRoute, ...] = (
     *rendered.routes,
     *qido.routes,
     *stow.routes,
+    *removal.routes,
     *capabilities.routes,
 )
 
@@ -150,13 +152,15 @@ def create_app(room: Room | None = None) -> ASGIApp:
 
 
 async def _run_timers(room: Room) -> None:
-    """Look at the rows that fall due: studies that settle, writers that died."""
+    """Look at the rows that fall due: studies that settle, writers that died, what is to be purged."""
     rounds = 0
     while True:
         try:
             await anyio.to_thread.run_sync(settle_studies, room, limiter=room.db)
+            await anyio.to_thread.run_sync(describe_stale, room, limiter=room.db)
             if rounds % int(_SWEEP_SECONDS / _SETTLE_SECONDS) == 0:
                 await anyio.to_thread.run_sync(room.ingest.sweep_others, limiter=room.db)
+                await anyio.to_thread.run_sync(purge_due, room, limiter=room.db)
         except Exception:
             # The worker loop: what failed now is due again in the next round.
             log.exception("a timer's round failed")

@@ -103,7 +103,8 @@ def describe_arrays(connection: sa.Connection, blobs: Blobs, scope: Scope, uid: 
 
 
 def _series(connection: sa.Connection, scope: Scope, uid: str) -> list[StoredSeries]:
-    statement = EVERY_SERIES.where(sa.or_(t.study.c.study_uid == uid, t.series.c.series_uid == uid)).order_by(
+    is_it = sa.or_(t.study.c.study_uid == uid, t.series.c.series_uid == uid)
+    statement = EVERY_SERIES.where(is_it, t.series.c.instance_count > 0).order_by(
         t.study.c.owner_facility, t.series.c.series_number, t.series.c.id
     )
     rows = connection.execute(scoped(statement, scope, t.study.c.owner_facility)).all()

@@ -391,6 +391,75 @@ def reindex(
         raise typer.Exit(1)
 
 
+@app.command("restore")
+def restore_(
+    study: Annotated[str, typer.Option(help="Study Instance UID.")],
+    series: Annotated[str | None, typer.Option(help="Only this Series Instance UID.")] = None,
+    instance: Annotated[str | None, typer.Option(help="Only this SOP Instance UID, of that series.")] = None,
+    rejected: Annotated[bool, typer.Option(help="What a rejection note took out of use, too.")] = False,
+    facility: Annotated[str | None, typer.Option(help="Whose study, where several facilities removed it.")] = None,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Bring back what was deleted and not purged yet.
+
+    [bold]Examples[/]
+
+      readingroom restore --study 1.2.826.0.1.3680043.8.498.1
+
+      readingroom restore --study 1.2.826.0.1.3680043.8.498.1 --rejected
+
+    It may run beside a server.
+    """
+    settings = load_settings(config, data=data, database=database)
+    if instance is not None and series is None:
+        raise Invalid("An instance is named together with its series: give --series as well.")
+    from readingroom.model import LOCAL_OPERATOR
+    from server.archive import open_archive
+    from server.removing import restore
+
+    with open_archive(settings) as (engine, blobs):
+        scope = _scope(facility)
+        uids = (study, series, instance)
+        number = restore(engine, blobs, SystemClock(), LOCAL_OPERATOR, scope, *uids, rejected=rejected)
+    out.print(f"Restored {number:,} instances.")
+
+
+@app.command("purge")
+def purge_(
+    days: Annotated[
+        float | None,
+        typer.Option(min=0, help="What was removed before so many days.", show_default="purge_after_days"),
+    ] = None,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Delete for good what was deleted or rejected long enough ago: its bytes, its metadata, its patient's name.
+
+    [bold]Example[/]
+
+      readingroom purge --days 30
+
+    That it was there stays known: who asks for it is told that it is gone. Nothing that is in use is touched. It may
+    run beside a server; interrupted, run it again.
+    """
+    settings = load_settings(config, data=data, database=database, purge_after_days=days)
+    if settings.purge_after_days is None:
+        raise Invalid("Say how long what was removed is kept: --days, or the setting purge_after_days.")
+    from server.archive import open_archive
+    from server.purging import purge
+
+    clock = SystemClock()
+    with open_archive(settings) as (engine, blobs), err.status("purging") as status:
+        before = clock.now() - timedelta(days=settings.purge_after_days)
+        purged = purge(
+            engine, blobs, clock, before=before, advance=lambda done: status.update(f"{done.instances} instances")
+        )
+    out.print(f"Purged {purged.instances:,} instances of {purged.studies:,} studies, {purged.size_bytes:,} bytes.")
+
+
 @app.command()
 def migrate(data: Data = None, database: Database = None, config: Config = None) -> None:
     """Bring the catalog to the schema of this release.

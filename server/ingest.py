@@ -41,6 +41,7 @@ from server.sweep import sweep
 from storage.blobs import Blobs, LocalBlobs, Staged, meaning_of
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
+from storage.catalog.readmission import Removing
 from storage.catalog.studies import (
     Identity,
     Received,
@@ -53,7 +54,8 @@ from storage.catalog.studies import (
 )
 from storage.catalog.writers import ArrayKey, LeaseLost, Slot, Writer, object_keys, series_place
 from storage.objects import ArraySpec, Description, scan
-from storage.sidecars import withdraw_expired
+from storage.rejection import QUALITY, TITLES
+from storage.sidecars import NeedsRecord, announced, withdraw_expired
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ class Ingest:
         self._settings = settings
         root = blobs.root if isinstance(blobs, LocalBlobs) else settings.data
         self._tmp = root / "tmp"
+        hides_quality = settings.quality_rejections == "hide"
+        self._titles = frozenset(TITLES) if hides_quality else frozenset(TITLES) - {QUALITY}
         self._arrays: set[str] = set()
         self._facilities: set[str] = set()
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
@@ -313,7 +317,16 @@ class Ingest:
         self._arrays.add(slot.array_id)
 
     def _record(self, received: Sequence[Received], now: datetime) -> list[Recorded]:
-        """The transaction that makes a group visible."""
+        """The transaction that makes a group visible; begun anew where it turns out to need side records."""
+        studies: list[tuple[str, str]] = []
+        while True:
+            try:
+                with announced(self._engine, self._blobs, studies, clock=self._clock) as records:
+                    return self._record_with(Removing(records=records, titles=self._titles), received, now)
+            except NeedsRecord as needed:
+                studies.append(needed.study)
+
+    def _record_with(self, removing: Removing, received: Sequence[Received], now: datetime) -> list[Recorded]:
         with begin_write(self._engine) as connection:
             self._writer.hold(connection, now)
             for facility in {one.owner_facility for one in received} - self._facilities:
@@ -324,6 +337,7 @@ class Ingest:
                 now=now,
                 settle_due_at=now + timedelta(seconds=self._settings.settle_seconds),
                 duplicates=self._settings.duplicates,
+                removing=removing,
             )
         self._facilities |= {one.owner_facility for one in received}
         return recorded
@@ -370,8 +384,9 @@ def _spec_json(spec: ArraySpec | None) -> bytes:
 def _outcome(one: Ready, recorded: Recorded | ReadingRoomError) -> Outcome:
     error = recorded if isinstance(recorded, ReadingRoomError) else None
     result = recorded.result if isinstance(recorded, Recorded) else None
-    if result == "refused":
-        error, result = refusal(one.instance_uid), None
+    refused = refusal(one.instance_uid, result) if result else None
+    if refused:
+        error, result = refused, None
     return Outcome(
         study_uid=one.study_uid,
         series_uid=one.series_uid,

@@ -25,6 +25,7 @@ from server.scrub import StoreKey, own_description
 from storage.blobs import Blobs
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
+from storage.catalog.removals import replay_purge, replay_removal, replay_restore
 from storage.catalog.studies import Received, Recorded, ensure_facility, identity, record_instances
 from storage.catalog.writers import series_place
 from storage.objects import Scan, scan
@@ -32,12 +33,17 @@ from storage.sidecars import iter_records, withdraw_expired
 from storage.trailer import Description
 
 Apply = Callable[[sa.Connection, dict[str, Any]], None]
-SIDE_RECORDS: Mapping[str, Apply] = {}
-"""How to replay a side record, by its ``type``. Each feature that writes one brings its own; ingest needs none."""
+SIDE_RECORDS: Mapping[str, Apply] = {
+    "removal": replay_removal,
+    "restore": replay_restore,
+    "purge": replay_purge,
+}
+"""How to replay a side record, by its ``type``. Each feature that writes one brings its own."""
 
 # What reindex makes, children first. The event table is history and stays.
 _REBUILT = (
     t.overlay,
+    t.removal,
     t.instance_metadata,
     t.instance,
     t.series_request,
@@ -206,6 +212,8 @@ def replay_side_records(
                 reason = f"This release knows no side record of type {record.get('type')!r}; a newer one wrote it."
                 reindexed.failures.append((key, reason))
                 continue
+            if "owner_facility" in record:
+                ensure_facility(connection, record["owner_facility"])
             apply(connection, record)
             reindexed.side_records += 1
 

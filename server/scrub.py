@@ -185,8 +185,14 @@ def _reader(blobs: Blobs, key: str) -> Callable[[int, int], bytes]:
 
 
 def _is_named(engine: sa.Engine, object_key: str) -> bool:
+    """Whether a row still names an object that is not being purged."""
+    i, c = t.instance.c, t.removal.c
+    is_purged = sa.exists().where(
+        c.owner_facility == i.owner_facility, c.instance_uid == i.instance_uid, c.state == "purging"
+    )
     with engine.connect() as connection:
-        return bool(_named(connection, [object_key]))
+        found = connection.execute(sa.select(i.id).where(i.object_key == object_key, ~is_purged))
+        return found.first() is not None
 
 
 def _named(connection: sa.Connection, object_keys: Iterable[str]) -> set[str]:

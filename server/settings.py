@@ -40,6 +40,13 @@ class Settings(BaseSettings):
     duplicates: Literal["version", "reject", "keep-first"] = Field(
         "version", description="Other bytes under a held SOP Instance UID: new version, refuse, or keep the first"
     )
+    deletion: Literal["allowed", "refused"] = Field("allowed", description="Whether studies may be deleted over HTTP")
+    purge_after_days: float | None = Field(
+        None, ge=0, description="What was removed is purged after so many days; default: it is kept"
+    )
+    quality_rejections: Literal["hide", "show"] = Field(
+        "hide", description="What becomes of instances that a note rejects for quality reasons (IHE IOCM)"
+    )
     settle_seconds: float = Field(60.0, gt=0, description="Quiet period after which a study counts as complete")
     max_object_bytes: int = Field(16 << 30, gt=0, description="Largest object accepted")
     max_memory_bytes: int = Field(64 << 20, gt=0, description="Upload bytes held in memory; more is spooled to disk")

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from server.room import Room
 from storage.catalog import schema as t
-from storage.catalog.engine import begin_write, lock_events
-from storage.catalog.find import list_series
+from storage.catalog.engine import begin_write
+from storage.catalog.events import append_events
+from storage.catalog.find import EVERY_SERIES, StoredSeries, list_series
 from storage.describe import describe_series
 
 _AT_ONCE = 50
@@ -43,9 +44,8 @@ def settle_studies(room: Room) -> int:
             )
         ]
         if settled:
-            lock_events(connection)
-            connection.execute(
-                t.event.insert(),
+            append_events(
+                connection,
                 [
                     {
                         "type": "StudySettled",
@@ -63,3 +63,25 @@ def settle_studies(room: Room) -> int:
             for series in list_series(connection, one.id):
                 describe_series(connection, room.blobs, series)
     return len(settled)
+
+
+def describe_stale(room: Room) -> int:
+    """Describe anew the arrays of series of which something was removed or restored; returns how many.
+
+    Their rows say so from the transaction on that changed them, so a crash in between loses nothing.
+    """
+    c = t.series.c
+    with room.engine.connect() as connection:
+        stale = connection.execute(
+            EVERY_SERIES.add_columns(c.stale_since).where(c.stale_since.is_not(None)).limit(_AT_ONCE)
+        ).all()
+        for row in stale:
+            told = {name: value for name, value in row._mapping.items() if name != "stale_since"}
+            describe_series(connection, room.blobs, StoredSeries(**told))
+    if stale:
+        with begin_write(room.engine) as connection:
+            for row in stale:
+                # Unless it has changed again meanwhile.
+                mine = t.series.update().where(c.id == row.id, c.stale_since == row.stale_since)
+                connection.execute(mine.values(stale_since=None))
+    return len(stale)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -40,9 +40,9 @@ def write_record(blobs: Blobs, key: str, kind: str, at: datetime, payload: dict[
     blobs.put(key, orjson.dumps(told, option=orjson.OPT_INDENT_2), durable=True)
 
 
-def iter_records(blobs: Blobs) -> Iterator[tuple[str, dict[str, Any] | Invalid]]:
-    """The key of every record and what it tells, in no particular order; or why it cannot be read."""
-    for key in blobs.keys("s/"):
+def iter_records(blobs: Blobs, folder: str = "s") -> Iterator[tuple[str, dict[str, Any] | Invalid]]:
+    """The key of every record below a folder and what it tells, in no particular order; or why it cannot be read."""
+    for key in blobs.keys(f"{folder}/"):
         if _KEY.fullmatch(key):
             yield key, _read(blobs, key)
 
@@ -81,32 +81,55 @@ class SideRecord:
         return at
 
 
+class NeedsRecord(Exception):
+    """A transaction has to write a record that was not announced; to be begun again once it is."""
+
+    def __init__(self, owner_facility: str, study_uid: str) -> None:
+        super().__init__()
+        self.study = owner_facility, study_uid
+
+
+class SideRecords:
+    """Announced records that wait to be written."""
+
+    def __init__(self, records: Iterable[tuple[tuple[str, str], SideRecord]] = ()) -> None:
+        self._waiting = list(records)
+
+    def take(self, owner_facility: str, study_uid: str) -> SideRecord:
+        """A record of that study, to be written now; raises `NeedsRecord` where there is none left."""
+        for index, (study, record) in enumerate(self._waiting):
+            if study == (owner_facility, study_uid):
+                del self._waiting[index]
+                return record
+        raise NeedsRecord(owner_facility, study_uid)
+
+
 @contextmanager
 def announced(
-    engine: sa.Engine, blobs: Blobs, studies: Collection[tuple[str, str]], *, clock: Clock
-) -> Iterator[dict[tuple[str, str], SideRecord]]:
+    engine: sa.Engine, blobs: Blobs, studies: Iterable[tuple[str, str]], *, clock: Clock
+) -> Iterator[SideRecords]:
     """A record for each of the studies, given by owner facility and UID, to be written by a transaction within.
 
     Raised through, or not written, a record leaves nothing behind.
     """
-    records = {}
+    records = []
     for study in studies:
         record_id = t.new_id()
-        records[study] = SideRecord(record_id, f"{records_folder(*study)}/{record_id}.json", blobs, clock)
+        key = f"{records_folder(*study)}/{record_id}.json"
+        records.append((study, SideRecord(record_id, key, blobs, clock)))
     if records:
         rows = [
-            {"id": one.id, "object_key": one.key, "begun_at": clock.now(), "is_withdrawn": False}
-            for one in records.values()
+            {"id": one.id, "object_key": one.key, "begun_at": clock.now(), "is_withdrawn": False} for _, one in records
         ]
         with begin_write(engine) as connection:
             connection.execute(t.side_record.insert(), rows)
     try:
-        yield records
+        yield SideRecords(records)
     except BaseException:
         with suppress(sa.exc.DBAPIError, ReadingRoomError):  # then the sweep does it
-            _withdraw(engine, blobs, (one.id for one in records.values()))
+            _withdraw(engine, blobs, (one.id for _, one in records))
         raise
-    _withdraw(engine, blobs, (one.id for one in records.values() if not one.is_written))
+    _withdraw(engine, blobs, (one.id for _, one in records if not one.is_written))
 
 
 @contextmanager
@@ -126,7 +149,7 @@ def begin_recorded(
     """
     study = owner_facility, study_uid
     with announced(engine, blobs, [study], clock=clock) as records, begin_write(engine) as connection:
-        yield connection, records[study]
+        yield connection, records.take(*study)
 
 
 def withdraw_expired(engine: sa.Engine, blobs: Blobs, *, now: datetime, patience: timedelta = PATIENCE) -> int:

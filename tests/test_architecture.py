@@ -4,7 +4,7 @@
 
     plugins                              only readingroom
     conformance  tests  benchmarks       anything below; nobody imports them
-    app  cli  doctor  listen  settle     wire things together, start them, run what is due
+    app  cli  doctor  listen  settle ... wire things together, start them, run what is due
     dicomweb  dimse  fhir  web           views: never import each other
     room                                 the live handles that views are given
     ingest  worklist  reports  hl7 ...   the work: rules and transactions
@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).parents[1]
 OURS = ("readingroom", "server", "storage", "plugins", "conformance", "benchmarks", "tests")
 
 VIEWS = frozenset(f"server.{name}" for name in ("dicomweb", "dimse", "fhir", "web"))
-WIRING = frozenset(f"server.{name}" for name in ("app", "cli", "doctor", "listen", "settle", "worker"))
+WIRING = frozenset(f"server.{name}" for name in ("app", "cli", "doctor", "listen", "purging", "settle", "worker"))
 BASE = frozenset(f"server.{name}" for name in ("hooks", "queue", "auth", "audit", "status", "settings"))
 OUTSIDE = frozenset({"conformance", "tests", "benchmarks"})
 

@@ -93,6 +93,9 @@ _VERSION = Parameter(
     example=1,
 )
 _LIMIT = Parameter(name="limit", meaning="At most so many rows (8.3.4.4)", schema=_COUNT, example=25)
+_REJECTED = Parameter(
+    name="rejected", meaning="What a rejection note took out of use as well", schema=_FLAG, example="true"
+)
 _PAGE = (
     _LIMIT,
     Parameter(name="offset", meaning="Leave out so many rows (8.3.4.4)", schema=_COUNT, example=0),
@@ -320,6 +323,31 @@ OPERATIONS: tuple[Operation, ...] = (
         success=_RANGES,
         errors=_RANGE_ERRORS,
         parameters=(_VERSION,),
+    ),
+    *(
+        Operation(
+            name=f"Delete{parent}",
+            method="DELETE",
+            path=path,
+            title=f"Delete {'an instance' if parent == 'Instance' else f'a {parent.lower()}'}; it can be restored",
+            section="",
+            success=(204,),
+            errors=(403, 404, 409, 410, 507),
+        )
+        for parent, path in _PARENTS[:3]
+    ),
+    *(
+        Operation(
+            name=f"Restore{parent}",
+            method="POST",
+            path=f"{path}/restore",
+            title=f"Restore what was deleted of {'an instance' if parent == 'Instance' else f'a {parent.lower()}'}",
+            section="",
+            parameters=(_REJECTED,),
+            success=(204,),
+            errors=(403, 404, 409, 410, 507),
+        )
+        for parent, path in _PARENTS[:3]
     ),
     _search("SearchForSeries", "/series", "Search for series", "series"),
     _search("SearchForInstances", "/instances", "Search for instances", "instance"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from readingroom.errors import Ambiguous, NotFound
+from readingroom.errors import Ambiguous, Gone, NotFound
 from readingroom.model import Scope
 from storage.catalog import schema as t
 from storage.catalog.overlays import load_metadata
@@ -133,7 +133,10 @@ _ONE_OF_ANY_VERSION = _INSTANCE.where(
 _IN_SCOPE = t.instance.c.owner_facility.in_(sa.bindparam("facilities", expanding=True))
 _ONE = _ONE_OF_ANY_VERSION.where(t.instance.c.is_current)
 _ONE_SCOPED = _ONE.where(_IN_SCOPE)
-_ONE_VERSION = _ONE_OF_ANY_VERSION.where(t.instance.c.version == sa.bindparam("version"))
+_IS_REMOVED = sa.exists().where(
+    t.removal.c.owner_facility == t.instance.c.owner_facility, t.removal.c.instance_uid == t.instance.c.instance_uid
+)
+_ONE_VERSION = _ONE_OF_ANY_VERSION.where(t.instance.c.version == sa.bindparam("version"), ~_IS_REMOVED)
 _ONE_VERSION_SCOPED = _ONE_VERSION.where(_IN_SCOPE)
 
 _STUDY_IN_SCOPE = t.study.c.owner_facility.in_(sa.bindparam("facilities", expanding=True))
@@ -174,8 +177,15 @@ def scoped(statement: sa.Select[Any], scope: Scope, column: sa.ColumnElement[str
     return statement.where(column.in_(sorted(scope.facilities)))
 
 
-def _only[T](found: Sequence[T], what: str) -> T:
+def _only[T](connection: sa.Connection, scope: Scope, found: Sequence[T], what: str, *uids: str) -> T:
+    """The one that was found; `uids` are those of the study and what of it was asked for."""
     if not found:
+        columns = (t.removal.c.study_uid, t.removal.c.series_uid, t.removal.c.instance_uid)
+        known = sa.select(t.removal.c.id).where(
+            t.removal.c.state != "awaited", *(column == uid for column, uid in zip(columns, uids, strict=False))
+        )
+        if connection.execute(scoped(known, scope, t.removal.c.owner_facility).limit(1)).first() is not None:
+            raise Gone(f"There is no {what} any more: it was removed.")
         raise NotFound(f"There is no {what}.")
     if len(found) > 1:
         raise Ambiguous(f"More than one facility owns the {what}; ask below /dicomweb/f/{{facility}}.")
@@ -196,6 +206,8 @@ def find_instance(
     ------
     NotFound
         No such instance in scope, or not under that study and series.
+    Gone
+        It was removed, and is known no more than that.
     Ambiguous
         Several facilities in scope own it.
     """
@@ -210,7 +222,8 @@ def find_instance(
         statement = _ONE_SCOPED if version is None else _ONE_VERSION_SCOPED
         parameters["facilities"] = sorted(scope.facilities)
     rows = connection.execute(statement, parameters).all()
-    return StoredInstance(**_only(rows, f"instance {instance_uid} in series {series_uid}")._mapping)
+    what = f"instance {instance_uid} in series {series_uid}"
+    return StoredInstance(**_only(connection, scope, rows, what, study_uid, series_uid, instance_uid)._mapping)
 
 
 def find_study(connection: sa.Connection, scope: Scope, study_uid: str) -> StoredStudy:
@@ -220,7 +233,8 @@ def find_study(connection: sa.Connection, scope: Scope, study_uid: str) -> Store
     if scope.facilities is not None:
         statement = _STUDY_SCOPED
         parameters["facilities"] = sorted(scope.facilities)
-    return StoredStudy(**_only(connection.execute(statement, parameters).all(), f"study {study_uid}")._mapping)
+    rows = connection.execute(statement, parameters).all()
+    return StoredStudy(**_only(connection, scope, rows, f"study {study_uid}", study_uid)._mapping)
 
 
 def find_series(connection: sa.Connection, scope: Scope, study_uid: str, series_uid: str) -> StoredSeries:
@@ -230,7 +244,8 @@ def find_series(connection: sa.Connection, scope: Scope, study_uid: str, series_
     if scope.facilities is not None:
         statement = _SERIES_SCOPED
         parameters["facilities"] = sorted(scope.facilities)
-    return StoredSeries(**_only(connection.execute(statement, parameters).all(), f"series {series_uid}")._mapping)
+    rows = connection.execute(statement, parameters).all()
+    return StoredSeries(**_only(connection, scope, rows, f"series {series_uid}", study_uid, series_uid)._mapping)
 
 
 def list_series(connection: sa.Connection, study_id: str) -> list[StoredSeries]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypedDict
@@ -16,19 +16,21 @@ from typing import Any, Literal, TypedDict
 import orjson
 import sqlalchemy as sa
 
-from readingroom.errors import Duplicate, NotDicom
+from readingroom.errors import Duplicate, NotDicom, ReadingRoomError, Refused, Unavailable
 from storage.catalog import rows
 from storage.catalog import schema as t
 from storage.catalog.counts import END, joined, recount_study
-from storage.catalog.engine import lock_events
+from storage.catalog.events import append_events
 from storage.catalog.overlays import read_corrections, rewrite_series, shown_metadata
+from storage.catalog.readmission import Removing, Return, readmit, reject
 from storage.catalog.searchable import patient_of, write_names, write_requests
 from storage.catalog.writers import insert_for, series_place
 from storage.objects import Description, MetadataJson, Scan, dump
 from storage.overlay import Came, Correction, Layer, coerced_of, put_over
+from storage.rejection import Rejection, rejection_of
 
 Duplicates = Literal["version", "reject", "keep-first"]
-Result = Literal["stored", "identical", "new version", "kept first", "refused"]
+Result = Literal["stored", "identical", "new version", "kept first", "refused", "restored", "rejected", "not now"]
 
 
 _IDENTITY: tuple[tuple[str, Literal["study_uid", "series_uid", "instance_uid", "sop_class"], str], ...] = (
@@ -183,7 +185,6 @@ _FIND_SERIES = sa.select(
 _UPDATE_SERIES = t.series.update().where(t.series.c.id == sa.bindparam("this"))
 _INSERT_INSTANCES = t.instance.insert()
 _INSERT_METADATA = t.instance_metadata.insert()
-_INSERT_EVENTS = t.event.insert()
 
 
 def find_current(
@@ -207,28 +208,69 @@ def record_instances(
     now: datetime,
     settle_due_at: datetime,
     duplicates: Duplicates,
+    removing: Removing | None = None,
 ) -> list[Recorded]:
     """Record a group; the caller commits, and only then may anyone be told that it is stored.
+
+    Parameters
+    ----------
+    removing
+        What to do about removals; None where side records are going to tell of them.
 
     Returns
     -------
     list of Recorded
         One for each received instance, in their order.
+
+    Raises
+    ------
+    NeedsRecord
+        Something that was removed has come again, or a note that rejects: a side record has to be announced first.
     """
     results: dict[int, Recorded] = {}
     by_study: dict[tuple[str, str], list[int]] = defaultdict(list)
     # By the time of receipt, which the objects keep: `reindex` decides between versions as this did.
     for index, one in sorted(enumerate(received), key=lambda pair: pair[1].received_at):
         by_study[one.owner_facility, one.study_uid].append(index)
+    notes = _notes(received) if removing else {}
+    if connection.dialect.name == "postgresql":
+        rejected = {(received[index].owner_facility, uid) for index, note in notes.items() for uid in note.studies}
+        for owner_facility, study_uid in sorted({*by_study, *rejected}):
+            connection.execute(_LOCK_STUDY, {"owner_facility": owner_facility, "study_uid": study_uid})
     events: list[dict[str, Any]] = []
-    for (owner_facility, _), indexes in sorted(by_study.items()):
-        accepted = _decide(connection, owner_facility, {i: received[i] for i in indexes}, results, duplicates)
+    for (owner_facility, study_uid), indexes in sorted(by_study.items()):
+        mine = {index: received[index] for index in indexes}
+        followed: dict[str, int] = {}
+        if removing:
+            came = {
+                one.instance_uid: Return(series_uid=one.series_uid, sha256=one.sha256, source=one.source)
+                for one in reversed(mine.values())
+            }
+            readmitted = readmit(connection, removing, owner_facility, study_uid, came)
+            for index, one in list(mine.items()):
+                if one.instance_uid in readmitted.results:
+                    result, version = readmitted.results[one.instance_uid]
+                    results[index] = Recorded(result=result, version=version)
+                    del mine[index]
+            followed, events = readmitted.followed, events + readmitted.events
+        accepted = _decide(connection, owner_facility, mine, results, duplicates, followed)
         if accepted:
             events.append(_record_study(connection, accepted, now, settle_due_at))
-    if events:
-        lock_events(connection)
-        connection.execute(_INSERT_EVENTS, events)
+    for index, note in notes.items():
+        if removing and not results[index].is_superfluous:
+            one = received[index]
+            uids = one.study_uid, one.series_uid, one.instance_uid
+            events += reject(
+                connection, removing, note, owner_facility=one.owner_facility, note=uids, source=one.source
+            )
+    append_events(connection, events)
     return [results[index] for index in range(len(received))]
+
+
+def _notes(received: Sequence[Received]) -> dict[int, Rejection]:
+    """The rejection notes of a group, by their place in it."""
+    found = ((index, rejection_of(one.metadata)) for index, one in enumerate(received))
+    return {index: note for index, note in found if note}
 
 
 def _currents(connection: sa.Connection, owner_facility: str, instance_uids: Iterable[str]) -> dict[str, _Current]:
@@ -247,14 +289,21 @@ def _decide(
     received: dict[int, Received],
     results: dict[int, Recorded],
     duplicates: Duplicates,
+    followed: Mapping[str, int],
 ) -> list[_Accepted]:
-    """Say of each instance of a study what becomes of it; supersede the rows that new versions replace."""
+    """Say of each instance of a study what becomes of it; supersede the rows that new versions replace.
+
+    `followed` are the last versions of what was removed: whatever the policy, another one may come after them.
+    """
     currents = _currents(connection, owner_facility, (one.instance_uid for one in received.values()))
     accepted: dict[str, list[_Accepted]] = defaultdict(list)
     superseded: list[_Current] = []
     for index, one in received.items():
         current = currents.get(one.instance_uid)
-        if current is None:
+        if current is None and one.instance_uid in followed:
+            version = followed[one.instance_uid] + 1
+            result = Recorded(result="new version", version=version)
+        elif current is None:
             result, version = Recorded(result="stored", version=1), 1
         elif current.sha256 == one.sha256:
             results[index] = Recorded(result="identical", version=current.version)
@@ -348,6 +397,7 @@ def _record_study(
         },
     )
     stored = {uid: [one.received.instance_uid for one in members] for uid, members in sorted(by_series.items())}
+    versions = {one.received.instance_uid: one.version for one in accepted if one.version > 1}
     return {
         "type": "InstancesStored",
         "version": 1,
@@ -357,6 +407,7 @@ def _record_study(
         "payload": orjson.dumps(
             {
                 "series": stored,
+                "versions": versions,
                 "arrived": not study.row,
                 "reopened": study.settled_at is not None,
                 "source": first.source,
@@ -493,6 +544,16 @@ def _instance_row(one: _Accepted, columns: dict[str, Any], study_id: str, series
     }
 
 
-def refusal(instance_uid: str) -> Duplicate:
-    """The error of an instance that policy refuses because other bytes hold its UID."""
-    return Duplicate(f"SOP Instance UID {instance_uid} is already held with other bytes.")
+def refusal(instance_uid: str, result: Result) -> ReadingRoomError | None:
+    """The error of an instance that was not taken; None for what was."""
+    match result:
+        case "refused":
+            return Duplicate(f"SOP Instance UID {instance_uid} is already held with other bytes.")
+        case "rejected":
+            return Refused(
+                f"Instance {instance_uid} was rejected by a rejection note; it is refused until it is restored."
+            )
+        case "not now":
+            return Unavailable(f"Instance {instance_uid} is just being purged; send it again.", retry_after=5)
+        case _:
+            return None

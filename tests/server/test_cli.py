@@ -21,16 +21,33 @@ import pydicom
 import pytest
 from typer.main import get_command
 
+from readingroom.clock import SystemClock
 from readingroom.errors import Refused
+from readingroom.model import LOCAL_OPERATOR, Scope
 from server import cli
+from server.archive import open_archive
 from server.listen import bind, is_loopback
+from server.removing import remove
+from server.settings import Settings
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write, open_engine
 from storage.catalog.migrate import head
 from tests.servers import REPOSITORY, environment, free_port
 from tests.synthetic import ct_series, part10, secondary_capture
 
-COMMANDS = ("serve", "demo", "import", "export", "doctor", "scrub", "reindex", "migrate", "zarr path")
+COMMANDS = (
+    "serve",
+    "demo",
+    "import",
+    "export",
+    "doctor",
+    "scrub",
+    "reindex",
+    "restore",
+    "purge",
+    "migrate",
+    "zarr path",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +227,31 @@ def test_a_study_goes_in_is_looked_over_and_comes_out_again(run: Run, images: Pa
     ]
     assert "changed" in run("scrub", *data, status=1).out
     assert "another sha256 than it came with" in run("export", study, tmp_path / "out2", *data, status=1).err
+
+
+def test_what_was_deleted_is_restored_or_purged(run: Run, images: Path, tmp_path: Path) -> None:
+    data = ["--data", str(tmp_path / "data")]
+    run("import", images, *data)
+    study = ct_study(images)
+
+    def delete() -> None:
+        with open_archive(Settings(data=tmp_path / "data")) as (engine, blobs):
+            remove(engine, blobs, SystemClock(), LOCAL_OPERATOR, Scope(), study)
+
+    assert "Nothing was removed there" in run("restore", "--study", study, *data, status=1).err
+    delete()
+    assert "was removed" in run("export", study, tmp_path / "out", *data, status=1).err
+    assert "There is no study" in run("zarr", "path", study, *data, status=1).err
+    assert "Restored 4 instances." in run("restore", "--study", study, *data).out
+    assert "Wrote 4 files" in run("export", study, tmp_path / "out", *data).out
+    delete()
+    assert "Say how long" in run("purge", *data, status=1).err
+    assert "Purged 0 instances" in run("purge", "--days", "1", *data).out
+    assert "Purged 4 instances of 1 studies" in run("purge", "--days", "0", *data).out
+    assert "has been purged" in run("restore", "--study", study, *data, status=1).err
+    assert "give --series as well" in run("restore", "--study", study, "--instance", "1.2", *data, status=1).err
+    assert "Read 0 objects" in run("scrub", *data).out
+    assert "4 stored" in run("import", images, *data).out
 
 
 def ct_study(images: Path) -> str:

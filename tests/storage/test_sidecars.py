@@ -77,7 +77,7 @@ def test_a_record_that_was_announced_and_not_written_leaves_nothing(
 ) -> None:
     studies = [("north", "1.2.3"), ("north", "1.2.4")]
     with announced(engine, blobs, studies, clock=clock) as records, begin_write(engine) as connection:
-        records["north", "1.2.4"].write(connection, "note", {})
+        records.take("north", "1.2.4").write(connection, "note", {})
     assert [key.rpartition("/")[0] for key in blobs.keys("s/")] == [records_folder("north", "1.2.4")]
     assert is_tidy(engine)
 
@@ -88,7 +88,7 @@ def take_too_long(engine: sa.Engine, blobs: Blobs, clock: SetClock) -> None:
         assert withdraw_expired(engine, blobs, now=clock.now() + PATIENCE) == 1
         with begin_write(engine) as connection:
             ensure_facility(connection, "north")
-            records["north", "1.2.3"].write(connection, "note", {})
+            records.take("north", "1.2.3").write(connection, "note", {})
 
 
 def test_a_transaction_that_took_too_long_does_not_commit(engine: sa.Engine, blobs: Blobs, clock: SetClock) -> None:

@@ -1,0 +1,129 @@
+"""Purges what was removed long enough ago: its bytes and its metadata go for good, and that it was there stays known.
+
+Three steps, so that a crash between any two leaves something that the next run finishes: instances are condemned (a
+side record, one transaction), their objects deleted from the store, their rows deleted from the catalog. Nothing in use
+is ever condemned, and nothing condemned can be restored or stored again until it is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from readingroom.clock import Clock
+from server.room import Room
+from storage.blobs import Blobs
+from storage.catalog.engine import begin_write
+from storage.catalog.events import append_events, instance_events
+from storage.catalog.removals import condemn, condemned, due_for_purge, erase, lock_study
+from storage.sidecars import begin_recorded, iter_records, records_folder
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 20
+"""Studies that a round of the server's timer purges; it has other things to look at."""
+
+_OWN_RECORDS = frozenset({"removal", "restore", "purge"})
+"""What stays of a study that is gone: who removed it and when, and no more of the patient than its UIDs."""
+
+
+@dataclass(slots=True)
+class Purged:
+    """What a purge has done so far."""
+
+    studies: int = 0
+    instances: int = 0
+    size_bytes: int = 0
+
+
+def purge_due(room: Room) -> int:
+    """Purge some of what the setting `purge_after_days` says is due; returns how many instances that were."""
+    days = room.settings.purge_after_days
+    if days is None:
+        return 0
+    before = room.clock.now() - timedelta(days=days)
+    return purge(room.engine, room.blobs, room.clock, before=before, at_most=_AT_ONCE).instances
+
+
+def purge(
+    engine: sa.Engine,
+    blobs: Blobs,
+    clock: Clock,
+    *,
+    before: datetime,
+    at_most: int | None = None,
+    advance: Callable[[Purged], None] = lambda _: None,
+) -> Purged:
+    """Purge what was removed before a time, study by study.
+
+    Safe beside a running server, and beside another purge.
+
+    Parameters
+    ----------
+    at_most
+        So many studies, and leave the rest for another time.
+    """
+    purged = Purged()
+    with engine.connect() as connection:
+        due = due_for_purge(connection, before, at_most)
+    for owner_facility, study_uid in due:
+        _purge_study(engine, blobs, clock, owner_facility, study_uid, before, purged)
+        advance(purged)
+    if purged.instances:
+        log.info("purged %d instances of %d studies, %d bytes", purged.instances, purged.studies, purged.size_bytes)
+    return purged
+
+
+def _purge_study(
+    engine: sa.Engine,
+    blobs: Blobs,
+    clock: Clock,
+    owner_facility: str,
+    study_uid: str,
+    before: datetime,
+    purged: Purged,
+) -> None:
+    with begin_recorded(engine, blobs, owner_facility, study_uid, clock=clock) as (connection, record):
+        lock_study(connection, owner_facility, study_uid)
+        chosen = condemn(connection, owner_facility, study_uid, before)
+        if chosen:
+            told = {
+                "owner_facility": owner_facility,
+                "study_uid": study_uid,
+                "instance_uids": sorted({one.instance_uid for one in chosen}),
+                "objects": sorted(one.object_key for one in chosen),
+            }
+            record.write(connection, "purge", told)
+    with engine.connect() as connection:
+        instances, is_all = condemned(connection, owner_facility, study_uid)
+    for one in instances:
+        blobs.delete(one.object_key)
+        if one.opaque_reason:
+            blobs.delete(f"{one.object_key.rpartition('/')[0]}/zarr.json")
+    if is_all:
+        _delete_other_records(blobs, owner_facility, study_uid)
+    with begin_write(engine) as connection:
+        lock_study(connection, owner_facility, study_uid)
+        by_series = erase(connection, owner_facility, study_uid, [one.id for one in instances])
+        events = instance_events(
+            "InstancesPurged",
+            owner_facility=owner_facility,
+            study_uid=study_uid,
+            at=clock.now(),
+            instances=by_series,
+        )
+        append_events(connection, list(events))
+    purged.studies += 1
+    purged.instances += sum(map(len, by_series.values()))
+    purged.size_bytes += sum(one.size_bytes for one in instances)
+
+
+def _delete_other_records(blobs: Blobs, owner_facility: str, study_uid: str) -> None:
+    """Delete what else was recorded of a study: corrections hold what a patient is called."""
+    for key, record in iter_records(blobs, records_folder(owner_facility, study_uid)):
+        if isinstance(record, dict) and record["type"] not in _OWN_RECORDS:
+            blobs.delete(key)
