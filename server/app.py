@@ -6,9 +6,13 @@ import asyncio
 import gc
 import logging
 import os
+import signal
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from types import FrameType
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -24,7 +28,7 @@ from readingroom.clock import Clock, SystemClock
 from readingroom.errors import ReadingRoomError, Unavailable
 from server.archive import open_store
 from server.codecs import Codecs
-from server.dicomweb import capabilities, qido, removal, rendered, stow, wado
+from server.dicomweb import capabilities, changes, qido, removal, rendered, stow, wado
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.ingest import Ingest
 from server.purging import purge_due
@@ -53,6 +57,7 @@ DICOMWEB: tuple[BaseRoute, ...] = (
     *qido.routes,
     *stow.routes,
     *removal.routes,
+    *changes.routes,
     *capabilities.routes,
 )
 
@@ -119,6 +124,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
         gc.collect()
         gc.freeze()  # what start-up made stays; a full collection would stop everything for some 50 ms
         gc.set_threshold(_GC_OBJECTS, 20, 50)
+        _note_the_end(app.state.room.is_stopping)
         timers = asyncio.create_task(_run_timers(app.state.room))
         try:
             yield
@@ -149,6 +155,21 @@ def create_app(room: Room | None = None) -> ASGIApp:
     if room is not None:
         app.state.room = room
     return Edge(app, settings=settings, metrics=metrics)
+
+
+def _note_the_end(is_stopping: threading.Event) -> None:
+    """Have the signals that stop the server say so in the room too: uvicorn waits for streams, which wait for it."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = signal.getsignal(number)
+
+        def told(number: int, frame: FrameType | None, before: Any = before) -> None:
+            is_stopping.set()
+            if callable(before):
+                before(number, frame)
+
+        signal.signal(number, told)
 
 
 async def _run_timers(room: Room) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate
 
 import anyio
@@ -33,6 +34,8 @@ class Room:
     disk: anyio.CapacityLimiter
     codec: anyio.CapacityLimiter
     upload: ThreadPoolExecutor
+    is_stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when the server has been told to stop: what would go on for ever ends."""
 
     async def read[**P, T](
         self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs

@@ -105,9 +105,7 @@ def _response(operation: Operation, status: int) -> dict[str, Any]:
     described: dict[str, Any] = {"description": _MEANING.get(status, HTTPStatus(status).phrase)}
     stores = operation.method == "POST" and "application/dicom+json" in operation.answers
     if status in (200, 202, 206) or (status == 409 and stores):
-        described["content"] = {
-            media_type: _content(media_type, is_one=operation.method == "POST") for media_type in operation.answers
-        }
+        described["content"] = {media_type: _content(operation, media_type) for media_type in operation.answers}
     if status >= 400:
         described.setdefault("content", {})["text/plain"] = {"schema": {"type": "string"}}
     if status == 200 and (links := _links(operation)):
@@ -141,7 +139,7 @@ def _links(operation: Operation) -> dict[str, Any]:
     return links
 
 
-def _content(media_type: str, *, is_one: bool) -> dict[str, Any]:
+def _content(operation: Operation, media_type: str) -> dict[str, Any]:
     if media_type in ("application/dicom+json", "application/json"):
-        return {"schema": _DATA_SET if is_one else _DATA_SETS}
+        return {"schema": operation.json or (_DATA_SET if operation.method == "POST" else _DATA_SETS)}
     return {"schema": {"type": "string", "format": "binary"}}

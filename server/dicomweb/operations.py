@@ -46,6 +46,8 @@ class Operation:
         Media types of a successful answer, the default first; empty where it has no body.
     success, errors
         Every status that a request may get, beside 400 and 503, which all may get.
+    json
+        JSON Schema of an answer that is JSON and holds no data sets.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Operation:
     answers: tuple[str, ...] = ()
     success: tuple[int, ...] = (200,)
     errors: tuple[int, ...] = (404, 406)
+    json: Schema | None = None
 
     @property
     def statuses(self) -> tuple[int, ...]:
@@ -95,6 +98,49 @@ _VERSION = Parameter(
 _LIMIT = Parameter(name="limit", meaning="At most so many rows (8.3.4.4)", schema=_COUNT, example=25)
 _REJECTED = Parameter(
     name="rejected", meaning="What a rejection note took out of use as well", schema=_FLAG, example="true"
+)
+_ENTRY: Schema = {
+    "type": "object",
+    "properties": {
+        "sequence": {"type": "integer", "minimum": 1},
+        "type": _TEXT,
+        "time": {"type": "string", "format": "date-time"},
+        "facility": _TEXT,
+        "study": _TEXT,
+        "url": _TEXT,
+        "instances": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "series": _TEXT,
+                    "instance": _TEXT,
+                    "action": {"type": "string", "enum": ["create", "update", "delete", "restore", "purge"]},
+                    "version": {"type": "integer", "minimum": 1},
+                    "metadata": _TEXT,
+                },
+                "required": ["series", "instance", "action"],
+            },
+        },
+        "details": {"type": "object"},
+    },
+    "required": ["sequence", "type", "time", "facility", "study", "url", "instances", "details"],
+}
+_TIME: Schema = {"type": "string", "format": "date-time"}
+_OF_EVENTS = (
+    Parameter(
+        name="type",
+        meaning="Of these types, several with commas between",
+        schema={"type": "string", "pattern": r"^[A-Za-z]{1,40}(,[A-Za-z]{1,40}){0,4}$"},
+        example="InstancesStored,InstancesRemoved",
+    ),
+    Parameter(
+        name="study",
+        meaning="Of this study",
+        schema={"type": "string", "pattern": r"^[0-9]+(\.[0-9]+){0,20}$", "maxLength": 64},
+    ),
+    Parameter(name="from", meaning="From this time on", schema=_TIME, example="2026-01-01T00:00:00Z"),
+    Parameter(name="to", meaning="Before this time; not of a stream", schema=_TIME, example="2126-01-01T00:00:00Z"),
 )
 _PAGE = (
     _LIMIT,
@@ -365,5 +411,39 @@ OPERATIONS: tuple[Operation, ...] = (
         "Search for instances of a series",
         "instance",
         ("StudyInstanceUID", "SeriesInstanceUID"),
+    ),
+    Operation(
+        name="ReadChanges",
+        method="GET",
+        path="/changes",
+        title="Read the change feed: a page of it, or a stream of all that comes",
+        section="",
+        service="Changes",
+        parameters=(
+            Parameter(name="since", meaning="What comes after this number", schema=_COUNT, example=0),
+            Parameter(
+                name="limit",
+                meaning="At most so many entries; not of a stream",
+                schema={"type": "integer", "minimum": 1, "maximum": 1000},
+                example=25,
+            ),
+            *_OF_EVENTS,
+        ),
+        answers=("application/json", "text/event-stream"),
+        errors=(406,),
+        json={"type": "array", "items": _ENTRY},
+    ),
+    Operation(
+        name="ReadLatestChange",
+        method="GET",
+        path="/changes/latest",
+        title="Read the last entry of the change feed",
+        section="",
+        service="Changes",
+        parameters=_OF_EVENTS,
+        answers=("application/json",),
+        success=(200, 204),
+        errors=(406,),
+        json=_ENTRY,
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import batched
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
+from readingroom.model import Scope
 from storage.catalog import schema as t
 from storage.catalog.engine import lock_events
 
@@ -53,3 +55,73 @@ def instance_events(
             "at": at,
             "payload": orjson.dumps({"series": series, **told}),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened; `payload` depends on the type."""
+
+    sequence: int
+    type: str
+    study_uid: str | None
+    facility: str | None
+    at: datetime
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which events: of these types, of a study, from a time on and before another; without one of these, all."""
+
+    types: tuple[str, ...] = ()
+    study_uid: str | None = None
+    begin: datetime | None = None
+    end: datetime | None = None
+
+
+def last_sequence(connection: sa.Connection) -> int:
+    """The number of the last event; no later commit brings one that is smaller."""
+    return int(connection.execute(sa.select(sa.func.coalesce(sa.func.max(t.event.c.seq), 0))).scalar_one())
+
+
+def read_events(
+    connection: sa.Connection, scope: Scope, wanted: Wanted, *, after: int, limit: int, last: int | None = None
+) -> list[Event]:
+    """Events of the facilities in scope, in their order, from the one after a number to the last one."""
+    statement = _matching(scope, wanted).where(t.event.c.seq > after)
+    if last is not None:
+        statement = statement.where(t.event.c.seq <= last)
+    return [_event(row) for row in connection.execute(statement.order_by(t.event.c.seq).limit(limit))]
+
+
+def latest_event(connection: sa.Connection, scope: Scope, wanted: Wanted) -> Event | None:
+    """The last of them."""
+    row = connection.execute(_matching(scope, wanted).order_by(t.event.c.seq.desc()).limit(1)).one_or_none()
+    return None if row is None else _event(row)
+
+
+def _matching(scope: Scope, wanted: Wanted) -> sa.Select[Any]:
+    c = t.event.c
+    statement = sa.select(c.seq, c.type, c.study_uid, c.facility, c.at, c.payload)
+    if scope.facilities is not None:
+        statement = statement.where(c.facility.in_(sorted(scope.facilities)))
+    if wanted.types:
+        statement = statement.where(c.type.in_(wanted.types))
+    if wanted.study_uid is not None:
+        statement = statement.where(c.study_uid == wanted.study_uid)
+    if wanted.begin is not None:
+        statement = statement.where(c.at >= wanted.begin)
+    if wanted.end is not None:
+        statement = statement.where(c.at < wanted.end)
+    return statement
+
+
+def _event(row: Any) -> Event:
+    return Event(
+        sequence=row.seq,
+        type=row.type,
+        study_uid=row.study_uid,
+        facility=row.facility,
+        at=row.at,
+        payload=orjson.loads(row.payload),
+    )

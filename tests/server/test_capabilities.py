@@ -114,7 +114,9 @@ def test_json_and_get_give_the_openapi_document(client: httpx.Client) -> None:
 
 
 def cases() -> list[tuple[str, str]]:
-    return [(one.name, answer) for one in OPERATIONS if one.method == "GET" for answer in one.answers]
+    endless = "text/event-stream"  # this client waits for the end of an answer; see test_changes.py
+    named = ((one.name, answer) for one in OPERATIONS if one.method == "GET" for answer in one.answers)
+    return [(name, answer) for name, answer in named if answer != endless]
 
 
 @pytest.fixture
