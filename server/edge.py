@@ -29,7 +29,7 @@ _DICOMWEB = "/dicomweb"
 _FACILITY = re.compile(r"/dicomweb/f/([A-Za-z0-9._-]{1,64})(?=/|$)")
 _PREFLIGHT_SECONDS = "86400"
 _EXPOSED = "Content-Location, Content-Range, ETag, Location, Retry-After, Warning"
-_METHODS = "GET, HEAD, POST, PUT, DELETE, OPTIONS"
+_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _COUNTED_METHODS = frozenset((*_METHODS.split(", "), "PATCH"))
 

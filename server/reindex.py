@@ -21,6 +21,7 @@ import orjson
 import sqlalchemy as sa
 
 from readingroom.errors import Conflict, Invalid, NotFound, ReadingRoomError
+from server import correcting
 from server.scrub import StoreKey, own_description
 from storage.blobs import Blobs
 from storage.catalog import schema as t
@@ -37,6 +38,7 @@ SIDE_RECORDS: Mapping[str, Apply] = {
     "removal": replay_removal,
     "restore": replay_restore,
     "purge": replay_purge,
+    correcting.KIND: correcting.replay,
 }
 """How to replay a side record, by its ``type``. Each feature that writes one brings its own."""
 

@@ -21,9 +21,6 @@ from storage.catalog.rows import SERIES_EXTRA, SERIES_ROW, STUDY_EXTRA, STUDY_RO
 Level = Literal["study", "series", "instance"]
 Changes = Mapping[str, dict[str, Any] | None]
 
-REASON_CHARACTERS = 1024
-"""The longest text that may say why something was corrected."""
-
 _MAX_DEPTH = 8
 _MAX_ITEMS = 1000
 

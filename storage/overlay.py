@@ -138,7 +138,7 @@ def _changes(
     ordered = sorted(corrections, key=lambda one: one.version)
     for number, one in enumerate(ordered, 1):
         holds[one.target] = one
-        if number < len(ordered) and ordered[number].at <= came.received_at:
+        if number < len(ordered) and ordered[number].at < came.received_at:
             continue
         above: dict[str, Any] = {**came.coerced}
         for correction in sorted(holds.values(), key=_height):

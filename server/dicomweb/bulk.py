@@ -102,7 +102,7 @@ async def retrieve_bulk(request: Request) -> Response:
 
 
 def _etag(instance: StoredInstance, offer: Offer) -> str:
-    return f'"{instance.etag}-{offer.transfer_syntax}"'
+    return f'"{instance.bytes_etag}-{offer.transfer_syntax}"'
 
 
 async def instance_bulk(request: Request) -> Response:
@@ -125,7 +125,7 @@ async def _retrieve_all(request: Request) -> Response:
     caller, accept = caller_of(request), accepted(request)
     version = version_of(request) if "instance" in request.path_params else None
     found = await room.read_apart(_find_all, caller.scope, version=version, **request.path_params)
-    etag = f'W/"{zlib.crc32(repr((accept, [instance.etag for instance, _ in found])).encode()):x}-bulk"'
+    etag = f'W/"{zlib.crc32(repr((accept, [instance.bytes_etag for instance, _ in found])).encode()):x}-bulk"'
     if unchanged := not_modified(request, etag):
         return unchanged
     values = [

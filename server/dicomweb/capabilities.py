@@ -112,7 +112,8 @@ def _describe(resource: etree._Element, operation: Operation) -> None:
 
 def _query(request: etree._Element, parameter: Parameter) -> None:
     kind = _TYPES.get(parameter.schema.get("type", "string"), "xsd:string")
-    element = _add(request, "param", name=parameter.name, style="query", type=kind, required="false")
+    required = "true" if parameter.is_required else "false"
+    element = _add(request, "param", name=parameter.name, style="query", type=kind, required=required)
     _add(element, "doc", title=parameter.meaning)
     for value in parameter.schema.get("enum", ()):
         _add(element, "option", value=value)

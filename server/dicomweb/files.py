@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from mmap import ACCESS_READ, mmap
 
 import anyio.to_thread
@@ -11,6 +12,7 @@ from starlette.requests import Request
 
 from readingroom.errors import Invalid, NotFound
 from readingroom.model import Scope
+from server.auth import caller_of, require
 from server.dicomweb.negotiation import Offer
 from server.dicomweb.respond import Made, Piece, Stored
 from server.room import Room
@@ -24,6 +26,7 @@ from storage.catalog.find import (
     find_study,
     list_instances,
     read_metadata,
+    read_overlay,
 )
 from storage.dicomjson import Buffer
 from storage.encode import transcode_frame
@@ -37,10 +40,13 @@ def find_with_metadata(
     series_uid: str,
     instance_uid: str,
     version: int | None = None,
+    *,
+    original: bool = False,
 ) -> tuple[StoredInstance, bytes]:
-    """An instance and its stored JSON, in one read."""
+    """An instance and its stored JSON, in one read; `original` gives both as they were received."""
     instance = find_instance(connection, scope, study_uid, series_uid, instance_uid, version)
-    return instance, read_metadata(connection, instance.id)
+    json = read_metadata(connection, instance.id, original=original)
+    return as_received(instance) if original else instance, json
 
 
 def version_of(request: Request) -> int | None:
@@ -55,6 +61,26 @@ def version_of(request: Request) -> int | None:
     if not (asked.isascii() and asked.isdigit() and len(asked) < 10):
         raise Invalid(f"version={asked[:20]!r} is no version; they count from 1.")
     return int(asked)
+
+
+def original_of(request: Request) -> bool:
+    """Whether a request asks by ``?original=true`` for what was received, whatever has been corrected since.
+
+    That is not for everybody: a correction may hide whose study it was taken for. Raises `Refused` or `Invalid`.
+    """
+    if b"original=" not in request.scope["query_string"]:
+        return False
+    asked = request.query_params.get("original", "")
+    if asked not in ("true", "false"):
+        raise Invalid(f"original={asked[:20]!r} is neither true nor false.")
+    if asked == "true":
+        require(caller_of(request).actor, "original")
+    return asked == "true"
+
+
+def as_received(instance: StoredInstance) -> StoredInstance:
+    """The instance without what lies over it."""
+    return replace(instance, overlay_version=0)
 
 
 def with_version(url: str, version: int | None) -> str:
@@ -91,8 +117,8 @@ def received_file(room: Room, instance: StoredInstance) -> Buffer:
 
 
 def file_body(room: Room, instance: StoredInstance, offer: Offer) -> list[Piece]:
-    """The file as it was received, or written anew in the transfer syntax that was agreed."""
-    if offer.transfer_syntax == instance.transfer_syntax:
+    """The file as it was received, or written anew: in the transfer syntax that was agreed, as it was corrected."""
+    if offer.transfer_syntax == instance.transfer_syntax and not instance.overlay_version:
         return [Stored(instance.object_key, 0, instance.size_bytes)]
     return [Made(lambda: _rewritten(room, instance, offer.transfer_syntax))]
 
@@ -102,7 +128,8 @@ async def _rewritten(room: Room, instance: StoredInstance, transfer_syntax: str)
         return room.codecs.call(transcode_frame, bitstream, spec, target)
 
     def pieces() -> Iterator[bytes]:
-        for piece in rewrite(received_file(room, instance), transfer_syntax, transcode=transcode):
+        overlay = room.query(read_overlay, instance.id) if instance.overlay_version else {}
+        for piece in rewrite(received_file(room, instance), transfer_syntax, overlay=overlay, transcode=transcode):
             yield bytes(piece)  # a view of the file must not be read from disk by the event loop
 
     made = pieces()

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.auth import caller_of
-from server.dicomweb.files import find_with_metadata, version_of
+from server.dicomweb.files import find_with_metadata, original_of, version_of
 from server.dicomweb.kept import keepings_of
 from server.dicomweb.negotiation import DICOM_JSON, DICOM_XML, Offer, accepted, choose
 from server.dicomweb.respond import CACHING, PIECE_BYTES, Buffers, Made, not_modified, streamed, weak
@@ -69,7 +69,8 @@ async def instance_metadata(request: Request) -> Response:
     room: Room = request.app.state.room
     caller, path = caller_of(request), request.path_params
     uids, version = (path["study"], path["series"], path["instance"]), version_of(request)
-    instance, stored = await room.read(find_with_metadata, caller.scope, *uids, version)
+    original = original_of(request)
+    instance, stored = await room.read(find_with_metadata, caller.scope, *uids, version, original=original)
     offer = choose(accepted(request), _ONE)
     etag = weak(f'"{instance.etag}-metadata{"-xml" if offer.media_type == DICOM_XML else ""}"')
     if unchanged := not_modified(request, etag):
@@ -91,13 +92,14 @@ async def instance_metadata(request: Request) -> Response:
 
 async def _answer(request: Request, room: Room, of: StoredStudy | StoredSeries) -> Response:
     offer = choose(accepted(request), _OFFERS)
-    etag = f'W/"{of.id}-{of.version}{"-xml" if offer.media_type == DICOM_XML else ""}"'
+    original = original_of(request)
+    etag = f'W/"{of.id}-{of.version}{"-original" if original else ""}{"-xml" if offer.media_type == DICOM_XML else ""}"'
     if unchanged := not_modified(request, etag):
         return unchanged
     if offer == XML_PARTS:
         xml, headers = XmlParts(), _headers(offer, etag, is_gzip=False)
         headers["content-type"] = xml.content_type
-        stored = await room.read_apart(lambda connection: list(iter_metadata(connection, of)))
+        stored = await room.read_apart(lambda connection: list(iter_metadata(connection, of, original=original)))
         root = caller_of(request).service_root
         return await streamed(request, room, [Made(lambda: _in_xml(room, stored, root, xml))], headers)
     wants_gzip = _accepts_gzip(request)
@@ -105,9 +107,9 @@ async def _answer(request: Request, room: Room, of: StoredStudy | StoredSeries) 
     prefix = caller_of(request).service_root.encode()
 
     async def make() -> bytes:
-        return await anyio.to_thread.run_sync(_body, room, of, prefix, is_gzip, limiter=room.db)
+        return await anyio.to_thread.run_sync(_body, room, of, prefix, is_gzip, original, limiter=room.db)
 
-    body = await keepings_of(request).metadata.get((of.id, of.version, prefix, is_gzip), make, len)
+    body = await keepings_of(request).metadata.get((of.id, of.version, prefix, is_gzip, original), make, len)
     headers = _headers(offer, etag, wants_gzip)
     if is_gzip and not wants_gzip:
         return await streamed(request, room, [Made(lambda: _inflated(body))], headers)
@@ -139,9 +141,9 @@ def _location(dataset: MetadataJson, root: str) -> str:
     return f"{root}/studies/{study}/series/{series}/instances/{instance}/metadata"
 
 
-def _body(room: Room, of: StoredStudy | StoredSeries, root: bytes, is_gzip: bool) -> bytes:
+def _body(room: Room, of: StoredStudy | StoredSeries, root: bytes, is_gzip: bool, original: bool) -> bytes:
     with room.engine.connect() as connection:
-        pieces = _joined(iter_metadata(connection, of), root)
+        pieces = _joined(iter_metadata(connection, of, original=original), root)
         return b"".join(_compressed(pieces) if is_gzip else pieces)
 
 

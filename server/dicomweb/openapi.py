@@ -31,6 +31,7 @@ _MEANING = {
     406: "No representation of the resource is acceptable to the client",
     409: "The state of the resource does not allow it; or none of the instances was stored",
     410: "The resource was here and has been deleted",
+    412: "The resource was changed since the version that If-Match names",
     503: "Not now; Retry-After says when to ask again",
 }
 _DATA_SETS = {"type": "array", "items": {"type": "object", "patternProperties": {"^[0-9A-F]{8}$": {"type": "object"}}}}
@@ -93,6 +94,7 @@ def _query_parameter(parameter: Parameter) -> dict[str, Any]:
     described: dict[str, Any] = {
         "name": parameter.name,
         "in": "query",
+        "required": parameter.is_required,
         "description": parameter.meaning,
         "schema": parameter.schema,
     }
@@ -125,7 +127,7 @@ def _links(operation: Operation) -> dict[str, Any]:
         found = {"study": ["study"], "serie": ["study", "series"], "instance": ["study", "series", "instance"]}[level]
         values = {name: f"$response.body#{_IN_A_ROW[name]}" for name in found}
         values |= {name: f"$request.path.{name}" for name in held}
-    elif operation.method == "POST":
+    elif operation.section == "10.5":
         values = {"study": r"$response.body#/00081190/Value/0#regex:/studies/([0-9.]+)"}
         values |= {name: f"$request.path.{name}" for name in held}
     else:

@@ -26,6 +26,7 @@ class Parameter:
     meaning: str
     schema: Schema
     example: Any = None
+    is_required: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,11 @@ _VERSION = Parameter(
     meaning="An earlier version of an instance whose UID came again with other bytes, counted from 1",
     schema={"type": "integer", "minimum": 1, "maximum": 999_999_999},
     example=1,
+)
+_ORIGINAL = Parameter(
+    name="original",
+    meaning="What was received, whatever has been corrected since; needs the permission for it",
+    schema=_FLAG,
 )
 _LIMIT = Parameter(name="limit", meaning="At most so many rows (8.3.4.4)", schema=_COUNT, example=25)
 _REJECTED = Parameter(
@@ -171,6 +177,46 @@ _VALUES: dict[str, tuple[Schema, str]] = {
 }
 _ANY_VALUE: tuple[Schema, str] = ({"type": "string", "pattern": r"^[A-Za-z0-9*?^ ._-]{1,32}$"}, "A*")
 
+_ELEMENT: Schema = {"type": ["object", "null"]}
+_CORRECTION: Schema = {
+    "type": "object",
+    "properties": {
+        "version": {"type": ["integer", "null"], "minimum": 1},
+        "at": {"type": "string", "format": "date-time"},
+        "by": _TEXT,
+        "reason": _TEXT,
+        "url": _TEXT,
+        "changed": {
+            "type": "object",
+            "patternProperties": {
+                "^[0-9A-F]{8}$": {
+                    "type": "object",
+                    "properties": {"before": _ELEMENT, "after": _ELEMENT},
+                    "required": ["before", "after"],
+                }
+            },
+            "additionalProperties": False,
+        },
+    },
+    "required": ["version", "changed"],
+}
+"""An entry of the history of corrections; without the rest, and with null as its version, where nothing changed."""
+
+_REASON = Parameter(
+    name="reason",
+    meaning="Why, in one line; the history keeps it",
+    schema={"type": "string", "pattern": r"^[A-Za-z][A-Za-z .,-]{0,200}$"},
+    example="Wrong patient chosen at the modality",
+    is_required=True,
+)
+_THEN = Parameter(
+    name="version",
+    meaning="The version of the corrections that is to hold again; 0 for what was received",
+    schema={"type": "integer", "minimum": 0, "maximum": 999_999_999},
+    example=0,
+    is_required=True,
+)
+
 _LOOK = (
     Parameter(
         name="window",
@@ -235,6 +281,10 @@ def keys_of(level: Level, *, fixed: Iterable[str] = ()) -> tuple[Parameter, ...]
     return tuple(parameters)
 
 
+def _a(parent: str) -> str:
+    return "an instance" if parent == "Instance" else f"a {parent.lower()}"
+
+
 def _search(name: str, path: str, title: str, level: Level, fixed: tuple[str, ...] = ()) -> Operation:
     return Operation(
         name=name,
@@ -268,6 +318,7 @@ def _retrieve(name: str, path: str, title: str, section: str, answers: tuple[str
 _PARENTS = (("Study", STUDY), ("Series", SERIES), ("Instance", INSTANCE), ("Frames", FRAMES))
 _RANGES = (200, 206, 304)
 _RANGE_ERRORS = (404, 406, 409, 410, 416)
+_ORIGINAL_ERRORS = (403, 404, 406, 409, 410)
 
 OPERATIONS: tuple[Operation, ...] = (
     _search("SearchForStudies", "/studies", "Search for studies", "study"),
@@ -293,26 +344,45 @@ OPERATIONS: tuple[Operation, ...] = (
         success=(200, 202),
         errors=(406, 409, 413, 415, 507),
     ),
-    _retrieve("RetrieveStudy", STUDY, "Retrieve a study", "10.4.1.1.1", (_FILES, _BYTES), success=(200, 206, 304)),
-    _retrieve("RetrieveSeries", SERIES, "Retrieve a series", "10.4.1.1.1", (_FILES, _BYTES), success=(200, 206, 304)),
+    _retrieve(
+        "RetrieveStudy",
+        STUDY,
+        "Retrieve a study",
+        "10.4.1.1.1",
+        (_FILES, _BYTES),
+        parameters=(_ORIGINAL,),
+        success=(200, 206, 304),
+        errors=_ORIGINAL_ERRORS,
+    ),
+    _retrieve(
+        "RetrieveSeries",
+        SERIES,
+        "Retrieve a series",
+        "10.4.1.1.1",
+        (_FILES, _BYTES),
+        parameters=(_ORIGINAL,),
+        success=(200, 206, 304),
+        errors=_ORIGINAL_ERRORS,
+    ),
     _retrieve(
         "RetrieveInstance",
         INSTANCE,
         "Retrieve an instance",
         "10.4.1.1.1",
         (_FILES, "application/dicom", _BYTES),
-        parameters=(_VERSION,),
+        parameters=(_VERSION, _ORIGINAL),
         success=_RANGES,
-        errors=_RANGE_ERRORS,
+        errors=(403, *_RANGE_ERRORS),
     ),
     *(
         _retrieve(
             f"Retrieve{parent}Metadata",
             f"{path}/metadata",
-            f"Retrieve the metadata of {'an instance' if parent == 'Instance' else f'a {parent.lower()}'}",
+            f"Retrieve the metadata of {_a(parent)}",
             "10.4.1.1.2",
             (_JSON, "application/json", _XML_PARTS, *([_XML] if parent == "Instance" else [])),
-            parameters=(_VERSION,) if parent == "Instance" else (),
+            parameters=(_VERSION, _ORIGINAL) if parent == "Instance" else (_ORIGINAL,),
+            errors=_ORIGINAL_ERRORS,
         )
         for parent, path in _PARENTS[:3]
     ),
@@ -344,7 +414,7 @@ OPERATIONS: tuple[Operation, ...] = (
         _retrieve(
             f"Retrieve{parent}Bulkdata",
             f"{path}/bulkdata",
-            f"Retrieve all bulk data of {'an instance' if parent == 'Instance' else f'a {parent.lower()}'}",
+            f"Retrieve all bulk data of {_a(parent)}",
             "10.4.1.1.5",
             (_BYTES,),
         )
@@ -375,7 +445,7 @@ OPERATIONS: tuple[Operation, ...] = (
             name=f"Delete{parent}",
             method="DELETE",
             path=path,
-            title=f"Delete {'an instance' if parent == 'Instance' else f'a {parent.lower()}'}; it can be restored",
+            title=f"Delete {_a(parent)}; it can be restored",
             section="",
             success=(204,),
             errors=(403, 404, 409, 410, 507),
@@ -387,7 +457,7 @@ OPERATIONS: tuple[Operation, ...] = (
             name=f"Restore{parent}",
             method="POST",
             path=f"{path}/restore",
-            title=f"Restore what was deleted of {'an instance' if parent == 'Instance' else f'a {parent.lower()}'}",
+            title=f"Restore what was deleted of {_a(parent)}",
             section="",
             parameters=(_REJECTED,),
             success=(204,),
@@ -445,5 +515,48 @@ OPERATIONS: tuple[Operation, ...] = (
         success=(200, 204),
         errors=(406,),
         json=_ENTRY,
+    ),
+    *(
+        Operation(
+            name=f"Correct{parent}",
+            method="PATCH",
+            path=path,
+            title=f"Change what {_a(parent)} says of itself",
+            section="",
+            parameters=(_REASON,),
+            takes=(_JSON, "application/json"),
+            answers=("application/json",),
+            errors=(403, 404, 406, 409, 410, 412, 413, 415, 507),
+            json=_CORRECTION,
+        )
+        for parent, path in _PARENTS[:3]
+    ),
+    *(
+        Operation(
+            name=f"Revert{parent}",
+            method="POST",
+            path=f"{path}/history",
+            title=f"Let an earlier version of the corrections of {_a(parent)} hold again",
+            section="",
+            parameters=(_THEN, _REASON),
+            answers=("application/json",),
+            errors=(403, 404, 406, 409, 410, 412, 507),
+            json=_CORRECTION,
+        )
+        for parent, path in _PARENTS[:3]
+    ),
+    *(
+        Operation(
+            name=f"Retrieve{parent}History",
+            method="GET",
+            path=f"{path}/history",
+            title=f"Retrieve the corrections of {_a(parent)}",
+            section="",
+            answers=("application/json",),
+            success=(200, 304),
+            errors=_ORIGINAL_ERRORS,
+            json={"type": "array", "items": _CORRECTION},
+        )
+        for parent, path in _PARENTS[:3]
     ),
 )

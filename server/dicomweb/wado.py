@@ -11,7 +11,15 @@ from starlette.routing import Route
 
 from server.auth import caller_of
 from server.dicomweb import bulk, metadata
-from server.dicomweb.files import file_body, find_all, instance_url, version_of, with_version
+from server.dicomweb.files import (
+    as_received,
+    file_body,
+    find_all,
+    instance_url,
+    original_of,
+    version_of,
+    with_version,
+)
 from server.dicomweb.frames import agreed_frame, frame_as, frame_numbers, is_decoded
 from server.dicomweb.kept import keepings_of
 from server.dicomweb.negotiation import (
@@ -66,7 +74,7 @@ async def retrieve_frames(request: Request) -> Response:
 
 
 def _frames_etag(instance: StoredInstance, offer: Offer) -> str:
-    return f'"{instance.etag}-{"native" if is_decoded(instance, offer) else "frame"}"'
+    return f'"{instance.bytes_etag}-{"native" if is_decoded(instance, offer) else "frame"}"'
 
 
 async def retrieve_instance(request: Request) -> Response:
@@ -75,6 +83,8 @@ async def retrieve_instance(request: Request) -> Response:
     caller, path = caller_of(request), request.path_params
     uids, version = (path["study"], path["series"], path["instance"]), version_of(request)
     instance = await room.read(find_instance, caller.scope, *uids, version)
+    if original_of(request):
+        instance = as_received(instance)
     accept = accepted(request)
     offers = instance_offers(instance.transfer_syntax, has_single_part=True)
     offer = choose(accept, (*offers, bulk.ALL))
@@ -104,8 +114,11 @@ async def retrieve_study(request: Request) -> Response:
 async def _retrieve_all(request: Request, study_uid: str, series_uid: str | None) -> Response:
     room: Room = request.app.state.room
     caller, accept = caller_of(request), accepted(request)
+    is_original = original_of(request)
     of, instances = await room.read_apart(find_all, caller.scope, study_uid, series_uid)
-    etag = f'W/"{of.id}-{of.version}-{crc32(repr(accept).encode()):x}"'
+    if is_original:
+        instances = [as_received(instance) for instance in instances]
+    etag = f'W/"{of.id}-{of.version}-{crc32(repr((accept, is_original)).encode()):x}"'
     if unchanged := not_modified(request, etag):
         return unchanged
     parts = list(_files(room, caller.service_root, instances, accept))

@@ -6,7 +6,7 @@ everything that is kept ready: rows, search columns, patient, metadata. `reindex
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from readingroom.errors import Changed, NotFound
 from readingroom.model import Scope
 from storage.catalog import schema as t
 from storage.catalog.counts import recount_study
-from storage.catalog.engine import lock_events
+from storage.catalog.events import instance_events
 from storage.catalog.find import find_instance, find_series, find_study
 from storage.catalog.overlays import (
     load_metadata,
@@ -58,6 +58,16 @@ class History:
     entries: list[Entry]
 
 
+def owner_of(connection: sa.Connection, scope: Scope, target: Target) -> str:
+    """The facility that owns a target; raises `NotFound` or `Ambiguous`."""
+    study_uid, series_uid, instance_uid = target.study_uid, target.series_uid, target.instance_uid
+    if instance_uid:
+        return find_instance(connection, scope, study_uid, series_uid, instance_uid).owner_facility
+    if series_uid:
+        return find_series(connection, scope, study_uid, series_uid).owner_facility
+    return find_study(connection, scope, study_uid).owner_facility
+
+
 def next_correction(
     connection: sa.Connection,
     scope: Scope,
@@ -92,7 +102,7 @@ def next_correction(
     Changed
         The study was corrected since `held` was seen.
     """
-    owner = _owner(connection, scope, target)
+    owner = owner_of(connection, scope, target)
     study = _lock(connection, owner, target.study_uid)
     if held is not None and held != _tag(study):
         raise Changed(f"Study {target.study_uid} was corrected meanwhile; read its history again.")
@@ -120,8 +130,13 @@ def next_correction(
     )
 
 
-def record_correction(connection: sa.Connection, correction: Correction, now: datetime) -> None:
+def record_correction(connection: sa.Connection, correction: Correction) -> dict[str, list[str]]:
     """Work a correction into everything that the catalog keeps ready.
+
+    Returns
+    -------
+    dict
+        By series, the instances in use that it lies over.
 
     Raises
     ------
@@ -151,29 +166,22 @@ def record_correction(connection: sa.Connection, correction: Correction, now: da
             if correction.series_uid in ("", series_uid):
                 rewrite_series(connection, series_id, corrections)
     if not correction.series_uid:
-        rewrite_study(connection, study, corrections, now)
-    rewrite_instances(connection, study.id, corrections, correction)
+        rewrite_study(connection, study, corrections, correction.at)
+    corrected = rewrite_instances(connection, study.id, corrections, correction)
     recount_study(connection, study.id)
+    return corrected
 
 
-def write_event(connection: sa.Connection, correction: Correction) -> None:
-    """Tell of a correction; in the transaction that records it."""
-    lock_events(connection)
-    payload = {
-        "version": correction.version,
-        "series_uid": correction.series_uid or None,
-        "instance_uid": correction.instance_uid or None,
-        "actor": correction.actor,
-    }
-    connection.execute(
-        t.event.insert().values(
-            type="StudyCorrected",
-            version=1,
-            study_uid=correction.study_uid,
-            facility=correction.owner_facility,
-            at=correction.at,
-            payload=orjson.dumps(payload),
-        )
+def correction_events(correction: Correction, corrected: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+    """The rows of the log that tell of a correction."""
+    return instance_events(
+        "InstancesCorrected",
+        owner_facility=correction.owner_facility,
+        study_uid=correction.study_uid,
+        at=correction.at,
+        instances=corrected,
+        correction=correction.version,
+        actor=correction.actor,
     )
 
 
@@ -182,7 +190,7 @@ def read_history(connection: sa.Connection, scope: Scope, target: Target) -> His
 
     Raises as `next_correction` does.
     """
-    owner = _owner(connection, scope, target)
+    owner = owner_of(connection, scope, target)
     study = connection.execute(_study(owner, target.study_uid)).one()
     corrections = read_corrections(connection, owner, target.study_uid)
     return History(tag=_tag(study), entries=list(_entries(connection, study, corrections, target)))
@@ -225,21 +233,14 @@ def _received(connection: sa.Connection, study: sa.Row[Any], one: Correction) ->
             return {}
         received = load_metadata(found.received or found.json)
         return put_over(received, orjson.loads(found.coerced)) if found.coerced else received
-    row = study
+    row: sa.Row[Any] | None = study
     if one.series_uid:
         statement = sa.select(t.series).where(t.series.c.study == study.id, t.series.c.series_uid == one.series_uid)
-        row = connection.execute(statement).one()
+        row = connection.execute(statement).one_or_none()
+    if row is None:
+        return {}  # it has been purged
     header: MetadataJson = orjson.loads(row.header) if row.header else header_of(row.row, row.extra)
     return header
-
-
-def _owner(connection: sa.Connection, scope: Scope, target: Target) -> str:
-    study_uid, series_uid, instance_uid = target.study_uid, target.series_uid, target.instance_uid
-    if instance_uid:
-        return find_instance(connection, scope, study_uid, series_uid, instance_uid).owner_facility
-    if series_uid:
-        return find_series(connection, scope, study_uid, series_uid).owner_facility
-    return find_study(connection, scope, study_uid).owner_facility
 
 
 def _study(owner_facility: str, study_uid: str) -> sa.Select[Any]:

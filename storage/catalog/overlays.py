@@ -131,18 +131,25 @@ def rewrite_series(connection: sa.Connection, series: str, corrections: Sequence
 
 def rewrite_instances(
     connection: sa.Connection, study: str, corrections: Sequence[Correction], latest: Correction
-) -> None:
+) -> dict[str, list[str]]:
     """Work the corrections of a study into the instances that the latest one covers: their metadata and columns.
 
     Every version of an instance is made anew from what was received of it, so what is done twice comes to the same.
+    Returns those that are in use, by series.
     """
     instances = connection.execute(
-        sa.select(t.instance.c.id, t.instance.c.instance_uid, t.instance.c.source, t.instance.c.received_at)
-        .add_columns(t.series.c.series_uid)
+        sa.select(
+            t.instance.c.id,
+            t.instance.c.instance_uid,
+            t.instance.c.is_current,
+            t.instance.c.source,
+            t.instance.c.received_at,
+            t.series.c.series_uid,
+        )
         .join(t.series, t.instance.c.series == t.series.c.id)
         .where(t.instance.c.study == study)
     ).all()
-    covered = (one for one in instances if latest.covers(one.series_uid, one.instance_uid))
+    covered = [one for one in instances if latest.covers(one.series_uid, one.instance_uid)]
     for portion in batched(covered, _AT_ONCE):
         stored = {
             row.instance: row
@@ -165,6 +172,11 @@ def rewrite_instances(
         if columns:
             connection.execute(_UPDATE_INSTANCE, columns)
             connection.execute(_UPDATE_METADATA, blobs)
+    in_use: dict[str, list[str]] = {}
+    for one in covered:
+        if one.is_current:
+            in_use.setdefault(one.series_uid, []).append(one.instance_uid)
+    return in_use
 
 
 def _under(row: sa.Row[Any], layers: Sequence[Layer]) -> tuple[MetadataJson, bytes | None]:

@@ -38,6 +38,15 @@ POSITIVE, NEGATIVE, ANYWHERE = 25 * TIMES, 10 * TIMES, 5 * TIMES
 ENOUGH = 0.7
 ROOT = "http://127.0.0.1:8780/dicomweb"
 PARTS = 'multipart/related; type="application/dicom"'
+JSON = "application/dicom+json"
+CHANGES = {
+    "study": [
+        b'{"00100010": {"vr": "PN", "Value": [{"Alphabetic": "Right^Rita"}]}}',
+        b'{"00100020": {"vr": "LO", "Value": ["R2"]}, "00080050": null}',
+    ],
+    "series": [b'{"0008103E": {"vr": "LO", "Value": ["Axial"]}}', b'{"00180015": null}'],
+    "instance": [b'{"00204000": {"vr": "LT", "Value": ["seen"]}}', b'{"00200013": {"vr": "IS", "Value": [7]}}'],
+}
 NAMES = [one.name for one in OPERATIONS]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 SEVEN_BIT = st.characters(min_codepoint=32, max_codepoint=126)
@@ -71,10 +80,12 @@ class Fuzzed:
         for path in self.document["paths"].values():
             for described in path.values():
                 for parameter in described["parameters"]:
-                    if parameter["name"] == "version":
-                        parameter["schema"] = {"type": "integer", "enum": [1]}  # those that there are
-        for media_type in (DICOM, PARTS):
+                    if parameter["name"] == "version":  # those that there are
+                        first = 0 if described["operationId"].startswith("Revert") else 1
+                        parameter["schema"] = {"type": "integer", "enum": [first]}
+        for media_type in (DICOM, PARTS, JSON):
             schemathesis.serializer(media_type)(as_it_is)
+        for media_type in (DICOM, PARTS):
             schemathesis.openapi.media_type(media_type, st.sampled_from([part10(one) for one in self.series]))
         self.schema = schemathesis.openapi.from_dict(self.document)
         self.schema.app = client.app
@@ -161,7 +172,16 @@ def test_what_the_document_calls_valid_is_answered(fuzzed: Fuzzed, name: str) ->
 def drawn(fuzzed: Fuzzed, operation: Any, mode: GenerationMode, data: st.DataObject) -> st.SearchStrategy[Case]:
     """Cases of an operation on what the archive holds."""
     given_body: dict[str, Any] = {}
-    if operation.body:
+    if operation.method.upper() == "PATCH":
+        good = CHANGES[
+            "instance" if "{instance}" in operation.path else "series" if "{series}" in operation.path else "study"
+        ]
+        bad = st.one_of(
+            st.binary(max_size=60), st.sampled_from([b"{}", b"[]", b'{"0020000D": null}', b'{"00100010": 1}'])
+        )
+        body = data.draw(st.sampled_from(good) if mode is GenerationMode.POSITIVE else bad)
+        given_body = {"body": body, "media_type": JSON, "headers": {"Content-Type": JSON}}
+    elif operation.body:
         body, kind = data.draw(bodies(fuzzed, valid=mode is GenerationMode.POSITIVE))
         given_body = {"body": body, "media_type": PARTS}
         given_body["headers"] = {"Content-Type": kind}

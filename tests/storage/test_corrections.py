@@ -64,7 +64,7 @@ def correct(
             connection, scope, target, change, actor="rita", reason="wrong patient", now=now, held=held
         )
         if correction is not None:
-            record_correction(connection, correction, now)
+            record_correction(connection, correction)
     return correction
 
 
@@ -268,7 +268,7 @@ def test_corrections_before_and_after_arrival_give_the_same_catalog(engine: sa.E
     for one in made:
         assert one is not None
         with begin_write(engine) as connection:
-            record_correction(connection, one, one.at)
+            record_correction(connection, one)
     assert catalog_of(engine) == expected
 
 
