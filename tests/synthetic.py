@@ -174,6 +174,25 @@ def text_report(**attributes: Any) -> FileDataset:
     return dataset
 
 
+def a_pdf(*, width: int = 200, height: int = 100, pages: int = 1) -> bytes:
+    """A PDF of white pages with a red square from 40, 40 to 60, 60."""
+    drawing = b"1 0 0 rg 40 40 20 20 re f"
+    kids = b" ".join([b"3 0 R"] * pages)
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[%b]/Count %d>>" % (kids, pages),
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 %d %d]/Contents 4 0 R>>" % (width, height),
+        b"<</Length %d>>stream\n%b\nendstream" % (len(drawing), drawing),
+    ]
+    document, places = b"%PDF-1.4\n", []
+    for number, content in enumerate(objects, 1):
+        places.append(len(document))
+        document += b"%d 0 obj%b\nendobj\n" % (number, content)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    tail = b"xref\n0 %d\n0000000000 65535 f \n%btrailer<</Size %d/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n"
+    return document + tail % (len(objects) + 1, table, len(objects) + 1, len(document))
+
+
 def pdf_document(document: bytes = b"%PDF-1.4\n%%EOF\n", **attributes: Any) -> FileDataset:
     """An encapsulated PDF: an object without frames that holds bulk data."""
     dataset = new_dataset(EncapsulatedPDFStorage, Modality="DOC", MIMETypeOfEncapsulatedDocument="application/pdf")

@@ -21,7 +21,7 @@ from server.dicomweb.bulk import Value, body_of
 from server.dicomweb.files import instance_url
 from server.dicomweb.kept import Keepings
 from server.dicomweb.negotiation import Offer
-from server.dicomweb.pictures import dataset_of, opened
+from server.dicomweb.pictures import dataset_of, opened, seen_of
 from server.dicomweb.respond import Piece, Stored
 from server.rendering.encoding import JPEG, PNG, check_profile, encoded
 from server.rendering.look import Look
@@ -29,6 +29,7 @@ from server.rendering.placing import Placed, Placing, fitted
 from server.rendering.report import as_html, as_plain, read_report
 from server.room import Room
 from storage.catalog.find import StoredInstance, find_study, list_instances, read_metadata
+from storage.nativexml import to_xml
 from storage.objects import BASE_URL_MARK
 from storage.pdf import first_page
 
@@ -37,6 +38,7 @@ HTML, PLAIN, XML, PDF = "text/html", "text/plain", "text/xml", "application/pdf"
 REPORT = (
     Offer(media_type=HTML, sent_as="text/html; charset=utf-8"),
     Offer(media_type=PLAIN, sent_as="text/plain; charset=utf-8"),
+    Offer(media_type=XML),
 )
 PDF_DOCUMENT = (Offer(media_type=PDF), Offer(media_type=JPEG), Offer(media_type=PNG))
 CDA_DOCUMENT = (Offer(media_type=XML),)
@@ -75,11 +77,11 @@ async def document(
     NotAcceptable
         The document is broken, or is not what its SOP class says.
     """
-    if offer.media_type in (HTML, PLAIN):
-        return [await _report(room, keepings, scope, service_root, instance, is_html=offer.media_type == HTML)]
+    if instance.sop_class.startswith(_REPORTS):
+        return [await _report(room, keepings, scope, service_root, instance, offer.media_type)]
     if offer.media_type in (JPEG, PNG):
         check_profile(offer.media_type, look)
-        key = instance.id, look, offer.media_type
+        key = seen_of(instance), look, offer.media_type
         make = partial(_page, room, keepings, instance, look, offer.media_type)
         return [await keepings.rendered.get(key, make, len)]
     return await _as_stored(room, keepings, instance)
@@ -109,16 +111,19 @@ def check_charset(request: Request) -> None:
 
 
 async def _report(
-    room: Room, keepings: Keepings, scope: Scope, service_root: str, instance: StoredInstance, *, is_html: bool
+    room: Room, keepings: Keepings, scope: Scope, service_root: str, instance: StoredInstance, media_type: str
 ) -> bytes:
+    """As text to be read, or as the Native DICOM Model (PS3.19 A.1), the one XML that all reports have."""
     stored = await room.read(read_metadata, instance.id)
     inflated = await opened(room, keepings, instance)
     # A report refers to instances by UID alone, which for the most part are in its own study.
-    places = await room.read_apart(_places, scope, instance.study_uid, service_root) if is_html else {}
+    places = await room.read_apart(_places, scope, instance.study_uid, service_root) if media_type == HTML else {}
 
     def make() -> bytes:
+        if media_type == XML:
+            return to_xml(orjson.loads(zlib.decompress(stored).replace(BASE_URL_MARK.encode(), service_root.encode())))
         report = read_report(dataset_of(room, instance, stored, inflated))
-        text = as_html(report, lambda uid: places.get(uid, "")) if is_html else as_plain(report)
+        text = as_html(report, lambda uid: places.get(uid, "")) if media_type == HTML else as_plain(report)
         return text.encode("utf-8", "replace")
 
     return await anyio.to_thread.run_sync(make, limiter=room.codec)

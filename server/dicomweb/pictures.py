@@ -27,6 +27,7 @@ from server.rendering.item import Item
 from server.rendering.lettering import Lettering
 from server.rendering.look import Look
 from server.rendering.picture import Drawn, Frame, draw
+from server.rendering.placing import MAX_PIXELS
 from server.rendering.state import Reference, references
 from server.rendering.timing import milliseconds_of
 from server.room import Room
@@ -88,7 +89,13 @@ async def moving(room: Room, keepings: Keepings, shots: Sequence[Shot], look: Lo
 
 
 def _key(shots: Sequence[Shot], look: Look, media_type: str) -> object:
-    return tuple((shot.instance.id, shot.number, shot.state and shot.state.id) for shot in shots), look, media_type
+    seen = tuple((seen_of(shot.instance), shot.number, shot.state and seen_of(shot.state)) for shot in shots)
+    return seen, look, media_type
+
+
+def seen_of(instance: StoredInstance) -> tuple[str, int]:
+    """What tells an instance as it is shown now from all others, and from itself before it was corrected."""
+    return instance.id, instance.overlay_version
 
 
 async def _make_still(room: Room, keepings: Keepings, shot: Shot, look: Look, media_type: str) -> bytes:
@@ -182,9 +189,12 @@ def _converted(room: Room, pixels: Picture, source: bytes, space: Space) -> Pict
 
 async def _stage(room: Room, keepings: Keepings, shot: Shot) -> _Stage:
     instance, state = shot.instance, shot.state
+    spec = await frame_spec(room, keepings, instance)
+    if spec.rows * spec.columns > MAX_PIXELS:
+        raise TooLarge(f"Frames of {spec.columns} x {spec.rows} pixels are past the {MAX_PIXELS} that are rendered.")
     return _Stage(
         room=room,
-        spec=await frame_spec(room, keepings, instance),
+        spec=spec,
         instance=instance,
         stored=await room.read(read_metadata, instance.id),
         opened=await opened(room, keepings, instance),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from colorsys import hsv_to_rgb
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from readingroom.errors import NotAcceptable
+from server.rendering.cielab import RGB, rgb_of
 from server.rendering.grayscale import Picture
 from server.rendering.item import Item
 from server.rendering.tables import palette_of
@@ -28,6 +30,38 @@ def through_palette(values: NDArray[Any], dataset: Item) -> Picture:
     colours = np.stack([table(stored) >> (table.bits - 8) for table in tables], axis=-1).astype(np.uint8)
     found: Picture = np.take(colours, (values - values.dtype.type(low)).view(f"u{values.dtype.itemsize}"), axis=0)
     return found
+
+
+def with_supplement(shades: Picture, values: NDArray[Any], dataset: Item) -> Picture:
+    """Shades of gray, but for the stored values that a Supplemental Palette has colors for (PS3.3 C.7.6.19)."""
+    red, green, blue = palette_of(dataset)
+    is_coloured = values >= red.first
+    if not is_coloured.any():
+        return shades
+    picture = np.repeat(shades[..., None], 3, axis=-1)
+    stored = values[is_coloured]
+    picture[is_coloured] = np.stack([table(stored) >> (table.bits - 8) for table in (red, green, blue)], axis=-1)
+    return picture
+
+
+def labelled(values: NDArray[Any], dataset: Item) -> Picture:
+    """Labels of segments in the colors that are recommended for them, 0 and unknown ones black (PS3.3 C.8.20.4)."""
+    if values.dtype.kind != "u" or values.dtype.itemsize > 2:
+        raise NotAcceptable(f"Labels of type {values.dtype} are not rendered.")
+    colours = np.zeros((1 << (8 * values.dtype.itemsize), 3), np.uint8)
+    for segment in dataset.items("SegmentSequence"):
+        number = segment.whole("SegmentNumber")
+        if number and 0 < number < len(colours):
+            lab = [int(value) for value in segment.numbers("RecommendedDisplayCIELabValue")]
+            colours[number] = rgb_of((lab[0], lab[1], lab[2])) if len(lab) == 3 else _hue(number)
+    picture: Picture = np.take(colours, values, axis=0)
+    return picture
+
+
+def _hue(number: int) -> RGB:
+    """A color unlike those of the numbers near by: hues a golden section apart."""
+    red, green, blue = hsv_to_rgb(number * 0.618033988749895 % 1, 0.65, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def in_rgb(values: NDArray[Any], spec: ArraySpec, photometric: str) -> Picture:

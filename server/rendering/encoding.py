@@ -65,15 +65,17 @@ def _jpeg(image: Image.Image, look: Look, profile: bytes | None) -> bytes:
 
 
 def _png(image: Image.Image, _look: Look, profile: bytes | None) -> bytes:
-    """A PNG of unfiltered rows (ISO/IEC 15948).
+    """A PNG whose rows hold differences to the pixel on the left (ISO/IEC 15948, filter Sub).
 
-    ISA-L deflates some ten times as fast as Pillow's zlib. On windowed images, which are black for the most part, it
-    makes smaller files without a filter, and only slightly larger ones of others.
+    ISA-L deflates some ten times as fast as Pillow's zlib; and with one filter for all rows the files are as small as
+    where Pillow tries five on each.
     """
-    pixels = np.asarray(image)
-    rows = np.empty((image.height, 1 + image.width * len(image.getbands())), np.uint8)
-    rows[:, 0] = 0
-    rows[:, 1:] = pixels.reshape(image.height, -1)
+    samples = len(image.getbands())
+    pixels = np.asarray(image).reshape(image.height, -1)
+    rows = np.empty((image.height, 1 + image.width * samples), np.uint8)
+    rows[:, 0] = 1
+    rows[:, 1 : 1 + samples] = pixels[:, :samples]
+    np.subtract(pixels[:, samples:], pixels[:, :-samples], out=rows[:, 1 + samples :])
     header = struct.pack(">IIBBBBB", image.width, image.height, 8, 2 if image.mode == "RGB" else 0, 0, 0, 0)
     chunks = [_chunk(b"IHDR", header)]
     if profile:

@@ -156,7 +156,7 @@ def windowed(values: NDArray[Any], window: Window) -> NDArray[Any]:
     """Values through a window, 0 to 1 (PS3.3 C.11.2.1.2.1, C.11.2.1.3)."""
     center, width = window.center, window.width
     if window.function == "sigmoid":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
+        return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -80, 80)))
     if window.function == "linear":
         center, width = center - 0.5, width - 1
         if width == 0:

@@ -96,6 +96,8 @@ def text_of(value: Any) -> str:
     """A value of the JSON as text."""
     if isinstance(value, dict):
         value = next((value[group] for group in ("Alphabetic", "Ideographic", "Phonetic") if value.get(group)), "")
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
     return "" if value is None else str(value).strip()
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from readingroom.errors import NotAcceptable
 from server.rendering.captions import with_captions
-from server.rendering.colour import in_rgb, through_palette
+from server.rendering.colour import in_rgb, labelled, through_palette, with_supplement
 from server.rendering.grayscale import Grayscale, Picture, grayscale_of, shaded
 from server.rendering.item import Item
 from server.rendering.lettering import Lettering
@@ -29,6 +29,7 @@ Convert = Callable[[NDArray[np.uint8], bytes, Space], NDArray[np.uint8]]
 """`storage.icc.converted`, or what calls it elsewhere."""
 
 _MAX_PROFILE_BYTES = 8 << 20
+_LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +108,12 @@ def _pixels(frame: Frame, gray: Grayscale | None) -> Picture:
         raise NotAcceptable(f"An image of {frame.spec.samples} samples a pixel ({frame.photometric}) is not rendered.")
     if frame.photometric == "PALETTE COLOR":
         return through_palette(frame.values, frame.dataset)
+    if frame.dataset.text("SOPClassUID") == _LABEL_MAP:
+        return labelled(frame.values, frame.dataset)
     assert gray is not None
-    return shaded(frame.values, frame.spec, gray)
+    shades = shaded(frame.values, frame.spec, gray)
+    is_supplemented = shades.ndim == 2 and frame.dataset.text("PixelPresentation") in ("COLOR", "MIXED")
+    return with_supplement(shades, frame.values, frame.dataset) if is_supplemented else shades
 
 
 def _placed(width: int, height: int, applied: Applied | None, look: Look) -> tuple[Placed, Placed]:

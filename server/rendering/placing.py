@@ -14,6 +14,8 @@ from readingroom.errors import Invalid, NotAcceptable, TooLarge
 from server.rendering.look import Viewport
 
 MAX_SIDE = 16384
+"""The longest side of a viewport."""
+
 MAX_PIXELS = 64 << 20
 """The largest picture that is made."""
 
@@ -219,5 +221,5 @@ def fitted(placed: Placed, viewport: Viewport | None, *, is_cut: bool = False) -
 
 
 def _check(width: int, height: int) -> None:
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise TooLarge(f"A picture of {width} x {height} pixels is past the limit of {MAX_SIDE} a side.")
+    if width * height > MAX_PIXELS:
+        raise TooLarge(f"A picture of {width} x {height} pixels is past the limit of {MAX_PIXELS}.")
