@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+from conformance.statement import statement_page
+from server.dicomweb.openapi import openapi
 from server.settings import Settings
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
@@ -63,10 +68,25 @@ def _meaning(field: Any) -> str:
     return "; ".join(filter(None, told))
 
 
+def openapi_document() -> str:
+    """The OpenAPI document of the DICOMweb services, as it is served but for its server."""
+    document = orjson.dumps(openapi("http://127.0.0.1:8780/dicomweb"), option=orjson.OPT_INDENT_2)
+    return document.decode() + "\n"
+
+
+PAGE_MAKERS: Mapping[str, Callable[[], str]] = {
+    "conformance-statement.md": statement_page,
+    "openapi.json": openapi_document,
+    "settings.md": settings_page,
+}
+"""What makes each page of the reference that is made from the code."""
+
+
 def main() -> None:
     """Write the pages."""
     PAGES.mkdir(parents=True, exist_ok=True)
-    (PAGES / "settings.md").write_text(settings_page(), encoding="utf-8")
+    for name, make in PAGE_MAKERS.items():
+        (PAGES / name).write_text(make(), encoding="utf-8")
 
 
 if __name__ == "__main__":

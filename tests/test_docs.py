@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
-from conformance.reference import PAGES, settings_page
+from conformance.reference import PAGE_MAKERS, PAGES
 from server.cli import app
 from server.demo import SLICES, made_slice
 from server.settings import Settings
@@ -76,8 +76,9 @@ def test_every_link_to_a_file_leads_to_one() -> None:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
-def test_the_settings_reference_is_what_the_settings_say() -> None:
-    assert (PAGES / "settings.md").read_text() == settings_page(), "stale: run make docs"
+@pytest.mark.parametrize("name", PAGE_MAKERS)
+def test_a_page_that_is_made_from_the_code_is_what_the_code_says(name: str) -> None:
+    assert (PAGES / name).read_text() == PAGE_MAKERS[name](), "stale: run make docs"
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
