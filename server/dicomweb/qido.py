@@ -209,8 +209,6 @@ def _next_page(wanted: Search, query_string: bytes, following: str) -> str:
 
 
 def _warnings(query: Query, page: Page) -> Iterator[str]:
-    if query.is_fuzzy:
-        yield "The fuzzymatching parameter is not supported. Only literal matching has been performed."
     if query.ignored:
         yield f"These parameters are not supported at this level and have not been matched: {_named(query.ignored)}."
     if query.left_out:

@@ -95,7 +95,6 @@ class Query:
     search: Search
     picks: tuple[Pick, ...]
     has_record_keys: bool
-    is_fuzzy: bool
     ignored: tuple[str, ...]
     left_out: tuple[str, ...]
 
@@ -143,7 +142,8 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes) -> Qu
     switches = {name: _is_true(controls, name) for name in _SWITCHES}
     conditions = parse(
         {tag: "\\".join(values) for tag, values in keys.items()},
-        is_zoned=bool(zone),
+        zone=zone,
+        is_fuzzy=switches["fuzzymatching"],
         empty_values=switches["emptyvaluematching"],
         multiple_values=switches["multiplevaluematching"],
     )
@@ -164,7 +164,6 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes) -> Qu
         ),
         picks=picks,
         has_record_keys=has_record_keys,
-        is_fuzzy=switches["fuzzymatching"],
         ignored=tuple(ignored),
         left_out=tuple(left_out),
     )

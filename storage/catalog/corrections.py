@@ -20,6 +20,7 @@ from storage.catalog import schema as t
 from storage.catalog.counts import recount_study
 from storage.catalog.events import instance_events
 from storage.catalog.find import find_instance, find_series, find_study
+from storage.catalog.listed import relist_entities
 from storage.catalog.overlays import (
     load_metadata,
     read_corrections,
@@ -159,15 +160,18 @@ def record_correction(connection: sa.Connection, correction: Correction) -> dict
     )
     connection.execute(t.study.update().where(t.study.c.id == study.id).values(overlay_version=correction.version))
     corrections = read_corrections(connection, correction.owner_facility, correction.study_uid)
+    all_series = connection.execute(
+        sa.select(t.series.c.id, t.series.c.series_uid).where(t.series.c.study == study.id)
+    ).all()
+    covered = [one.id for one in all_series if correction.series_uid in ("", one.series_uid)]
     if not correction.instance_uid:
-        for series_id, series_uid in connection.execute(
-            sa.select(t.series.c.id, t.series.c.series_uid).where(t.series.c.study == study.id)
-        ).all():
-            if correction.series_uid in ("", series_uid):
-                rewrite_series(connection, series_id, corrections)
+        for series_id in covered:
+            rewrite_series(connection, series_id, corrections)
     if not correction.series_uid:
         rewrite_study(connection, study, corrections, correction.at)
     corrected = rewrite_instances(connection, study.id, corrections, correction)
+    relist_entities(connection, "series", covered)
+    relist_entities(connection, "study", [study.id])
     recount_study(connection, study.id)
     return corrected
 

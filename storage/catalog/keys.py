@@ -1,23 +1,48 @@
-"""Which attributes searches match: the tag, VR and level of each, and the column that holds it."""
+"""Which attributes searches match: the tag, VR and level of each, and where its values are kept.
+
+A column of a study, series or instance holds what has one value. What may have several, stands in a sequence or was
+made searchable by configuration is listed: a row for each value in `schema.study_value`, ``series_value`` or
+``instance_value``.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import sqlalchemy as sa
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import (
+    dictionary_has_tag,
+    dictionary_VM,
+    dictionary_VR,
+    private_dictionary_VM,
+    private_dictionary_VR,
+    tag_for_keyword,
+)
 
+from readingroom.errors import Invalid
 from storage.catalog import schema as t
+from storage.catalog.rows import SERIES_EXTRA, SERIES_TAGS, STUDY_EXTRA, STUDY_TAGS
 
 Level = Literal["study", "series", "instance"]
 LEVELS: tuple[Level, ...] = ("study", "series", "instance")
 
 TIMEZONE = "00080201"
 """Timezone Offset From UTC: not matched, but says how the dates and times of the request are meant."""
+
+WORDS = "~"
+"""Stands before the name of a PN key where its words and sounds are listed, for fuzzy matching."""
+
+LISTED: Mapping[Level, sa.Table] = {"study": t.study_value, "series": t.series_value, "instance": t.instance_value}
+
+MATCHED_VRS = frozenset("AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV TM UC UI UL UR US UT UV".split())
+"""What can be made searchable; bulk values and whole sequences cannot."""
+
+_MOST_SEQUENCES = 4
+_PART = re.compile(r"[0-9A-F]{8}|[0-9A-F]{3}[13579BDF]xx[0-9A-F]{2}:.+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,26 +51,43 @@ class Key:
 
     Attributes
     ----------
-    tag
-        Eight hex digits; for an attribute in a sequence the tags of both, with a dot between.
+    name
+        Its tag in eight hex digits; a private one as ``0009xx10:CREATOR``; in sequences all from the outermost on,
+        with dots between.
     column
-        What is matched. Of a table below the level's own, such as `schema.study_name`, any row that belongs to it.
+        What is matched; of a table below the level's own, such as `schema.series` for Modalities in Study, any row
+        that belongs to it.
     partner
         The TM attribute that goes with a DA attribute, for combined date-time matching.
     is_multiple
         An entity may have several values of it: its VM is more than 1.
     """
 
-    tag: str
+    name: str
     vr: str
     level: Level
     column: sa.Column[str] | sa.Column[int]
     partner: str = ""
     is_multiple: bool = False
 
+    @property
+    def is_listed(self) -> bool:
+        """Its values have rows of their own."""
+        return self.column.table is LISTED[self.level]
 
-def _keys() -> Iterator[Key]:
-    study, series, instance, request = t.study.c, t.series.c, t.instance.c, t.series_request.c
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Its name, a part for each level of sequences."""
+        return tuple(self.name.split("."))
+
+    @property
+    def tag(self) -> str:
+        """The outermost attribute; of a private one as its name has it."""
+        return self.path[0]
+
+
+def _columns() -> Iterator[Key]:
+    study, series, instance = t.study.c, t.series.c, t.instance.c
     table: dict[Level, list[tuple[str, str, sa.Column[str] | sa.Column[int]]]] = {
         "study": [
             ("00080020", "DA", study.study_date),
@@ -54,9 +96,7 @@ def _keys() -> Iterator[Key]:
             ("00080061", "CS", t.series.c.modality),
             ("00080062", "UI", study.sop_classes),
             ("00080080", "LO", study.institution_name),
-            ("00080090", "PN", t.study_name.c.folded),
             ("00081030", "LO", study.study_description),
-            ("00100010", "PN", t.study_name.c.folded),
             ("00100020", "LO", study.patient_id),
             ("00100021", "LO", study.issuer),
             ("00100030", "DA", study.birth_date),
@@ -78,9 +118,6 @@ def _keys() -> Iterator[Key]:
             ("00201209", "IS", series.instance_count),
             ("00400244", "DA", series.performed_date),
             ("00400245", "TM", series.performed_time),
-            ("00400275.00080050", "SH", request.accession_number),
-            ("00400275.00400009", "SH", request.scheduled_step_id),
-            ("00400275.00401001", "SH", request.requested_procedure_id),
         ],
         "instance": [
             ("00080016", "UI", instance.sop_class),
@@ -98,7 +135,7 @@ def _keys() -> Iterator[Key]:
     for level, keys in table.items():
         for tag, vr, column in keys:
             yield Key(
-                tag=tag,
+                name=tag,
                 vr=vr,
                 level=level,
                 column=column,
@@ -107,7 +144,154 @@ def _keys() -> Iterator[Key]:
             )
 
 
-KEYS: Mapping[str, Key] = {key.tag: key for key in _keys()}
+_CODE = ("00080100", "00080102", "00080104")
+
+# Names, and attributes of sequences: the keys of PS3.4 C.6.1.1 and PS3.18 10.6.1.2 that no column holds.
+_LISTED: Mapping[Level, tuple[str, ...]] = {
+    "study": (
+        "00080090",  # Referring Physician's Name
+        "00081060",  # Name of Physician(s) Reading Study
+        "00100010",  # Patient's Name
+        "00101001",  # Other Patient Names
+        "00101002.00100020",  # Other Patient IDs Sequence
+        *(f"00081032.{tag}" for tag in _CODE),  # Procedure Code Sequence
+    ),
+    "series": (
+        "00081050",  # Performing Physician's Name
+        "00081070",  # Operators' Name
+        "00400275.00080050",  # Request Attributes Sequence
+        "00400275.00321060",
+        "00400275.00400007",
+        "00400275.00400009",
+        "00400275.00401001",
+        *(f"00400275.00321064.{tag}" for tag in _CODE),  # Requested Procedure Code Sequence in it
+        *(f"00400260.{tag}" for tag in _CODE),  # Performed Protocol Code Sequence
+    ),
+    "instance": (
+        "0040A491",  # Completion Flag
+        "0040A493",  # Verification Flag
+        "0040A073.0040A075",  # Verifying Observer Sequence
+        *(f"0040A043.{tag}" for tag in _CODE),  # Concept Name Code Sequence: the title of a report
+        "00700080",  # Content Label
+        "00700084",  # Content Creator's Name
+    ),
+}
+
+
+@lru_cache(maxsize=4096)
+def listed_key(name: str, vr: str, level: Level) -> Key:
+    """The key of an attribute whose values are listed; the same object for the same attribute."""
+    return Key(
+        name=name,
+        vr=vr,
+        level=level,
+        column=LISTED[level].c.value,
+        is_multiple=_multiplicity(name.split(".")[-1]) != "1",
+    )
+
+
+def configured_key(attribute: str, *, creator: str = "", vr: str = "", level: Level | None = None) -> Key:
+    """The key of an attribute that an operator makes searchable.
+
+    Parameters
+    ----------
+    attribute
+        Keyword, tag, or path of them through sequences. The last part may be private: ``0009xx10``, or ``00091010``.
+    creator
+        The Private Creator, for a private attribute.
+    vr, level
+        As the dictionary and the attribute's place in the information model have them, if left empty; an attribute
+        that is no other level's is the instance's.
+
+    Raises
+    ------
+    Invalid
+        There is no such attribute, or it cannot be matched; says what to give.
+    """
+    *outer, last = attribute.split(".")
+    private = re.fullmatch(r"([0-9A-Fa-f]{3}[13579BDFbdf])(?:xx|XX|[0-9A-Fa-f]{2})([0-9A-Fa-f]{2})", last)
+    if private and not creator:
+        raise Invalid(f"The private attribute {last} needs its creator.")
+    if creator and not private:
+        raise Invalid(f"{last} is not private, so it has no creator.")
+    inner = private_name(private[1], private[2], creator) if private else tag_of(last)
+    path = [tag_of(part) for part in outer]
+    if inner is None or None in path:
+        raise Invalid(f"{attribute} is no keyword, tag, or path of them.")
+    if len(path) > _MOST_SEQUENCES or any(_dictionary_vr(str(tag)) != "SQ" for tag in path):
+        raise Invalid(f"{attribute}: what stands before a dot has to be a sequence, and no more than four of them.")
+    found = vr or _dictionary_vr(inner)
+    if found not in MATCHED_VRS:
+        what = f"{found} cannot be matched" if found else "no dictionary has its VR; give it"
+        raise Invalid(f"{attribute}: {what}; it has to be one of {', '.join(sorted(MATCHED_VRS))}.")
+    name = ".".join([*map(str, path), inner])
+    return listed_key(name, found, level or _level_of(str(path[0]) if path else inner))
+
+
+def private_name(group: str, element: str, creator: str) -> str:
+    """The part of a key's name that stands for a private attribute: its block is another one in every data set."""
+    escaped = creator.strip().replace("%", "%25").replace(".", "%2E")
+    return f"{group.upper()}xx{element.upper()}:{escaped}"
+
+
+def creator_of(part: str) -> str:
+    """The Private Creator that `private_name` was made with; empty for an attribute that is not private."""
+    return part.partition(":")[2].replace("%2E", ".").replace("%25", "%")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a key's name."""
+    return all(_PART.fullmatch(part) for part in text.split("."))
+
+
+def _dictionary_vr(part: str) -> str:
+    if ":" not in part:
+        vr = dictionary_VR(part) if dictionary_has_tag(part) else ""
+        return vr.partition(" or ")[0]
+    try:
+        return private_dictionary_VR(_any_block(part), creator_of(part))
+    except KeyError:
+        return ""
+
+
+def _multiplicity(part: str) -> str:
+    if ":" not in part:
+        return dictionary_VM(part) if dictionary_has_tag(part) else "1"
+    try:
+        return private_dictionary_VM(_any_block(part), creator_of(part))
+    except KeyError:
+        return "1-n"
+
+
+def _any_block(part: str) -> int:
+    return int(part[:8].replace("xx", "10"), 16)
+
+
+def _level_of(tag: str) -> Level:
+    if tag in STUDY_TAGS or tag in STUDY_EXTRA:
+        return "study"
+    return "series" if tag in SERIES_TAGS or tag in SERIES_EXTRA else "instance"
+
+
+KEYS: Mapping[str, Key] = {
+    key.name: key
+    for key in (
+        *_columns(),
+        *(listed_key(name, _dictionary_vr(name.split(".")[-1]), level) for level in LEVELS for name in _LISTED[level]),
+    )
+}
+"""The keys that are always there, by name."""
+
+
+def with_configured(configured: Iterable[Key]) -> Mapping[str, Key]:
+    """All keys of an installation, by name; one that is always there stays what it is."""
+    return {**{key.name: key for key in configured}, **KEYS}
+
+
+def listed_keys(keys: Iterable[Key]) -> dict[Level, tuple[Key, ...]]:
+    """Those of `keys` whose values are listed, by level."""
+    listed = [key for key in keys if key.is_listed]
+    return {level: tuple(key for key in listed if key.level == level) for level in LEVELS}
 
 
 @lru_cache(maxsize=4096)
@@ -123,7 +307,7 @@ def tag_of(name: str) -> str | None:
     for part in name.split("."):
         if re.fullmatch(r"[0-9A-Fa-f]{8}", part):
             tags.append(part.upper())
-        elif (number := tag_for_keyword(part)) is not None:
+        elif part and (number := tag_for_keyword(part)) is not None:
             tags.append(f"{number:08X}")
         else:
             return None

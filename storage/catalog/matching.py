@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import Enum, auto
 from itertools import chain
 from typing import Literal, NamedTuple
@@ -16,12 +16,32 @@ from typing import Literal, NamedTuple
 from readingroom.errors import Invalid
 from storage.catalog import schema as t
 from storage.catalog.keys import KEYS, Key
-from storage.catalog.rows import LONGEST, OFFSET, fold_name, normal_day, normal_time
+from storage.catalog.normal import (
+    LOCAL,
+    LONGEST,
+    OFFSET,
+    UTC,
+    fold_name,
+    in_utc,
+    join_word,
+    name_words,
+    normal_day,
+    normal_moment,
+    normal_number,
+    normal_time,
+    offset_minutes,
+    shifted,
+    sound_of,
+)
 
 _MOST_VALUES = 1000
 _MOST_ALTERNATIVES = 24  # SQLite takes expressions 1,000 deep, and each may be asked in every time zone
 _FIRST_DATE, _LAST_DATE = "0", "~"  # sort before and after every date, but not before an unknown one, which is empty
 _FIRST_TIME, _LAST_TIME = "000000.000000", "235960.999999"
+_FIRST_MOMENT, _LAST_MOMENT = "00000000000000.000000", "99999999999999.999999"
+_DT = r"[0-9]{4,14}(?:\.[0-9]{1,6})?(?:[+-](?:0[0-9]|1[0-4])[0-5][0-9])?"
+_MOMENTS = re.compile(rf"({_DT})|({_DT})? *- *({_DT})?")
+_WITHIN_A_WORD = re.compile(r"\w\*+\w")
 _END = "\U0010ffff"  # sorts after every text that begins like what stands before it
 
 
@@ -40,6 +60,8 @@ class How(Enum):
     """Two values, both included."""
     MOMENT = auto()
     """A date, the time on it, a last date, the time on it: PS3.4 C.2.2.2.5.4."""
+    WORD = auto()
+    """A word of a name that begins so: two values, as for `PREFIX`; or that sounds so: the third, empty for none."""
     EMPTY = auto()
     ZONE = auto()
     NO_ZONE = auto()
@@ -59,16 +81,25 @@ Condition = tuple[Alternative, ...]
 
 
 def parse(
-    values: Mapping[str, str], *, is_zoned: bool = False, empty_values: bool = False, multiple_values: bool = False
+    values: Mapping[str, str],
+    *,
+    keys: Mapping[str, Key] = KEYS,
+    zone: str = "",
+    is_fuzzy: bool = False,
+    empty_values: bool = False,
+    multiple_values: bool = False,
 ) -> list[Condition]:
     """What the values of a request ask for; universal matching asks for nothing.
 
     Parameters
     ----------
     values
-        By tag, each in `KEYS`. Backslashes stand between several values, or commas for UI and CS.
-    is_zoned
-        Whether dates and times are meant in one time zone: then they are moments, as `in_zones` takes them.
+        By name, each in `keys`. Backslashes stand between several values, or commas for UI and CS.
+    zone
+        Timezone Offset From UTC in which dates and times are meant: then they are moments, as `in_zones` takes them.
+        Empty for each data set's own.
+    is_fuzzy
+        Whether names also match by their words, whatever the order, and by how these sound (PS3.4 C.2.2.2.1.1).
     empty_values
         Whether two double quotes match what has no value (PS3.4 C.2.2.2.7).
     multiple_values
@@ -80,7 +111,7 @@ def parse(
     Invalid
         A value is none of its attribute's VR; the message names the attribute, not the value.
     """
-    asked = {KEYS[tag]: value.strip() for tag, value in values.items() if value.strip(" *")}
+    asked = {keys[name]: value.strip() for name, value in values.items() if value.strip(" *")}
     for key, value in asked.items():
         if "\0" in value:
             raise _invalid(key, "text without NUL characters")
@@ -93,15 +124,20 @@ def parse(
     for date in [key for key in asked if key.partner]:
         time = KEYS[date.partner]
         days = _spans(date, asked[date])
-        if combined := _combined(date, days, _spans(time, asked.get(time, "")), is_zoned):
+        if combined := _combined(date, days, _spans(time, asked.get(time, "")), bool(zone)):
             conditions.append(combined)
             asked.pop(time)
         else:
-            conditions.append(_whole_days(date, days) if is_zoned else _days(date, days))
+            conditions.append(_whole_days(date, days) if zone else _days(date, days))
         asked.pop(date)
     for key, value in asked.items():
-        parts = _all_of(key, value) if multiple_values and key.is_multiple else [value]
-        conditions += [_PARSERS[key.vr](key, part) for part in parts]
+        for part in _all_of(key, value) if multiple_values and key.is_multiple else [value]:
+            if key.vr == "PN":
+                conditions.append(_names(key, part, is_fuzzy))
+            elif key.vr == "DT":
+                conditions.append(_moments(key, part, zone))
+            else:
+                conditions.append(_PARSERS[key.vr](key, part))
     for condition in conditions:
         if len(condition) > _MOST_ALTERNATIVES:
             raise _invalid(condition[0][0].key, f"at most {_MOST_ALTERNATIVES} values with wild cards")
@@ -112,8 +148,7 @@ def zone_minutes(offset: str) -> int:
     """Minutes east of UTC of a Timezone Offset From UTC such as ``+0530``; raises `Invalid` where it is none."""
     if not OFFSET.fullmatch(offset):
         raise Invalid("TimezoneOffsetFromUTC has to be ±HHMM, between -1459 and +1459 (a + is written %2B).")
-    minutes = int(offset[1:3]) * 60 + int(offset[3:])
-    return -minutes if offset[0] == "-" else minutes
+    return offset_minutes(offset)
 
 
 def in_zones(condition: Condition, zone: str, offsets: list[str]) -> Condition:
@@ -195,11 +230,44 @@ def _times(key: Key, value: str) -> Condition:
     return tuple((Term(key, How.BETWEEN, (time.first, time.last)),) for time in _spans(key, value))
 
 
+def _moments(key: Key, value: str, zone: str) -> Condition:
+    """DT (PS3.4 C.2.2.2.5.3): by the clock of each data set, or in UTC where an offset is given.
+
+    Moments of data sets that do not say their offset are taken to share that of the request.
+    """
+    alternatives: list[Alternative] = []
+    for one in filter(None, map(str.strip, value.split("\\"))):
+        found = _MOMENTS.fullmatch(one)
+        single, since, until = found.groups() if found else (None, None, None)
+        first, last = normal_moment(single or since or ""), normal_moment(single or until or "")
+        if not (first or last) or (since and not first) or (until and not last):
+            raise _invalid(key, "YYYYMMDDHHMMSS.FFFFFF&ZZXX or its beginning, or a range of them")
+        ends = [first[0] if first else _FIRST_MOMENT, last[1] if last else _LAST_MOMENT]
+        offsets = [(end and end[2]) or zone for end in (first, last)]
+        if any(offsets):
+            moved = [in_utc(end, offset) if offset else end for end, offset in zip(ends, offsets, strict=True)]
+            alternatives.append((Term(key, How.BETWEEN, (UTC + moved[0], UTC + moved[1])),))
+            alternatives.append((Term(key, How.BETWEEN, (LOCAL + ends[0], LOCAL + ends[1])),))
+        else:
+            alternatives.append((Term(key, How.BETWEEN, (ends[0], ends[1])),))
+    return tuple(alternatives)
+
+
 def _numbers(key: Key, value: str) -> Condition:
     numbers = [one.strip() for one in value.split("\\") if one.strip()]
     if not all(re.fullmatch(r"[+-]?[0-9]{1,18}", number) for number in numbers):
         raise _invalid(key, "a whole number")
+    if key.is_listed:
+        return _exactly(key, [str(int(number)) for number in numbers])
     return _exactly(key, [int(number) for number in numbers])
+
+
+def _decimals(key: Key, value: str) -> Condition:
+    numbers = [normal_number(key.vr, one.strip()) for one in value.split("\\") if one.strip()]
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(numbers):
+        raise _invalid(key, "a number")
+    return _exactly(key, known)
 
 
 def _uids(key: Key, value: str) -> Condition:
@@ -220,32 +288,67 @@ def _texts(key: Key, value: str) -> Condition:
     return _exactly(key, plain) + tuple(_pattern(key, one) for one in texts if _is_wild(one))
 
 
-def _names(key: Key, value: str) -> Condition:
+def _one_text(key: Key, value: str) -> Condition:
+    """LT ST UT UR: one value, in which a backslash is a character."""
+    return (_pattern(key, value),)
+
+
+def _plain(key: Key, value: str) -> Condition:
+    """AS AT: no wild cards (PS3.4 C.2.2.2.4)."""
+    texts = [one.strip().upper() for one in value.split("\\") if one.strip()]
+    form = "[0-9A-F]{8}" if key.vr == "AT" else "[0-9]{3}[DWMY]"
+    if not all(re.fullmatch(form, one) for one in texts):
+        raise _invalid(key, "eight hex digits" if key.vr == "AT" else "nnnD, nnnW, nnnM or nnnY")
+    return _exactly(key, texts)
+
+
+def _names(key: Key, value: str, is_fuzzy: bool) -> Condition:
     """Each component group against its own, one without ``=`` against any; without case and accents."""
     names = [one for one in value.split("\\") if one.strip()]
-    return tuple(chain.from_iterable(_name(key, name) for name in names))
+    return tuple(chain.from_iterable(_name(key, name, is_fuzzy) for name in names))
 
 
-def _name(key: Key, name: str) -> Condition:
+def _name(key: Key, name: str, is_fuzzy: bool) -> Condition:
     groups = name.split("=")
     if len(groups) > 3:
         raise _invalid(key, "at most three component groups")
     alternatives = [
-        _group(key, group, index if len(groups) > 1 else None)
+        _group(key, group, index if len(groups) > 1 else None, is_fuzzy)
         for index, group in enumerate(groups)
         if group.strip(" *^")  # one that says nothing matches whatever is there
     ]
     return tuple(_product(alternatives))
 
 
-def _group(key: Key, text: str, group: int | None) -> Condition:
+def _group(key: Key, text: str, group: int | None, is_fuzzy: bool) -> Condition:
     folded = fold_name(text)
+    fuzzy = _fuzzy(key, folded, group) if is_fuzzy else ()
     if not _is_wild(folded):
-        return ((Term(key, How.IS, (folded,), group),),)
+        return fuzzy or ((Term(key, How.IS, (folded,), group),),)
     matches = [_pattern(key, folded, group)]
     if folded.endswith("^*"):  # a component that is not there is empty, with or without its delimiter
         matches.append(_pattern(key, folded[:-2], group))
-    return tuple(matches)
+    return (*matches, *fuzzy)
+
+
+def _fuzzy(key: Key, folded: str, group: int | None) -> Condition:
+    """Each word asked for begins a word of the name or sounds like one, in whatever component and order they stand.
+
+    A star around a word says no more than that; a wild card within one has its literal meaning alone.
+    """
+    if "?" in folded or _WITHIN_A_WORD.search(folded):
+        return ()
+    words = name_words(folded.replace("*", " "))
+    apart, joined = list(chain.from_iterable(words)), [join_word(parts) for parts in words]
+    return tuple(
+        tuple(_word(key, word, group) for word in each)
+        for each in ([apart] if apart == joined else [apart, joined])
+        if each
+    )
+
+
+def _word(key: Key, word: str, group: int | None) -> Term:
+    return Term(key, How.WORD, (word, word + _END, sound_of(word)), group)
 
 
 def _all_of(key: Key, value: str) -> list[str]:
@@ -307,12 +410,8 @@ def _shifted(term: Term, shift: timedelta) -> Condition:
 def _moved(date: str, time: str, shift: timedelta) -> tuple[str, str]:
     if date in (_FIRST_DATE, _LAST_DATE):
         return date, time
-    seconds = min(time[4:], "59.999999")  # datetime knows no leap second
-    try:
-        moved = datetime.strptime(date + time[:4] + seconds, "%Y%m%d%H%M%S.%f") + shift
-    except OverflowError:
-        return date, time
-    return f"{moved:%Y%m%d}".rjust(8, "0"), f"{moved:%H%M%S.%f}"
+    moved = shifted(date + time, shift)
+    return moved[:8], moved[8:]
 
 
 def _product(choices: list[Condition]) -> Iterator[Alternative]:
@@ -324,17 +423,17 @@ def _product(choices: list[Condition]) -> Iterator[Alternative]:
 
 
 def _invalid(key: Key, right: str) -> Invalid:
-    return Invalid(f"The value of matching key {key.tag} ({key.vr}) cannot be matched; it has to be {right}.")
+    return Invalid(f"The value of matching key {key.name} ({key.vr}) cannot be matched; it has to be {right}.")
 
 
 _PARSERS: Mapping[str, Callable[[Key, str], Condition]] = {
+    **dict.fromkeys(("AE", "LO", "SH", "UC"), _texts),
+    **dict.fromkeys(("LT", "ST", "UR", "UT"), _one_text),
+    **dict.fromkeys(("AS", "AT"), _plain),
+    **dict.fromkeys(("IS", "SL", "SS", "SV", "UL", "US", "UV"), _numbers),
+    **dict.fromkeys(("DS", "FD", "FL"), _decimals),
     "CS": _codes,
     "DA": _dates,
-    "IS": _numbers,
-    "LO": _texts,
-    "PN": _names,
-    "SH": _texts,
     "TM": _times,
     "UI": _uids,
-    "US": _numbers,
 }

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from storage.catalog import rows
 from storage.catalog import schema as t
-from storage.catalog.searchable import forget_patient, patient_of, rewrite_names, rewrite_requests
+from storage.catalog.listed import relist_values
+from storage.catalog.patients import forget_patient, patient_of
 from storage.dicomjson import BASE_URL_MARK, MetadataJson, dump
 from storage.overlay import Came, Correction, Layer, layers_over, overlay_of, put_over
 
@@ -86,7 +87,7 @@ def shown_metadata(
 def rewrite_study(
     connection: sa.Connection, study: sa.Row[Any], corrections: Sequence[Correction], now: datetime
 ) -> None:
-    """Work the corrections of a study into its row, its patient and its names; `study` is its row, locked."""
+    """Work the corrections of a study into its row and its patient; `study` is its row, locked."""
     header, kept = _under(study, layers_over(corrections, "", ""))
     row, extra = rows.study_row(
         header,
@@ -105,7 +106,6 @@ def rewrite_study(
     )
     if patient != study.patient:
         forget_patient(connection, study.patient)
-    rewrite_names(connection, study.id, header)
 
 
 def _moves(study: sa.Row[Any], columns: dict[str, Any]) -> bool:
@@ -114,7 +114,7 @@ def _moves(study: sa.Row[Any], columns: dict[str, Any]) -> bool:
 
 
 def rewrite_series(connection: sa.Connection, series: str, corrections: Sequence[Correction]) -> str | None:
-    """Work the corrections of a series and of its study into its row and its requests; returns its modality."""
+    """Work the corrections of a series and of its study into its row; returns its modality."""
     found = connection.execute(_SERIES, {"series": series}).one()
     header, kept = _under(found, layers_over(corrections, found.series_uid, ""))
     columns = rows.series_columns(header)
@@ -124,7 +124,6 @@ def rewrite_series(connection: sa.Connection, series: str, corrections: Sequence
     connection.execute(
         t.series.update().where(t.series.c.id == series).values(row=row, extra=extra, header=kept, **columns)
     )
-    rewrite_requests(connection, series, header)
     modality: str | None = columns["modality"]
     return modality
 
@@ -132,7 +131,7 @@ def rewrite_series(connection: sa.Connection, series: str, corrections: Sequence
 def rewrite_instances(
     connection: sa.Connection, study: str, corrections: Sequence[Correction], latest: Correction
 ) -> dict[str, list[str]]:
-    """Work the corrections of a study into the instances that the latest one covers: their metadata and columns.
+    """Work the corrections of a study into the instances that the latest one covers: metadata, columns, listed values.
 
     Every version of an instance is made anew from what was received of it, so what is done twice comes to the same.
     Returns those that are in use, by series.
@@ -157,7 +156,7 @@ def rewrite_instances(
                 sa.select(t.instance_metadata).where(t.instance_metadata.c.instance.in_([one.id for one in portion]))
             )
         }
-        columns, blobs = [], []
+        columns, blobs, headers = [], [], {}
         for one in portion:
             kept = stored.get(one.id)
             if kept is None:
@@ -169,7 +168,9 @@ def rewrite_instances(
             shown, blob, version = shown_metadata(load_metadata(received), received, came, over)
             columns.append({"this": one.id, "overlay_version": version, **rows.instance_columns(shown)})
             blobs.append({"this": one.id, **blob})
+            headers[one.id] = shown
         if columns:
+            relist_values(connection, "instance", headers)
             connection.execute(_UPDATE_INSTANCE, columns)
             connection.execute(_UPDATE_METADATA, blobs)
     in_use: dict[str, list[str]] = {}

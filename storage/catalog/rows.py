@@ -7,17 +7,13 @@ gives ``None`` in a column, and never an exception. The JSON rows keep every val
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import date
 from typing import Any
 
 import orjson
 
+from storage.catalog.normal import OFFSET, normal_day, normal_text, normal_time
 from storage.objects import BASE_URL_MARK, MetadataJson
-
-# A btree entry of PostgreSQL ends at 2,704 bytes. What is longer than this is no value of any VR that is matched.
-LONGEST = 512
 
 
 def _tags(listed: str) -> frozenset[str]:
@@ -97,41 +93,7 @@ SERIES_EXTRA = _tags(
 # What a row says that is in no header.
 _MADE = _tags("00080056 00080061 00080062 00081190 00201206 00201208 00201209")
 
-_PERSON_NAMES = ("00100010", "00080090")
 _PIXELS = ("7FE00010", "7FE00008", "7FE00009")
-
-# Letters that Unicode does not take apart into a base letter and a mark.
-_LETTERS = str.maketrans(
-    {"ø": "o", "đ": "d", "ð": "d", "þ": "th", "ł": "l", "ħ": "h", "ŧ": "t", "ı": "i", "æ": "ae", "œ": "oe"}
-)
-# Accents of the Latin, Greek and Cyrillic scripts, and the vowel points of Hebrew and Arabic. Marks of other scripts
-# (kana voicing, the vowels of Devanagari) are letters in all but name, and stay.
-_MARKS = re.compile(
-    "[\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u064b-\u065f\u0670\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
-)
-_AROUND_CARET = re.compile(r" *\^ *")
-
-_DATE = re.compile(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})")
-_TIME = re.compile(r"([01][0-9]|2[0-3])(?::?([0-5][0-9])(?::?([0-5][0-9]|60)(?:\.([0-9]{1,6}))?)?)?")
-OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
-
-
-def fold_name(text: str) -> str:
-    """One component group of a person name as it is compared: without case, accents and trailing delimiters.
-
-    Patterns are folded the same way, so that ``*`` and ``?`` keep their place.
-
-    Examples
-    --------
-    >>> fold_name("Müller^Jürgen ^^^"), fold_name("SØRENSEN"), fold_name("Groß*")
-    ('muller^jurgen', 'sorensen', 'gross*')
-    """
-    text = text.casefold()
-    if not text.isascii():
-        text = unicodedata.normalize("NFKD", text).casefold().translate(_LETTERS)
-        text = unicodedata.normalize("NFC", _MARKS.sub("", text))
-    text = text.replace("\0", "")
-    return _AROUND_CARET.sub("^", text).strip().rstrip("^ ")
 
 
 def study_columns(metadata: MetadataJson) -> dict[str, Any]:
@@ -151,16 +113,6 @@ def study_columns(metadata: MetadataJson) -> dict[str, Any]:
     }
 
 
-def study_names(metadata: MetadataJson) -> list[tuple[str, int, str]]:
-    """The rows of `schema.study_name`: (attribute, position, folded) of each component group that says something."""
-    return [
-        (tag, position, folded)
-        for tag in _PERSON_NAMES
-        for position, group in _component_groups(metadata, tag)
-        if (folded := fold_name(group)[:LONGEST])
-    ]
-
-
 def series_columns(metadata: MetadataJson) -> dict[str, Any]:
     """The columns of `schema.series` that one header of the series gives."""
     return {
@@ -174,21 +126,6 @@ def series_columns(metadata: MetadataJson) -> dict[str, Any]:
         "performed_date": _day(metadata, "00400244"),
         "performed_time": _time(metadata, "00400245"),
     }
-
-
-def series_requests(metadata: MetadataJson) -> list[dict[str, Any]]:
-    """The rows of `schema.series_request`: one an item of Request Attributes Sequence that names anything."""
-    requests = []
-    for position, item in enumerate(_values(metadata, "00400275")):
-        if isinstance(item, dict):
-            columns = {
-                "scheduled_step_id": _text(item, "00400009"),
-                "requested_procedure_id": _text(item, "00401001"),
-                "accession_number": _text(item, "00080050"),
-            }
-            if any(columns.values()):
-                requests.append({"position": position, **columns})
-    return requests
 
 
 def instance_columns(metadata: MetadataJson) -> dict[str, Any]:
@@ -258,39 +195,8 @@ def header_of(row: bytes, extra: bytes) -> MetadataJson:
 
 
 def _text(metadata: MetadataJson, tag: str) -> str | None:
-    """The first value as it is matched: without padding; None where there is none, or it is no plain value."""
-    value = next(_values(metadata, tag), None)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    plain = str(value).replace("\0", "").strip()
-    return plain if 0 < len(plain) <= LONGEST else None
-
-
-def normal_day(text: str) -> str | None:
-    """A DA value, old style or new, as ``YYYYMMDD``; None where it is no day of the calendar."""
-    found = _DATE.fullmatch(text)
-    if not found:
-        return None
-    year, month, number = found.groups()
-    try:
-        date(int(year), int(month), int(number))
-    except ValueError:
-        return None
-    return year + month + number
-
-
-def normal_time(text: str, *, latest: bool = False) -> str | None:
-    """A TM value, old style or new, as ``HHMMSS.FFFFFF``; None where it is no time.
-
-    What is not given is not known (PS3.5 6.2): zero, or with `latest` the greatest that it may be.
-    """
-    found = _TIME.fullmatch(text)
-    if not found:
-        return None
-    hours, minutes, seconds, fraction = found.groups()
-    if latest:
-        return f"{hours}{minutes or '59'}{seconds or '59'}.{fraction or '':9<6}"
-    return f"{hours}{minutes or '00'}{seconds or '00'}.{fraction or '':0<6}"
+    """The first value as it is matched."""
+    return normal_text(next(_values(metadata, tag), None))
 
 
 def _whole_number(metadata: MetadataJson, tag: str, *, bits: int) -> int | None:
@@ -319,14 +225,6 @@ def _values(metadata: MetadataJson, tag: str) -> Iterator[Any]:
     element = metadata.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
     yield from values if isinstance(values, list) else ()
-
-
-def _component_groups(metadata: MetadataJson, tag: str) -> Iterator[tuple[int, str]]:
-    for number, value in enumerate(_values(metadata, tag)):
-        if isinstance(value, dict):
-            for index, group in enumerate(("Alphabetic", "Ideographic", "Phonetic")):
-                if isinstance(value.get(group), str):
-                    yield 3 * number + index, value[group]
 
 
 def _element(vr: str, *values: Any) -> dict[str, Any]:

@@ -126,16 +126,6 @@ study = sa.Table(
     sa.Index("ix_study_settle_due", "settle_due_at"),
 )
 
-study_name = sa.Table(
-    "study_name",
-    metadata,
-    sa.Column("study", sa.ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("attribute", sa.String(8), primary_key=True, doc="tag of the PN attribute: 00100010, 00080090"),
-    sa.Column("position", sa.Integer, primary_key=True, doc="0 alphabetic, 1 ideographic, 2 phonetic; +3 a value"),
-    sa.Column("folded", Text, nullable=False, doc="one component group, without case and accents"),
-    sa.Index("ix_study_name_folded", "attribute", "folded", "study"),
-)
-
 series = sa.Table(
     "series",
     metadata,
@@ -164,18 +154,6 @@ series = sa.Table(
     sa.Index("ix_series_study_modality", "study", "modality", **_where("instance_count > 0")),
     sa.Index("ix_series_modality", "modality"),
     sa.Index("ix_series_stale", "stale_since", **_where("stale_since IS NOT NULL")),
-)
-
-series_request = sa.Table(
-    "series_request",
-    metadata,
-    sa.Column("series", sa.ForeignKey("series.id", ondelete="CASCADE"), primary_key=True),
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("scheduled_step_id", Text, doc="(0040,0275).(0040,0009)"),
-    sa.Column("requested_procedure_id", Text, doc="(0040,0275).(0040,1001)"),
-    sa.Column("accession_number", Text, doc="(0040,0275).(0008,0050)"),
-    sa.Index("ix_series_request_step", "scheduled_step_id"),
-    sa.Index("ix_series_request_procedure", "requested_procedure_id"),
 )
 
 zarr_array = sa.Table(
@@ -302,6 +280,38 @@ side_record = sa.Table(
     sa.Column("object_key", Text, nullable=False),
     sa.Column("begun_at", UtcDateTime, nullable=False),
     sa.Column("is_withdrawn", sa.Boolean, nullable=False, doc="its transaction may not commit any more"),
+)
+
+
+def _values(of: str) -> sa.Table:
+    """Values of one level that searches match beside its columns: of names, in sequences, and as configured."""
+    return sa.Table(
+        f"{of}_value",
+        metadata,
+        sa.Column("key", Text, primary_key=True, doc="of `storage.catalog.keys`; ~ before it: the words of a name"),
+        sa.Column("value", Text, primary_key=True, doc="as `storage.catalog.normal` has it"),
+        sa.Column("entity", sa.ForeignKey(f"{of}.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("item", Text, primary_key=True, doc="four hex digits for each sequence that it is in"),
+        sa.Column("number", sa.Integer, primary_key=True, doc="which value; of names 3 a value, one a component group"),
+        sa.Index(f"ix_{of}_value_entity", "entity", "key"),
+        sqlite_with_rowid=False,
+    )
+
+
+study_value = _values("study")
+series_value = _values("series")
+instance_value = _values("instance")
+
+search_key = sa.Table(
+    "search_key",
+    metadata,
+    sa.Column("name", Text, primary_key=True, doc="of `storage.catalog.keys`"),
+    sa.Column("level", sa.String(8), nullable=False),
+    sa.Column("vr", sa.String(2), nullable=False),
+    sa.Column("state", sa.String(8), nullable=False, doc="listing: what is stored already; complete; dropping"),
+    sa.Column("reached", sa.String(32), nullable=False, doc="id of the last entity whose values are listed"),
+    sa.Column("done", sa.BigInteger, nullable=False, doc="entities looked at so far"),
+    sa.Column("total", sa.BigInteger, nullable=False, doc="entities there were at the beginning"),
 )
 
 overlay = sa.Table(

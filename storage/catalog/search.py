@@ -6,9 +6,11 @@ from the ids alone, over an index where there is one; only what is on it is then
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, takewhile
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
@@ -16,13 +18,16 @@ from sqlalchemy.ext.compiler import compiles
 
 from readingroom.model import Scope
 from storage.catalog import schema as t
-from storage.catalog.keys import KEYS, Level
-from storage.catalog.matching import Condition, How, Term, in_zones
+from storage.catalog.keys import KEYS, LISTED, WORDS, Key, Level
+from storage.catalog.listed import header_of
+from storage.catalog.matching import Alternative, Condition, How, Term, in_zones
 
 OrderKey = tuple[str | int, ...]
 """The values that a hit is ordered by; they tell it from every other."""
 
-Part = Literal["study.row", "study.extra", "series.row", "series.extra", "instance.metadata"]
+Part = Literal[
+    "study.row", "study.extra", "study.header", "series.row", "series.extra", "series.header", "instance.metadata"
+]
 
 _TABLES: dict[Level, sa.Table] = {"study": t.study, "series": t.series, "instance": t.instance}
 _COLUMNS: dict[Level, tuple[sa.ColumnElement[Any], ...]] = {
@@ -43,11 +48,13 @@ _COLUMNS: dict[Level, tuple[sa.ColumnElement[Any], ...]] = {
         t.instance.c.frame_count,
     ),
 }
-_PARTS: dict[Part, sa.Column[bytes]] = {
+_PARTS: dict[Part, sa.ColumnElement[bytes]] = {
     "study.row": t.study.c.row,
     "study.extra": t.study.c.extra,
+    "study.header": header_of("study"),
     "series.row": t.series.c.row,
     "series.extra": t.series.c.extra,
+    "series.header": header_of("series"),
     "instance.metadata": t.instance_metadata.c.json,
 }
 _OF_STUDY = t.series.alias("series_of_study")
@@ -271,20 +278,85 @@ def _where(shape: _Shape) -> Iterator[sa.ColumnElement[bool]]:
         yield owner.in_(names) if shape.facilities > 1 else owner == names
     if shape.continued:
         yield _is_after(shape.level, is_under=shape.by_number)
-    of_requests = []
+    in_items: dict[tuple[Level, str], list[tuple[Key, sa.FromClause]]] = defaultdict(list)
     for c, condition in enumerate(shape.conditions):
-        alternatives = [
-            [_test(term, f"v{c}_{a}_{number}") for number, term in enumerate(terms)]
-            for a, terms in enumerate(condition)
-        ]
-        test = sa.or_(*(sa.and_(*terms) for terms in alternatives))
-        term = condition[0][0]
-        if term.key.column.table is t.series_request and term.how is not How.EMPTY:
-            of_requests.append(test)
+        key = condition[0][0].key
+        alternatives = [(f"v{c}_{a}", terms) for a, terms in enumerate(condition)]
+        if not all(map(_is_of_values, chain.from_iterable(condition))):
+            yield sa.or_(*(sa.and_(*_tests(terms, name)) for name, terms in alternatives))
+            continue
+        found = [_rows(terms, name) for name, terms in alternatives]
+        rows = (sa.union_all(*found) if len(found) > 1 else found[0]).subquery()
+        if len(key.path) > 1:
+            in_items[key.level, key.path[0]].append((key, rows))
         else:
-            yield test
-    if of_requests:  # all of them of one item: PS3.4 C.2.2.2.6
-        yield sa.exists().where(t.series_request.c.series == t.series.c.id, *of_requests)
+            yield _TABLES[key.level].c.id.in_(sa.select(rows.c.entity))
+    for (level, _), keyed in in_items.items():
+        yield _TABLES[level].c.id.in_(_in_one_item(keyed))
+
+
+def _is_of_values(term: Term) -> bool:
+    """Whether rows of values say what a term asks for, and nothing else does."""
+    return term.key.is_listed and term.how not in (How.EMPTY, How.ZONE, How.NO_ZONE)
+
+
+def _tests(terms: Alternative, name: str) -> Iterator[sa.ColumnElement[bool]]:
+    """What columns say of an alternative; names of bound values begin with `name`."""
+    for number, term in enumerate(terms):
+        if not _is_of_values(term):
+            yield _test(term, f"{name}_{number}")
+        else:
+            rows = _holding([(f"{name}_{number}", term)]).subquery()
+            yield _TABLES[term.key.level].c.id.in_(sa.select(rows.c.entity))
+
+
+def _rows(terms: Alternative, name: str) -> sa.Select[Any]:
+    """Entity and item of the rows of values that an alternative asks for.
+
+    Several terms are of one person: a pattern is of one row of a name, words are of any.
+    """
+    by_row: dict[object, list[tuple[str, Term]]] = defaultdict(list)
+    for number, term in enumerate(terms):
+        by_row[number if term.how is How.WORD else ("group", term.group)].append((f"{name}_{number}", term))
+    found = [_holding(named) for named in by_row.values()]
+    rows = (sa.intersect(*found) if len(found) > 1 else found[0]).subquery()
+    return sa.select(rows.c.entity, rows.c.item)
+
+
+def _holding(named: Sequence[tuple[str, Term]]) -> sa.Select[Any]:
+    """Entity, item and person of the rows of values that hold what each of these terms of one key asks for."""
+    name, term = named[0]
+    held = LISTED[term.key.level].c
+    person = (held.number // 3).label("person") if term.key.vr == "PN" else held.number.label("person")
+    rows = sa.select(held.entity, held.item, person)
+    if term.group is not None:
+        rows = rows.where(held.number % 3 == term.group)
+    if term.how is not How.WORD:
+        tests = [_compare(held.value, term, name) for name, term in named]
+        return rows.where(held.key == term.key.name, *tests)
+    starts, ends, sound = (sa.bindparam(f"{name}_{index}", type_=sa.Text()) for index in range(3))
+    rows = rows.where(held.key == WORDS + term.key.name)
+    either = sa.union_all(
+        rows.where(held.value >= starts, held.value < ends), rows.where(held.value == sound)
+    ).subquery()
+    return sa.select(either.c.entity, either.c.item, either.c.person)
+
+
+def _in_one_item(keyed: Sequence[tuple[Key, sa.FromClause]]) -> sa.Select[Any]:
+    """The entities that have one item of a sequence for which all conditions hold (PS3.4 C.2.2.2.6).
+
+    Of conditions on different depths, the items that they share are the same.
+    """
+    (_, first), *others = keyed
+    joined = first
+    for number, (key, rows) in enumerate(others, 1):
+        same = [rows.c.entity == first.c.entity]
+        for earlier_key, earlier in keyed[:number]:
+            shared = takewhile(lambda both: both[0] == both[1], zip(key.path[:-1], earlier_key.path[:-1], strict=False))
+            digits = 4 * len(list(shared))
+            same.append(sa.func.substr(rows.c.item, 1, digits) == sa.func.substr(earlier.c.item, 1, digits))
+        joined = joined.join(rows, sa.and_(*same))
+    return sa.select(first.c.entity).select_from(joined)
 
 
 def _is_after(level: Level, *, is_under: bool) -> sa.ColumnElement[bool]:
@@ -319,19 +391,13 @@ def _is_inhabited(table: sa.FromClause) -> sa.ColumnElement[bool]:
 
 def _test(term: Term, name: str) -> sa.ColumnElement[bool]:
     key, column = term.key, term.key.column
-    if column.table is t.study_name:
-        names: sa.Select[Any] = sa.select(t.study_name.c.study).where(t.study_name.c.attribute == key.tag)
-        if term.group is not None:
-            names = names.where(t.study_name.c.position % 3 == term.group)
-        if term.how is How.EMPTY:
-            return t.study.c.id.not_in(names)
-        return t.study.c.id.in_(names.where(_compare(column, term, name)))
+    if key.is_listed and term.how is How.EMPTY:
+        listed = LISTED[key.level].c
+        return _TABLES[key.level].c.id.not_in(sa.select(listed.entity).where(listed.key == key.name))
     if column.table is t.series and key.level == "study":
         series = sa.exists().where(_OF_STUDY.c.study == t.study.c.id, _is_inhabited(_OF_STUDY))
         held = _OF_STUDY.c[column.name]
         return ~series.where(held.is_not(None)) if term.how is How.EMPTY else series.where(_compare(held, term, name))
-    if column.table is t.series_request and term.how is How.EMPTY:
-        return ~sa.exists().where(t.series_request.c.series == t.series.c.id, column.is_not(None))
     return _compare(column, term, name)
 
 
@@ -360,6 +426,8 @@ def _compare(column: sa.ColumnElement[Any], term: Term, name: str) -> sa.ColumnE
             )
         case How.EMPTY:
             return sa.or_(column.is_(None), column == "") if isinstance(column.type, sa.Text) else column.is_(None)
+        case How.WORD:
+            raise AssertionError("words are rows of their own")
         case How.ZONE:
             return t.study.c.timezone_offset == value[0]
         case How.NO_ZONE:

@@ -21,9 +21,10 @@ from storage.catalog import rows
 from storage.catalog import schema as t
 from storage.catalog.counts import END, joined, recount_study
 from storage.catalog.events import append_events
+from storage.catalog.listed import ListedKeys, keys_at_ingest, list_values
 from storage.catalog.overlays import read_corrections, rewrite_series, shown_metadata
+from storage.catalog.patients import patient_of
 from storage.catalog.readmission import Removing, Return, readmit, reject
-from storage.catalog.searchable import patient_of, write_names, write_requests
 from storage.catalog.writers import insert_for, series_place
 from storage.objects import Description, MetadataJson, Scan, dump
 from storage.overlay import Came, Correction, Layer, coerced_of, put_over
@@ -238,6 +239,7 @@ def record_instances(
         for owner_facility, study_uid in sorted({*by_study, *rejected}):
             connection.execute(_LOCK_STUDY, {"owner_facility": owner_facility, "study_uid": study_uid})
     events: list[dict[str, Any]] = []
+    keys = keys_at_ingest(connection)
     for (owner_facility, study_uid), indexes in sorted(by_study.items()):
         mine = {index: received[index] for index in indexes}
         followed: dict[str, int] = {}
@@ -255,7 +257,7 @@ def record_instances(
             followed, events = readmitted.followed, events + readmitted.events
         accepted = _decide(connection, owner_facility, mine, results, duplicates, followed)
         if accepted:
-            events.append(_record_study(connection, accepted, now, settle_due_at))
+            events.append(_record_study(connection, accepted, keys, now, settle_due_at))
     for index, note in notes.items():
         if removing and not results[index].is_superfluous:
             one = received[index]
@@ -334,11 +336,15 @@ def _decide(
 
 
 def _record_study(
-    connection: sa.Connection, accepted: Sequence[_Accepted], now: datetime, settle_due_at: datetime
+    connection: sa.Connection,
+    accepted: Sequence[_Accepted],
+    keys: ListedKeys,
+    now: datetime,
+    settle_due_at: datetime,
 ) -> dict[str, Any]:
     """Write the accepted instances of one study; returns the event to append."""
     first = accepted[0].received
-    study = _lock_study(connection, first, now)
+    study = _lock_study(connection, first, keys, now)
     corrections: Sequence[Correction] = ()
     if study.overlay_version:
         corrections = read_corrections(connection, first.owner_facility, first.study_uid)
@@ -348,25 +354,28 @@ def _record_study(
 
     instances: list[dict[str, Any]] = []
     blobs: list[dict[str, Any]] = []
+    headers: dict[str, MetadataJson] = {}
     modalities = set(study.modalities.split(END)) - {""}
     sop_classes = set(study.sop_classes.split(END)) - {""}
     series_count, instance_count, size_bytes = study.series_count, study.instance_count, study.size_bytes
     for _, members in sorted(by_series.items()):
-        series_id, modality, was_empty = _record_series(connection, study.id, members, corrections, now)
+        series_id, modality, was_empty = _record_series(connection, study.id, members, corrections, keys, now)
         live = [one for one in members if one.is_current]
         series_count += was_empty and bool(live)
         instance_count += len(live)
         if modality:
             modalities.add(modality)
         for one in members:
-            columns, blob = _shown(one.received, corrections)
+            shown, columns, blob = _shown(one.received, corrections)
             instances.append(_instance_row(one, columns, study.id, series_id))
+            headers[instances[-1]["id"]] = shown
             blobs.append({"instance": instances[-1]["id"], **blob})
             if one.is_current:
                 sop_classes.add(columns["sop_class"])
                 size_bytes += one.received.size_bytes
     connection.execute(_INSERT_INSTANCES, instances)
     connection.execute(_INSERT_METADATA, blobs)
+    list_values(connection, "instance", headers, keys["instance"])
 
     counts: dict[str, Any] = {
         "modalities": sorted(modalities),
@@ -416,7 +425,7 @@ def _record_study(
     }
 
 
-def _lock_study(connection: sa.Connection, first: Received, now: datetime) -> sa.Row[Any]:
+def _lock_study(connection: sa.Connection, first: Received, keys: ListedKeys, now: datetime) -> sa.Row[Any]:
     """The row of the study, locked; made (still without JSON) where it is new."""
     mine = {"owner_facility": first.owner_facility, "study_uid": first.study_uid}
     found = connection.execute(_LOCK_STUDY, mine).one_or_none()
@@ -448,7 +457,7 @@ def _lock_study(connection: sa.Connection, first: Received, now: datetime) -> sa
         .returning(t.study.c.id)
     ).one_or_none()
     if made is not None:
-        write_names(connection, study_id, header)
+        list_values(connection, "study", {study_id: header}, keys["study"])
     return connection.execute(_LOCK_STUDY, mine).one()
 
 
@@ -457,6 +466,7 @@ def _record_series(
     study_id: str,
     members: Sequence[_Accepted],
     corrections: Sequence[Correction],
+    keys: ListedKeys,
     now: datetime,
 ) -> tuple[str, str | None, bool]:
     """Make or update a series; returns its id, its modality, and whether it had no instances before.
@@ -498,22 +508,25 @@ def _record_series(
             **columns,
         )
     )
-    write_requests(connection, series_id, header)
+    shown, _, _ = _shown(first, corrections)
+    list_values(connection, "series", {series_id: shown}, keys["series"])
     modality = columns["modality"]
     if corrections:
         modality = rewrite_series(connection, series_id, corrections)
     return series_id, modality, True
 
 
-def _shown(received: Received, corrections: Sequence[Correction]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The columns that an instance's header gives, and those of its metadata."""
+def _shown(
+    received: Received, corrections: Sequence[Correction]
+) -> tuple[MetadataJson, dict[str, Any], dict[str, Any]]:
+    """An instance's header as it is shown, the columns that it gives, and those of its metadata."""
     over = [one for one in corrections if one.covers(received.series_uid, received.instance_uid)]
     if not over and not received.coerced:
         blob = {"json": received.metadata_zlib, "received": None, "coerced": None}
-        return {**rows.instance_columns(received.metadata), "overlay_version": 0}, blob
+        return received.metadata, {**rows.instance_columns(received.metadata), "overlay_version": 0}, blob
     came = Came(source=received.source, received_at=received.received_at, coerced=received.coerced)
     shown, blob, version = shown_metadata(received.metadata, received.metadata_zlib, came, over)
-    return {**rows.instance_columns(shown), "overlay_version": version}, blob
+    return shown, {**rows.instance_columns(shown), "overlay_version": version}, blob
 
 
 def _instance_row(one: _Accepted, columns: dict[str, Any], study_id: str, series_id: str) -> dict[str, Any]:

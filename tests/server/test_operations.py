@@ -354,14 +354,14 @@ def catalog_of(engine: sa.Engine) -> dict[str, list[Any]]:
             t.patient.c.issuer.label("patient_issuer"),
             to=[(t.patient, t.study.c.patient == t.patient.c.id)],
         ),
-        "study_name": rows(
-            *of_the_study, *but(t.study_name, "study"), to=[(t.study, t.study_name.c.study == t.study.c.id)]
+        "study_value": rows(
+            *of_the_study, *but(t.study_value, "entity"), to=[(t.study, t.study_value.c.entity == t.study.c.id)]
         ),
         "series": rows(*but(t.series, "id", "study", "version"), *of_the_study, to=[to_study]),
-        "series_request": rows(
+        "series_value": rows(
             t.series.c.series_uid,
-            *but(t.series_request, "series"),
-            to=[(t.series, t.series_request.c.series == t.series.c.id)],
+            *but(t.series_value, "entity"),
+            to=[(t.series, t.series_value.c.entity == t.series.c.id)],
         ),
         "zarr_array": rows(*but(t.zarr_array, "id", "next_slot")),
         "instance": rows(
@@ -374,6 +374,11 @@ def catalog_of(engine: sa.Engine) -> dict[str, list[Any]]:
                 to_study,
                 (t.zarr_array, t.instance.c.array == t.zarr_array.c.id),
             ],
+        ),
+        "instance_value": rows(
+            t.instance.c.object_key,
+            *but(t.instance_value, "entity"),
+            to=[(t.instance, t.instance_value.c.entity == t.instance.c.id)],
         ),
         "instance_metadata": rows(
             t.instance.c.object_key,

@@ -364,12 +364,20 @@ def test_a_key_that_is_not_matched_is_never_silent(archive: Archive, path: str, 
     assert name in warning
 
 
-def test_fuzzy_matching_is_answered_with_the_warning_of_the_standard(archive: Archive) -> None:
-    fill(archive.room.engine, header(PatientName="Doe"))
-    text = '299 127.0.0.1: "The fuzzymatching parameter is not supported. Only literal matching has been performed."'
-    assert warnings(archive.ask("/studies?PatientName=doe&fuzzymatching=true")) == [text]
-    assert warnings(archive.ask("/studies?PatientName=nobody&fuzzymatching=true")) == [text]
-    assert warnings(archive.ask("/studies?PatientName=doe&fuzzymatching=false")) == []
+@pytest.mark.parametrize("name", ["Mueller", "hans muller", "*müller*", "Hans^*", "mil"])
+def test_fuzzy_matching_of_names_is_done_and_needs_no_warning(archive: Archive, name: str) -> None:
+    fill(archive.room.engine, header(StudyID="1", PatientName="Müller^Hans"), header(StudyID="2", PatientName="Doe"))
+    fuzzy = archive.ask("/studies", params={"PatientName": name, "fuzzymatching": "true"})
+    assert values(fuzzy.json(), "00200010") == ["1"] if name != "mil" else fuzzy.status_code == 204
+    assert warnings(fuzzy) == []
+
+
+def test_names_are_matched_literally_unless_fuzzy_matching_is_asked_for(archive: Archive) -> None:
+    fill(archive.room.engine, header(PatientName="Müller^Hans", OperatorsName="Meyer^Ann"))
+    assert archive.rows("/studies?PatientName=Mueller&fuzzymatching=false") == []
+    assert archive.rows("/studies?PatientName=Hans") == []
+    assert len(archive.rows("/series?OperatorsName=maier&fuzzymatching=true")) == 1
+    assert archive.rows("/series?OperatorsName=maier") == []
 
 
 def test_all_modalities_of_a_list_have_to_be_there_if_that_was_asked_for(archive: Archive) -> None:

@@ -6,89 +6,12 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from storage.catalog import rows
 from storage.objects import BASE_URL_MARK
 from tests.catalog import header
 
 COUNTS: dict[str, Any] = {"modalities": ["CT", "SR"], "sop_classes": ["1.2.3"], "series_count": 2, "instance_count": 7}
-
-
-@pytest.mark.parametrize(
-    ("text", "folded"),
-    [
-        ("Müller^Jürgen", "muller^jurgen"),
-        ("MÜLLER^JÜRGEN^^Dr.^", "muller^jurgen^^dr."),
-        ("Mu\u0308ller", "muller"),
-        ("Groß", "gross"),
-        ("Sørensen^Åse", "sorensen^ase"),
-        ("Łukasz^Þór", "lukasz^thor"),
-        ("İpek^Işık", "ipek^isik"),
-        ("Œuvre^Ægir", "oeuvre^aegir"),
-        ("  Doe ^ Jane  ^^^", "doe^jane"),
-        ("山田^太郎", "山田^太郎"),
-        ("ﾔﾏﾀﾞ^ﾀﾛｳ", "ヤマダ^タロウ"),
-        ("やまだ", "やまだ"),
-        ("김^희중", "김^희중"),
-        ("Люкceмбypг", "люкceмбypг"),
-        ("Διονυσίου", "διονυσιου"),
-        ("קַבָּנִי", "קבני"),
-        ("قَبَّانِي", "قباني"),
-        ("प्रिया", "प्रिया"),
-        ("", ""),
-        ("^^^^", ""),
-        ("M?ller*", "m?ller*"),
-    ],
-)
-def test_a_name_is_folded_to_what_sounds_the_same_to_a_reader(text: str, folded: str) -> None:
-    assert rows.fold_name(text) == folded
-
-
-@given(st.text())
-def test_folding_a_folded_name_changes_nothing(text: str) -> None:
-    once = rows.fold_name(text)
-    assert rows.fold_name(once) == once
-
-
-@pytest.mark.parametrize(
-    ("text", "day"),
-    [
-        ("20240229", "20240229"),
-        ("2024.02.29", "20240229"),
-        ("20230229", None),
-        ("20241301", None),
-        ("2024", None),
-        ("2024-02-29", None),
-        ("00000000", None),
-        ("２０２４０２２９", None),
-        ("", None),
-    ],
-)
-def test_a_date_is_a_day_of_the_calendar_or_nothing(text: str, day: str | None) -> None:
-    assert rows.normal_day(text) == day
-
-
-@pytest.mark.parametrize(
-    ("text", "earliest", "latest"),
-    [
-        ("10", "100000.000000", "105959.999999"),
-        ("1030", "103000.000000", "103059.999999"),
-        ("103015", "103015.000000", "103015.999999"),
-        ("103015.5", "103015.500000", "103015.599999"),
-        ("103015.123456", "103015.123456", "103015.123456"),
-        ("10:30:15", "103015.000000", "103015.999999"),
-        ("235960", "235960.000000", "235960.999999"),
-        ("2400", None, None),
-        ("1060", None, None),
-        ("103", None, None),
-        ("noon", None, None),
-    ],
-)
-def test_a_time_spans_what_it_is_not_precise_about(text: str, earliest: str | None, latest: str | None) -> None:
-    assert rows.normal_time(text) == earliest
-    assert rows.normal_time(text, latest=True) == latest
 
 
 def test_columns_of_a_study_are_normal() -> None:
@@ -127,8 +50,6 @@ def test_an_empty_header_gives_empty_columns() -> None:
     assert columns.pop("study_date") == ""
     assert set(columns.values()) == {None}
     assert set(rows.series_columns({}).values()) == {None}
-    assert rows.series_requests({}) == []
-    assert rows.study_names({}) == []
     assert rows.instance_columns({}) == {
         "sop_class": "",
         "instance_number": None,
@@ -164,7 +85,6 @@ def test_a_broken_element_gives_no_column_and_no_error(element: dict[str, Any]) 
     assert columns.pop("study_date") == ""
     assert set(columns.values()) == {None}
     assert set(rows.series_columns(metadata).values()) == {None}
-    assert rows.series_requests(metadata) == []
     assert set(rows.instance_columns(metadata).values()) == {None, "", 0}
 
 
@@ -192,35 +112,6 @@ def test_frames_are_counted_only_where_there_are_pixels() -> None:
     assert rows.instance_columns(pixels)["frame_count"] == 1
     assert rows.instance_columns(frames | pixels)["frame_count"] == 5
     assert rows.instance_columns({"00280008": {"vr": "IS", "Value": [-1]}} | pixels)["frame_count"] == 1
-
-
-def test_every_component_group_of_every_name_is_matched() -> None:
-    metadata = header(PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう", ReferringPhysicianName="=李^白")
-    assert rows.study_names(metadata) == [
-        ("00100010", 0, "yamada^tarou"),
-        ("00100010", 1, "山田^太郎"),
-        ("00100010", 2, "やまだ^たろう"),
-        ("00080090", 1, "李^白"),
-    ]
-
-
-def test_a_second_name_has_positions_of_its_own() -> None:
-    metadata = {"00100010": {"vr": "PN", "Value": [{"Alphabetic": "A"}, None, {"Ideographic": "山"}]}}
-    assert rows.study_names(metadata) == [("00100010", 0, "a"), ("00100010", 7, "山")]
-
-
-def test_requests_keep_their_place_in_the_sequence() -> None:
-    metadata = header(
-        RequestAttributesSequence=[
-            {"ScheduledProcedureStepID": "S1", "RequestedProcedureID": "R1"},
-            {"RequestedProcedureDescription": "says nothing that is matched"},
-            {"ScheduledProcedureStepID": "S2", "AccessionNumber": "A2"},
-        ]
-    )
-    assert rows.series_requests(metadata) == [
-        {"position": 0, "scheduled_step_id": "S1", "requested_procedure_id": "R1", "accession_number": None},
-        {"position": 2, "scheduled_step_id": "S2", "requested_procedure_id": None, "accession_number": "A2"},
-    ]
 
 
 def study_row(metadata: dict[str, Any], **counts: Any) -> tuple[bytes, bytes]:

@@ -296,7 +296,7 @@ def catalog_of(engine: sa.Engine) -> dict[str, set[tuple[Any, ...]]]:
     tables: dict[str, tuple[sa.FromClause, Sequence[sa.ColumnElement[Any]]]] = {
         "patient": (t.patient, _columns(t.patient, "version received_at")),
         "study": (t.study, _columns(t.study, "patient version received_at updated_at settle_due_at settled_at")),
-        "study_name": (t.study.join(t.study_name), [of_study, *_columns(t.study_name, "study")]),
+        "study_value": (t.study.join(t.study_value), [of_study, *_columns(t.study_value, "entity")]),
         "series": (
             t.study.join(t.series),
             [of_study, *_columns(t.series, "study version received_at")],
