@@ -31,6 +31,7 @@ from server.codecs import Codecs
 from server.dicomweb import capabilities, changes, correction, qido, removal, rendered, stow, wado
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.ingest import Ingest
+from server.listing import list_attributes
 from server.purging import purge_due
 from server.room import Room
 from server.settings import Settings
@@ -38,6 +39,7 @@ from server.settle import describe_stale, settle_studies
 from server.web.viewer import viewer_routes
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write, database_url, open_engine
+from storage.catalog.keys import with_configured
 from storage.catalog.migrate import upgrade
 from storage.catalog.studies import ensure_facility
 
@@ -98,6 +100,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     disk=anyio.CapacityLimiter(16),
                     codec=anyio.CapacityLimiter(max(_CODEC_CHILDREN, cores)),
                     upload=upload,
+                    keys=with_configured(attribute.key for attribute in settings.search_attributes),
                 )
             finally:
                 own_codecs.close()
@@ -126,7 +129,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
         gc.freeze()  # what start-up made stays; a full collection would stop everything for some 50 ms
         gc.set_threshold(_GC_OBJECTS, 20, 50)
         _note_the_end(app.state.room.is_stopping)
-        timers = asyncio.create_task(_run_timers(app.state.room))
+        timers = asyncio.create_task(_run_timers(app.state.room, metrics))
         try:
             yield
         finally:
@@ -173,13 +176,14 @@ def _note_the_end(is_stopping: threading.Event) -> None:
         signal.signal(number, told)
 
 
-async def _run_timers(room: Room) -> None:
-    """Look at the rows that fall due: studies that settle, writers that died, what is to be purged."""
+async def _run_timers(room: Room, metrics: Metrics) -> None:
+    """Look at the rows that fall due: studies that settle, attributes to list, writers that died, what to purge."""
     rounds = 0
     while True:
         try:
             await anyio.to_thread.run_sync(settle_studies, room, limiter=room.db)
             await anyio.to_thread.run_sync(describe_stale, room, limiter=room.db)
+            await anyio.to_thread.run_sync(list_attributes, room, metrics, limiter=room.db)
             if rounds % int(_SWEEP_SECONDS / _SETTLE_SECONDS) == 0:
                 await anyio.to_thread.run_sync(room.ingest.sweep_others, limiter=room.db)
                 await anyio.to_thread.run_sync(purge_due, room, limiter=room.db)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate
@@ -15,6 +16,7 @@ from readingroom.clock import Clock
 from server.codecs import Codecs
 from server.settings import Settings
 from storage.blobs import Blobs, Bytes
+from storage.catalog.keys import Key
 
 if TYPE_CHECKING:
     from server.ingest import Ingest
@@ -36,6 +38,7 @@ class Room:
     upload: ThreadPoolExecutor
     is_stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server has been told to stop: what would go on for ever ends."""
+    keys: Mapping[str, Key]
 
     async def read[**P, T](
         self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs

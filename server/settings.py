@@ -4,15 +4,50 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from readingroom.errors import ReadingRoomError
+
+if TYPE_CHECKING:
+    from storage.catalog.keys import Key
+
+
+class SearchAttribute(BaseModel):
+    """An attribute that searches shall match, and answers may have, beside those that they always do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attribute: str
+    creator: str = ""
+    vr: str = ""
+    level: Literal["study", "series", "instance"] | None = None
+
+    @property
+    def key(self) -> Key:
+        """What the catalog knows of it; raises `Invalid` where it cannot be matched."""
+        from storage.catalog.keys import configured_key  # here: it takes a while, and help needs none of it
+
+        return configured_key(self.attribute, creator=self.creator, vr=self.vr, level=self.level)
+
+    @model_validator(mode="after")
+    def _can_be_matched(self) -> SearchAttribute:
+        try:
+            _ = self.key
+        except ReadingRoomError as error:
+            raise ValueError(error.message) from None
+        return self
+
+
+def _spelled_out(attribute: Any) -> Any:
+    return {"attribute": attribute} if isinstance(attribute, str) else attribute
 
 
 class Settings(BaseSettings):
@@ -48,6 +83,9 @@ class Settings(BaseSettings):
         "hide", description="What becomes of instances that a note rejects for quality reasons (IHE IOCM)"
     )
     settle_seconds: float = Field(60.0, gt=0, description="Quiet period after which a study counts as complete")
+    search_attributes: tuple[Annotated[SearchAttribute, BeforeValidator(_spelled_out)], ...] = Field(
+        (), description="Further attributes that searches match; see [search](search.md)"
+    )
     max_object_bytes: int = Field(16 << 30, gt=0, description="Largest object accepted")
     max_memory_bytes: int = Field(64 << 20, gt=0, description="Upload bytes held in memory; more is spooled to disk")
     idle_seconds: float = Field(60.0, gt=0, description="An upload that sends nothing for this long is dropped")

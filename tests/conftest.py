@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:Using `httpx` with `starlette.testclient`")
+    config.addinivalue_line("markers", "attributes(*given): what this test makes searchable, as the setting has it")
     config.addinivalue_line("markers", "rooms(*kinds): which rooms this test runs in: sqlite (default), postgres, s3")
 
 

@@ -29,7 +29,9 @@ REPOSITORY = Path(__file__).parents[1]
 OURS = ("readingroom", "server", "storage", "plugins", "conformance", "benchmarks", "tests")
 
 VIEWS = frozenset(f"server.{name}" for name in ("dicomweb", "dimse", "fhir", "web"))
-WIRING = frozenset(f"server.{name}" for name in ("app", "cli", "doctor", "listen", "purging", "settle", "worker"))
+WIRING = frozenset(
+    f"server.{name}" for name in ("app", "cli", "doctor", "listen", "listing", "purging", "settle", "worker")
+)
 BASE = frozenset(f"server.{name}" for name in ("hooks", "queue", "auth", "audit", "status", "settings"))
 OUTSIDE = frozenset({"conformance", "tests", "benchmarks"})
 

@@ -28,6 +28,7 @@ from server.dicomweb.xmlparts import XML_PARTS, XmlParts
 from server.room import Room
 from storage.catalog.find import find_study
 from storage.catalog.keys import LEVELS, Level
+from storage.catalog.listed import find_element, incomplete
 from storage.catalog.search import Part, Search, search
 from storage.objects import BASE_URL_MARK
 
@@ -72,12 +73,21 @@ routes = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """The rows of an answer, how many there are, and the parameter that asks for the next page (empty at the end)."""
+    """The rows of an answer.
+
+    Attributes
+    ----------
+    next
+        The parameter that asks for the next page; empty at the end.
+    incomplete
+        Attributes that were matched, and of which not all stored values are listed yet.
+    """
 
     body: bytes
     is_gzip: bool
     count: int
     next: str
+    incomplete: tuple[str, ...]
 
 
 async def _search(request: Request, level: Level) -> Response:
@@ -86,7 +96,7 @@ async def _search(request: Request, level: Level) -> Response:
     offer = choose(accepted(request), _OFFERS)
     under = tuple(request.path_params[name] for name in ("study", "series") if name in request.path_params)
     query_string: bytes = request.scope["query_string"]
-    query = parse_query(level, under, query_string)
+    query = parse_query(level, under, query_string, room.keys)
     read = room.read if query.search.is_quick else room.read_apart
     xml = XmlParts() if offer == XML_PARTS else None
     takes_gzip = _takes_gzip(request)
@@ -133,7 +143,9 @@ def find_page(
     is_gzip = takes_gzip and len(body) >= _GZIP_FROM_BYTES
     if is_gzip:
         body = zlib.compress(body, 1, _GZIP)
-    return Page(body=body, is_gzip=is_gzip, count=len(hits), next=following)
+    listed = {term.key for term in wanted.terms if term.key.is_listed}
+    names = tuple(sorted(incomplete(connection, listed)))
+    return Page(body=body, is_gzip=is_gzip, count=len(hits), next=following, incomplete=names)
 
 
 def _is_one_study(connection: sa.Connection, scope: Scope, study_uid: str) -> bool:
@@ -152,9 +164,9 @@ def _render(query: Query, hits: Sequence[sa.Row[Any]], service_root: str) -> byt
     for part, tags in query.picks:
         if part is None:
             sources.append(([_instance(hit, service_root) for hit in hits], tags))
-        elif part == "instance.metadata":
-            stored = (zlib.decompress(hit.instance_metadata).replace(_MARK, root) for hit in hits)
-            sources.append(([_picked(orjson.loads(each), tags) for each in stored], None))
+        elif part in ("instance.metadata", "series.header", "study.header"):
+            stored = [getattr(hit, part.replace(".", "_")) for hit in hits]
+            sources.append(([_picked(_header(each, root), tags) for each in stored], None))
         else:
             sources.append((orjson.loads(_stored(hits, part).replace(_MARK, root)), tags))
     rows = []
@@ -173,11 +185,25 @@ def _stored(hits: Sequence[sa.Row[Any]], part: Part) -> bytes:
     return b"[" + b",".join([getattr(hit, name) for hit in hits]) + b"]"
 
 
-def _picked(row: dict[str, Any], tags: frozenset[str] | None) -> dict[str, Any]:
-    """Those of `tags` that a row has; without `tags` all but bulk values."""
-    if tags is None:
+def _header(stored: bytes | None, root: bytes) -> dict[str, Any]:
+    """A header with its own URLs; empty where the object that had it is gone."""
+    loaded: dict[str, Any] = orjson.loads(zlib.decompress(stored).replace(_MARK, root)) if stored else {}
+    return loaded
+
+
+def _picked(row: dict[str, Any], names: frozenset[str] | None) -> dict[str, Any]:
+    """Those of `names` that a row has, private ones with their creators; without `names` all but bulk values."""
+    if names is None:
         return {tag: element for tag, element in row.items() if not element.keys() & {"BulkDataURI", "InlineBinary"}}
-    return {tag: row[tag] for tag in tags if tag in row}
+    picked = {}
+    for name in names:
+        tag, element = find_element(row, name)
+        if tag:
+            picked[tag] = element
+            creator = f"{tag[:4]}00{tag[4:6]}"
+            if int(tag[3], 16) % 2 and creator in row:
+                picked[creator] = row[creator]
+    return picked
 
 
 def _instance(hit: sa.Row[Any], service_root: str) -> dict[str, Any]:
@@ -213,6 +239,9 @@ def _warnings(query: Query, page: Page) -> Iterator[str]:
         yield f"These parameters are not supported at this level and have not been matched: {_named(query.ignored)}."
     if query.left_out:
         yield f"Answers of this level cannot include: {_named(query.left_out)}."
+    if page.incomplete:
+        names = [name.partition(":")[0] for name in page.incomplete]
+        yield f"What was stored before these became searchable may be missing: {_named(names)}."
     if page.next:
         yield "There are additional results that can be requested."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import sqlalchemy as sa
 
 from readingroom.errors import Invalid
-from storage.catalog.keys import KEYS, LEVELS, TIMEZONE, Level, tag_of
+from storage.catalog.keys import KEYS, LEVELS, TIMEZONE, Key, Level, private_name, tag_of
 from storage.catalog.matching import parse, zone_minutes
 from storage.catalog.rows import SERIES_EXTRA, SERIES_TAGS, STUDY_EXTRA, STUDY_TAGS
 from storage.catalog.search import OrderKey, Part, Search, order_key, order_key_types
@@ -31,6 +31,8 @@ _MOST_PARAMETERS = 1000
 _DIGITS = 18
 _SWITCHES = ("fuzzymatching", "emptyvaluematching", "multiplevaluematching")
 _CONTROLS = frozenset(("limit", "offset", "accept", *_SWITCHES))
+_CREATOR = re.compile("[0-9A-F]{3}[13579BDF]00[1-9A-F][0-9A-F]")
+_PRIVATE = re.compile("(?P<group>[0-9A-F]{3}[13579BDF])(?P<block>[1-9A-F][0-9A-F])(?P<element>[0-9A-F]{2})")
 _WORD, _NUMBER = re.compile("[0-9a-f]{0,32}"), re.compile("-?[0-9]{1,19}")  # an id or a date; a series' number
 
 # What an Instance answer has without being asked (PS3.18 10.6.3.3.3).
@@ -50,8 +52,16 @@ _INSTANCE_TAGS = frozenset(
     )
 )
 
-# Where an attribute of an answer is found, the nearest first; the last has all that are left.
-_SOURCES: dict[Level, tuple[tuple[Part | None, frozenset[str] | None], ...]] = {
+Source = tuple[Part | None, frozenset[str] | None]
+"""Stored JSON, and which attributes are found in it, None for all; no part: the columns of an instance."""
+
+Pick = tuple[Part | None, frozenset[str] | None]
+"""A source of attributes, and which of them go into an answer, None for all; no part: the columns of an instance."""
+
+
+# Where an attribute of an answer is found, the nearest first; the last has all that are left. What is configured is
+# looked up in the header that a study or series is known by.
+_SOURCES: dict[Level, tuple[Source, ...]] = {
     "study": (("study.row", STUDY_TAGS), ("study.extra", STUDY_EXTRA)),
     "series": (
         ("series.row", SERIES_TAGS),
@@ -73,9 +83,6 @@ _BELOW: dict[Level, frozenset[str]] = {
     "series": _INSTANCE_TAGS | {"00080023", "00080033"},
     "instance": frozenset(),
 }
-
-Pick = tuple[Part | None, frozenset[str] | None]
-"""A source of attributes, and which of them go into an answer, None for all; no part: the columns of an instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +106,13 @@ class Query:
     left_out: tuple[str, ...]
 
 
-def parse_query(level: Level, under: tuple[str, ...], query_string: bytes) -> Query:
+def parse_query(level: Level, under: tuple[str, ...], query_string: bytes, known: Mapping[str, Key] = KEYS) -> Query:
     """The query parameters of a search (PS3.18 8.3.4); values are decoded once, as UTF-8.
+
+    Parameters
+    ----------
+    known
+        The keys of this installation, by name.
 
     Raises
     ------
@@ -109,48 +121,55 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes) -> Qu
     """
     if any("\0" in uid for uid in under):
         raise Invalid("A UID has digits and dots, and no NUL character.")
+    parameters = _parameters(query_string)
+    names = _Names(parameters)
     keys: dict[str, list[str]] = defaultdict(list)
-    fields = dict[str, str]()  # by tag, as it was spelled
+    fields = dict[str, str]()  # by name of the attribute, as it was spelled
     controls: dict[str, str] = {}
     ignored, left_out = [], []
     has_all = False
-    for name, value in _parameters(query_string):
-        if name in _CONTROLS:
-            controls[name] = value
-        elif name == "includefield":
+    for spelled, value in parameters:
+        if spelled in _CONTROLS:
+            controls[spelled] = value
+        elif spelled == "includefield":
             for field in filter(None, (field.strip() for field in value.split(","))):
                 if field == "all":
                     has_all = True
-                elif (tag := tag_of(field)) is None:
+                elif (name := names.of(field)) is None:
                     left_out.append(field)
                 else:
-                    fields[tag[:8]] = field
-        elif (tag := tag_of(name)) is None:
-            ignored.append(name)
-        elif tag in (TIMEZONE, PRIOR_RECORD_KEY):
-            controls[tag] = value
+                    fields[name.split(".")[0]] = field
+        elif (name := names.of(spelled)) is None:
+            ignored.append(spelled)
+        elif name in (TIMEZONE, PRIOR_RECORD_KEY):
+            controls[name] = value
+        elif names.is_creator(name):
+            continue  # says whose private attributes are meant, and is no key itself
         elif not value.strip(" *"):
-            fields[tag[:8]] = name  # universal matching: asked for, not matched
-        elif tag in KEYS and LEVELS.index(KEYS[tag].level) <= LEVELS.index(level):
-            fields[tag[:8]] = name
-            keys[tag].append(value)
+            fields[name.split(".")[0]] = spelled  # universal matching: asked for, not matched
+        elif name in known and LEVELS.index(known[name].level) <= LEVELS.index(level):
+            fields[name.split(".")[0]] = spelled
+            keys[name].append(value)
         else:
-            ignored.append(name)
+            ignored.append(spelled)
     zone = controls.get(TIMEZONE, "").replace(" ", "+")  # a plus sign that was not escaped
     if zone:
         zone_minutes(zone)
     switches = {name: _is_true(controls, name) for name in _SWITCHES}
     conditions = parse(
-        {tag: "\\".join(values) for tag, values in keys.items()},
+        {name: "\\".join(values) for name, values in keys.items()},
+        keys=known,
         zone=zone,
         is_fuzzy=switches["fuzzymatching"],
         empty_values=switches["emptyvaluematching"],
         multiple_values=switches["multiplevaluematching"],
     )
     has_record_keys = fields.pop(RECORD_KEY, None) is not None
-    picks, nowhere = _picks(level, fields.keys(), is_across=level != "study" and not under, has_all=has_all)
-    left_out += [fields[tag] for tag in sorted(nowhere - _BELOW[level])]
-    most = _MOST_WHOLE if ("instance.metadata", None) in picks else _MOST
+    is_across = level != "study" and not under
+    picks, nowhere = _picks(_sources(level, known), level, fields.keys(), is_across=is_across, has_all=has_all)
+    left_out += [fields[name] for name in sorted(nowhere - _BELOW[level])]
+    is_whole = any(part and part.endswith(("header", "metadata")) for part, _ in picks)
+    most = _MOST_WHOLE if is_whole else _MOST
     return Query(
         search=Search(
             level=level,
@@ -169,6 +188,49 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes) -> Qu
     )
 
 
+class _Names:
+    """The names of attributes as `storage.catalog.keys` has them, from how a request spells them.
+
+    A private attribute is meant with the creator whose element stands among the parameters (PS3.18 8.3.4.3):
+    ``00091010=x&00090010=ACME``, in whatever block the data sets have reserved for it.
+    """
+
+    def __init__(self, parameters: Sequence[tuple[str, str]]) -> None:
+        self._creators: dict[str, str] = {}
+        self._used: set[str] = set()
+        for spelled, value in parameters:
+            tag = tag_of(spelled)
+            if tag and _CREATOR.fullmatch(tag.split(".")[-1]) and value.strip(" *"):
+                self._creators[tag] = value
+        self._used = {creator for spelled, value in parameters for creator in self._creators_of(spelled, value)}
+
+    def of(self, spelled: str) -> str | None:
+        """The name; None where it is no attribute."""
+        tag = tag_of(spelled)
+        if tag is None:
+            return None
+        *outer, last = tag.split(".")
+        private = _PRIVATE.fullmatch(last)
+        creator = self._creators.get(".".join([*outer, _creator_tag(private)])) if private else None
+        if private and creator:
+            return ".".join([*outer, private_name(private["group"], private["element"], creator)])
+        return tag
+
+    def is_creator(self, name: str) -> bool:
+        """Whether it says whose another parameter is."""
+        return name in self._used
+
+    def _creators_of(self, spelled: str, value: str) -> Iterator[str]:
+        for one in value.split(",") if spelled == "includefield" else [spelled]:
+            *outer, last = (tag_of(one.strip()) or "").split(".")
+            if private := _PRIVATE.fullmatch(last):
+                yield ".".join([*outer, _creator_tag(private)])
+
+
+def _creator_tag(private: re.Match[str]) -> str:
+    return f"{private['group']}00{private['block']}"
+
+
 def _parameters(query_string: bytes) -> list[tuple[str, str]]:
     text = query_string.decode("utf-8", "replace")
     try:
@@ -177,21 +239,33 @@ def _parameters(query_string: bytes) -> list[tuple[str, str]]:
         raise Invalid(f"The query has more than {_MOST_PARAMETERS} parameters.") from None
 
 
-def _picks(
-    level: Level, tags: AbstractSet[str], *, is_across: bool, has_all: bool
-) -> tuple[tuple[Pick, ...], AbstractSet[str]]:
-    """What a row is made of, and those of `tags` that it cannot have."""
-    picks: list[Pick] = []
+def _sources(level: Level, known: Mapping[str, Key]) -> Iterator[Source]:
+    """`_SOURCES`, with what was configured for the study and the series."""
     for part, held in _SOURCES[level]:
-        taken = frozenset(tags if held is None else tags & held)
-        tags = tags - taken
+        yield part, held
+        if part in ("study.extra", "series.extra"):
+            above: Level = "study" if part == "study.extra" else "series"
+            more = frozenset(key.tag for key in known.values() if key.level == above and key.is_listed)
+            more -= STUDY_TAGS | STUDY_EXTRA | SERIES_TAGS | SERIES_EXTRA
+            if more:
+                yield "study.header" if above == "study" else "series.header", more
+
+
+def _picks(
+    sources: Iterable[Source], level: Level, names: AbstractSet[str], *, is_across: bool, has_all: bool
+) -> tuple[tuple[Pick, ...], AbstractSet[str]]:
+    """What a row is made of, and those of `names` that it cannot have."""
+    picks: list[Pick] = []
+    for part, held in sources:
+        taken = frozenset(names if held is None else names & held)
+        names = names - taken
         is_own = part is None or part.startswith(level)
         is_row = part is None or part.endswith(".row")
         if (is_row or has_all) and (is_own or is_across):
-            picks.append((part, None))
+            picks.append((part, held if part and part.endswith(".header") else None))
         elif taken:
             picks.append((part, taken))
-    return tuple(reversed(picks)), tags
+    return tuple(reversed(picks)), names
 
 
 def _whole_number(controls: Mapping[str, str], name: str, default: int) -> int:

@@ -69,6 +69,9 @@ _INSERTS = {
 }
 _ENTITIES: Mapping[Level, sa.Table] = {"study": t.study, "series": t.series, "instance": t.instance}
 _KEY = (t.search_key.c.name, t.search_key.c.vr, t.search_key.c.level)
+_STATES = sa.select(t.search_key.c.name, t.search_key.c.state).where(
+    t.search_key.c.name.in_(sa.bindparam("names", expanding=True))
+)
 _CONFIGURED = sa.select(*_KEY).where(t.search_key.c.state != "dropping")
 _BUILT_IN = listed_keys(KEYS.values())
 _READERS = readers("<")
@@ -246,6 +249,11 @@ class Progress:
     done: int
     total: int
 
+    @property
+    def remaining(self) -> int:
+        """How many of those that there were are still to be looked at."""
+        return self.total - self.done
+
 
 def sync_keys(engine: sa.Engine, configured: Collection[Key]) -> None:
     """Begin to list the keys that are new in the configuration, and to drop those that have left it."""
@@ -345,9 +353,14 @@ def _list_some(connection: sa.Connection, rows: Sequence[sa.Row[Any]], at_once: 
 
 
 def progress(connection: sa.Connection) -> list[Progress]:
-    """The keys whose values are still being listed."""
-    rows = connection.execute(sa.select(t.search_key).where(t.search_key.c.state == "listing"))
-    return [Progress(name=row.name, done=min(row.done, row.total), total=row.total) for row in rows]
+    """How far the listing of what was stored before has come, by key."""
+    rows = connection.execute(sa.select(t.search_key).where(t.search_key.c.state != "dropping"))
+    return [
+        Progress(
+            name=row.name, done=row.total if row.state == "complete" else min(row.done, row.total), total=row.total
+        )
+        for row in rows
+    ]
 
 
 def incomplete(connection: sa.Connection, keys: Collection[Key]) -> set[str]:
@@ -355,11 +368,6 @@ def incomplete(connection: sa.Connection, keys: Collection[Key]) -> set[str]:
     if not keys:
         return set()
     names = {key.name for key in keys}
-    states = dict(
-        connection.execute(
-            sa.select(t.search_key.c.name, t.search_key.c.state).where(t.search_key.c.name.in_(sorted(names)))
-        )
-        .tuples()
-        .all()
-    )
+    rows = connection.execute(_STATES, {"names": sorted(names)})
+    states = {row.name: row.state for row in rows}
     return {name for name in names if states.get(name, "complete" if name in KEYS else "unknown") != "complete"}

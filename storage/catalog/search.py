@@ -93,6 +93,12 @@ class Search:
     parts: tuple[Part, ...] = ()
 
     @property
+    def terms(self) -> Iterator[Term]:
+        """All comparisons that are made."""
+        for condition in self.conditions:
+            yield from chain.from_iterable(condition)
+
+    @property
     def is_narrow(self) -> bool:
         """An index leads to the few hits there can be."""
         return bool(self.under) or any(map(_is_narrow, self.conditions))

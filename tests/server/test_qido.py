@@ -12,10 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from readingroom.errors import Invalid
 from server.dicomweb.query import parse_query
+from server.edge import Metrics
+from server.listing import list_attributes
 from server.room import Room
+from server.settings import Settings
+from storage.catalog.listed import sync_keys
 from storage.nativexml import from_xml
 from tests import multipart
 from tests.catalog import CT, fill, header
@@ -685,3 +690,173 @@ def test_every_level_is_searched_on_either_database(archive: Archive) -> None:
         (f"/studies/{study}/series/{series}/instances?InstanceNumber=2", 1),
     ):
         assert len(archive.rows(path)) == count, path
+
+
+# -- what is configured
+
+
+@pytest.fixture
+def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+    """Settings with the attributes that a test's ``attributes`` marker makes searchable."""
+    marker = request.node.get_closest_marker("attributes")
+    return Settings(**{**settings.model_dump(), "search_attributes": marker.args if marker else ()})
+
+
+def list_all(archive: Archive) -> None:
+    metrics = Metrics()
+    while list_attributes(archive.room, metrics):
+        pass
+
+
+ACME = {"attribute": "0009xx01", "creator": "ACME 1.1", "vr": "LO", "level": "study"}
+
+
+def with_private(block: str, value: str, **attributes: Any) -> dict[str, Any]:
+    made = header(**attributes)
+    made[f"000900{block}"] = {"vr": "LO", "Value": ["ACME 1.1"]}
+    made[f"0009{block}01"] = {"vr": "LO", "Value": [value]}
+    return dict(sorted(made.items()))
+
+
+@pytest.mark.rooms("sqlite", "postgres")
+@pytest.mark.attributes(ACME, "ConvolutionKernel", {"attribute": "PatientComments"})
+def test_a_private_attribute_is_matched_and_answered_with_its_creator(archive: Archive) -> None:
+    fill(archive.room.engine, with_private("10", "blue", StudyID="1"), with_private("20", "blue", StudyID="2"))
+    list_all(archive)
+    fill(archive.room.engine, with_private("10", "green", StudyID="3"), header(StudyID="4"))
+    for path in ("/studies", "/series", "/instances"):
+        response = archive.ask(f"{path}?00091001=bl*&00090010=ACME%201.1&includefield=StudyID")
+        assert warnings(response) == []
+        assert sorted(values(response.json(), "00200010")) == ["1", "2"]
+    rows = archive.rows("/studies?00091001=blue&00090010=ACME%201.1")
+    assert sorted(tuple(sorted(row.keys() & {"00090010", "00091001", "00090020", "00092001"})) for row in rows) == [
+        ("00090010", "00091001"),
+        ("00090020", "00092001"),
+    ]
+    (row,) = archive.rows("/studies?StudyID=3&includefield=00097701&00090077=ACME%201.1")
+    assert (row["00090010"]["Value"], row["00091001"]["Value"]) == (["ACME 1.1"], ["green"])
+    (row,) = archive.rows("/instances?StudyID=3&00090077=ACME%201.1&00097701=")
+    assert row["00091001"]["Value"] == ["green"]
+
+
+@pytest.mark.attributes(ACME)
+@pytest.mark.parametrize(
+    "query",
+    ["00091001=blue", "00091001=blue&00090010=SOMEBODY", "00091002=x&00090010=ACME%201.1", "00090010=ACME%201.1"],
+)
+def test_a_private_attribute_without_its_creator_is_not_matched_and_not_silent(archive: Archive, query: str) -> None:
+    fill(archive.room.engine, with_private("10", "green"))
+    response = archive.ask(f"/studies?{query}")
+    assert len(response.json()) == 1
+    assert any("have not been matched: 0009" in warning for warning in warnings(response))
+
+
+@pytest.mark.attributes("ConvolutionKernel", {"attribute": "Manufacturer"}, "AcquisitionDateTime")
+def test_a_configured_attribute_is_matched_at_its_level_and_below(archive: Archive) -> None:
+    one = {"ConvolutionKernel": "B70f", "Manufacturer": "Acme", "AcquisitionDateTime": "20240229103000"}
+    fill(archive.room.engine, header(**one, InstanceNumber=1), header(Manufacturer="Other", InstanceNumber=2))
+    list_all(archive)
+    assert values(archive.rows("/instances?ConvolutionKernel=B7*&Manufacturer=Acme"), "00200013") == [1]
+    assert values(archive.rows("/instances?AcquisitionDateTime=20240229-"), "00200013") == [1]
+    assert archive.rows("/instances?AcquisitionDateTime=20240301-") == []
+    (row,) = archive.rows("/series?Manufacturer=Acme")
+    assert row["00080070"]["Value"] == ["Acme"]
+    response = archive.ask("/studies?Manufacturer=Acme&ConvolutionKernel=B70f")
+    assert len(response.json()) == 2
+    (warning,) = warnings(response)
+    assert "Manufacturer, ConvolutionKernel" in warning
+    for level, path in (("instance", "/instances"), ("series", "/series")):
+        assert archive.ask(f"{path}?AcquisitionDateTime=x").status_code == (400 if level == "instance" else 200)
+
+
+@pytest.mark.attributes({"attribute": "ConvolutionKernel", "level": "study"})
+def test_a_study_attribute_from_its_header_is_included_if_asked_for(archive: Archive) -> None:
+    study = new_uid()
+    fill(archive.room.engine, header(StudyInstanceUID=study, ConvolutionKernel="B70f"), header())
+    assert all("00181210" not in row for row in archive.rows("/studies"))
+    for query in ("includefield=ConvolutionKernel", "includefield=all", "ConvolutionKernel=*"):
+        rows = archive.rows(f"/studies?{query}")
+        assert sorted(str(value) for value in values(rows, "00181210")) == ["B70f", "None"]
+    (row,) = archive.rows(f"/studies/{study}/series?includefield=ConvolutionKernel")
+    assert row["00181210"]["Value"] == ["B70f"]
+
+
+@pytest.mark.attributes("ConvolutionKernel")
+def test_a_search_by_what_is_not_listed_yet_says_so(archive: Archive) -> None:
+    fill(archive.room.engine, header(ConvolutionKernel="B70f"))
+    response = archive.ask("/instances?ConvolutionKernel=B70f")
+    assert response.status_code == 204
+    (warning,) = warnings(response)
+    assert warning.endswith('may be missing: 00181210."')
+    list_all(archive)
+    response = archive.ask("/instances?ConvolutionKernel=B70f")
+    assert len(response.json()) == 1
+    assert warnings(response) == []
+
+
+@pytest.mark.attributes("ConvolutionKernel")
+def test_progress_of_the_listing_is_told(archive: Archive) -> None:
+    fill(archive.room.engine, *(header(ConvolutionKernel="B70f") for _ in range(3)))
+    metrics = Metrics()
+    sync_keys(archive.room.engine, [archive.room.keys["00181210"]])
+    assert not list_attributes(archive.room, metrics)
+    name = "readingroom_search_listing_remaining"
+    assert metrics.registry.get_sample_value(name, {"attribute": "00181210"}) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("Nonsense", "no keyword"),
+        ({"attribute": "00091001"}, "needs its creator"),
+        ({"attribute": "PixelData"}, "cannot be matched"),
+        ({"attribute": "PatientAge", "size": 3}, "size"),
+        ({"attribute": "PatientAge", "level": "patient"}, "level"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_with_what_is_wrong(given: Any, says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Settings(search_attributes=(given,))
+
+
+# -- sequences
+
+
+def test_conditions_on_one_sequence_are_of_one_item_at_every_depth(archive: Archive) -> None:
+    def request(step: str, *codes: str) -> dict[str, Any]:
+        procedure = [{"CodeValue": code, "CodingSchemeDesignator": scheme} for code, scheme in map(str.split, codes)]
+        return {"ScheduledProcedureStepID": step, "RequestedProcedureCodeSequence": procedure}
+
+    fill(
+        archive.room.engine,
+        header(SeriesNumber=1, RequestAttributesSequence=[request("S1", "A L1", "B L2"), request("S2", "C L1")]),
+        header(SeriesNumber=2, RequestAttributesSequence=[request("S2", "A L1")]),
+    )
+
+    def found(**keys: str) -> list[int]:
+        path = {"step": "ScheduledProcedureStepID", "code": "RequestedProcedureCodeSequence.CodeValue"}
+        path["scheme"] = "RequestedProcedureCodeSequence.CodingSchemeDesignator"
+        query = "&".join(f"RequestAttributesSequence.{path[name]}={value}" for name, value in keys.items())
+        return sorted(values(archive.rows(f"/series?{query}"), "00200011"))
+
+    assert found(code="A") == found(code="A", scheme="L1") == [1, 2]
+    assert found(code="A", scheme="L2") == []
+    assert found(code="B", scheme="L2") == [1]
+    assert found(step="S1", code="A") == [1]
+    assert found(step="S2", code="A") == [2]
+    assert found(step="S2", code="C", scheme="L1") == [1]
+    assert found(step="S1", code="C") == []
+
+
+def test_codes_of_procedures_and_reports_are_keys(archive: Archive) -> None:
+    code = {"CodeValue": "T-D3000", "CodingSchemeDesignator": "SRT", "CodeMeaning": "Chest"}
+    fill(
+        archive.room.engine,
+        header(StudyID="1", ProcedureCodeSequence=[code], ConceptNameCodeSequence=[code], CompletionFlag="COMPLETE"),
+        header(StudyID="2", OtherPatientIDsSequence=[{"PatientID": "OLD-7"}]),
+    )
+    assert values(archive.rows("/studies?ProcedureCodeSequence.CodeValue=T-D3000"), "00200010") == ["1"]
+    assert values(archive.rows("/studies?OtherPatientIDsSequence.PatientID=OLD*"), "00200010") == ["2"]
+    assert len(archive.rows("/instances?ConceptNameCodeSequence.CodeMeaning=Ch*&CompletionFlag=COMPLETE")) == 1
+    (row,) = archive.rows("/studies?00081032.00080102=SRT")
+    assert row["00081032"]["Value"][0]["00080104"]["Value"] == ["Chest"]

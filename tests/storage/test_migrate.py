@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from readingroom.errors import Conflict
 from storage.catalog import migrate, schema
 from storage.catalog.engine import begin_write, open_engine
+from storage.catalog.keys import KEYS
 from storage.catalog.migrate import current, head, pending, upgrade
 
 REVISIONS = sorted(path.name[:4] for path in Path(migrate.__file__).parent.glob("migrations/versions/[0-9]*.py"))
@@ -122,3 +124,47 @@ def test_migrations_need_no_file_outside_the_package(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == str(REVISIONS)
+
+
+def test_names_and_requests_keep_their_values_and_what_is_new_is_to_be_listed(empty: sa.Engine) -> None:
+    with begin_write(empty) as connection:
+        command.upgrade(migrate._config(connection), "0002")
+        for line in (
+            "INSERT INTO facility (id, name, issuer) VALUES ('f', 'f', 'f')",
+            "INSERT INTO patient (id, issuer, version, received_at) VALUES ('p', 'f', 1, '2026-01-01')",
+            "INSERT INTO study (id, owner_facility, study_uid, patient, study_date, modalities, sop_classes,"
+            " series_count, instance_count, size_bytes, row, extra, version, received_at, updated_at)"
+            " VALUES ('s', 'f', '1.2', 'p', '', '', '', 1, 1, 1, '', '', 1, '2026-01-01', '2026-01-01')",
+            "INSERT INTO series (id, study, series_uid, place, instance_count, row, extra, version, received_at)"
+            " VALUES ('e', 's', '1.3', 's/1', 1, '', '', 1, '2026-01-01')",
+            "INSERT INTO study_name VALUES ('s', '00100010', 0, 'doe^jane'), ('s', '00100010', 1, '山田')",
+            "INSERT INTO series_request VALUES ('e', 0, 'S1', NULL, NULL), ('e', 26, 'S2', 'R2', 'A2')",
+        ):
+            connection.exec_driver_sql(line)
+    upgrade(empty)
+    with empty.connect() as connection:
+        assert sorted(connection.execute(sa.select(schema.study_value)).all()) == [
+            ("00100010", "doe^jane", "s", "", 0),
+            ("00100010", "山田", "s", "", 1),
+        ]
+        assert sorted(connection.execute(sa.select(schema.series_value)).all()) == [
+            ("00400275.00080050", "A2", "e", "001a", 0),
+            ("00400275.00400009", "S1", "e", "0000", 0),
+            ("00400275.00400009", "S2", "e", "001a", 0),
+            ("00400275.00401001", "R2", "e", "001a", 0),
+        ]
+        rows = connection.execute(sa.select(schema.search_key)).all()
+    # Of instances there are none yet, so there is nothing to list of them.
+    listed = {key.name: (key.level, key.vr) for key in KEYS.values() if key.is_listed and key.level != "instance"}
+    moved = {"00400275.00080050", "00400275.00400009", "00400275.00401001"}
+    assert {row.name: (row.level, row.vr) for row in rows} == {
+        name: kind for name, kind in listed.items() if name not in moved
+    }
+    assert {(row.state, row.reached, row.done) for row in rows} == {("listing", "", 0)}
+    assert {row.total for row in rows} == {1}
+
+
+def test_an_empty_catalog_has_nothing_to_list(empty: sa.Engine) -> None:
+    upgrade(empty)
+    with empty.connect() as connection:
+        assert connection.execute(sa.select(schema.search_key)).all() == []
