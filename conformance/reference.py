@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydicom.datadict import dictionary_description
 
 from conformance.statement import statement_page
 from server.dicomweb.openapi import openapi
 from server.settings import Settings
+from storage.catalog.keys import KEYS, LEVELS, MATCHED_VRS, Key, Level
+from storage.catalog.matching import MATCHING
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
 
@@ -33,6 +36,82 @@ In a variable a list is written as JSON: `READINGROOM_ALLOWED_HOSTS='["images.ex
 | setting | environment | default | meaning |
 |---|---|---|---|
 """
+
+
+_SEARCH_HEAD = """\
+# Searching
+
+Made from `storage/catalog/keys.py` and `storage/catalog/matching.py` by `make docs`.
+
+`GET /studies`, `/series`, `/instances`, and the same below a study or series, answer what matches the query parameters
+(PS3.18 8.3.4 and 10.6). A parameter is a keyword, a tag or a path of them, such as
+`RequestAttributesSequence.00400009`; keys of a level match at the levels below it too. A parameter that is not matched
+is ignored, and a `Warning: 299` names it.
+
+- **Several values**, `A\\B`, for UI and CS with commas too, match any of them. With `multiplevaluematching=true` all of
+  them have to be there, in attributes that may have several values (PS3.4 C.2.2.2.8).
+- **No value**: `emptyvaluematching=true` lets `""` match what has no value (PS3.4 C.2.2.2.7). An attribute in a
+  sequence has none if no item has one.
+- **Wild cards** are `*` and `?`; case counts, but for names.
+- **Dates and times**: `20240101-20240131`, `-20240131`, `0800-`. A range of dates and one of times of the same form are
+  one range. With `TimezoneOffsetFromUTC` they are moments; studies that do not say their offset are taken to share it.
+- **DT** is compared by the clock of each object; with an offset in the value, or `TimezoneOffsetFromUTC`, in UTC.
+- **Sequences**: conditions on attributes of one sequence are of one item, at every depth (PS3.4 C.2.2.2.6). The whole
+  sequence is answered.
+- **Numbers** are compared as numbers: `+007` is `7`, `1.50` is `1.5`; FL to 6 digits, DS and FD to 14.
+- **Names** are compared without case, accents and trailing delimiters; a value without `=` matches any component group.
+- **Long texts**: a value of more than 512 characters is not found.
+
+With `fuzzymatching=true` a name matches if each word that is asked for begins one of its words, or sounds like one, in
+whatever component and order: `hans mueller` finds `Müller^Hans`. Sounds are those of Metaphone, after `y` became `i`,
+for words of Latin letters with at least two consonants; other scripts match by their words. Compounds match as one word
+and as several (`O'Brien`). A value with wild cards finds what it finds literally as well.
+
+Answers are ordered by study date, the newest first, or by arrival; below a study by series and instance number. `limit`
+and `offset` cut them; a cut answer has a `Warning`, and a `Link` to the next page. That link goes by Record Key
+(0008,041B): `includefield=RecordKey` shows it in each row, and `PriorRecordKey=` begins behind it, so that pages stay
+what they are while objects arrive. `includefield=all` adds all optional attributes that are kept for a level.
+
+## More attributes
+
+The setting `search_attributes` makes other attributes searchable, and answers may include them:
+
+    search_attributes = [
+        "ConvolutionKernel",
+        {attribute = "AnatomicRegionSequence.CodeValue", level = "series"},
+        {attribute = "0009xx01", creator = "ACME 1.1", vr = "LO", level = "study"},
+    ]
+
+`level` is where the attribute belongs, and that of a study or series is taken from its first object; `vr` is needed for
+private attributes that no dictionary has. A private attribute is asked for with its creator, in any block:
+`00091001=blue&00090010=ACME%201.1`. What comes in is listed at once. What is stored already is listed in the
+background: `readingroom doctor` and the metric `readingroom_search_listing_remaining` say how far that is, and until it
+is done searches by the attribute carry a `Warning`. An attribute that is taken out of the setting loses its list.
+
+"""
+
+
+def search_page() -> str:
+    """The reference of searching, with every key."""
+    vrs = ", ".join(sorted(MATCHED_VRS))
+    return f"{_SEARCH_HEAD}These VRs can be made searchable: {vrs}.\n" + "".join(map(_keys_of, LEVELS))
+
+
+def _keys_of(level: Level) -> str:
+    head = f"\n## Keys of the {level}\n\n| tag | attribute | VR | matching |\n|---|---|---|---|\n"
+    keys = sorted((key for key in KEYS.values() if key.level == level), key=lambda key: key.name)
+    return head + "".join(f"| {key.name} | {_title(key)} | {key.vr} | {_matching(key)} |\n" for key in keys)
+
+
+def _title(key: Key) -> str:
+    return " > ".join(dictionary_description(int(tag, 16)) for tag in key.path)
+
+
+def _matching(key: Key) -> str:
+    kinds = [*MATCHING[key.vr]]
+    if key.is_multiple and key.vr != "UI":
+        kinds.append("multiple values")
+    return ", ".join(kinds)
 
 
 def settings_page() -> str:
@@ -77,6 +156,7 @@ def openapi_document() -> str:
 PAGE_MAKERS: Mapping[str, Callable[[], str]] = {
     "conformance-statement.md": statement_page,
     "openapi.json": openapi_document,
+    "search.md": search_page,
     "settings.md": settings_page,
 }
 """What makes each page of the reference that is made from the code."""

@@ -25,6 +25,7 @@ from server.listen import bind, is_loopback
 from server.settings import Settings
 from server.web.ohif import is_installed
 from storage.catalog import schema as t
+from storage.catalog.listed import progress
 from storage.catalog.migrate import head, pending
 
 State = Literal["ok", "note", "fail"]
@@ -184,6 +185,7 @@ def _catalog(engine: sa.Engine, settings: Settings, *, is_sqlite: bool) -> Itera
     yield Check(name="Database", state="ok", found=f"{shown} at revision {head()}")
     with engine.connect() as connection:
         yield _integrity(connection) if is_sqlite else _encoding(connection)
+        yield _listing(connection)
         yield _writers(connection)
         yield _strays(connection, settings)
 
@@ -201,6 +203,20 @@ def _encoding(connection: sa.Connection) -> Check:
         advice = "Make the database with ENCODING 'UTF8': patients' names need it."
         return Check(name="Encoding", state="fail", found=str(found), advice=advice)
     return Check(name="Encoding", state="ok", found="UTF8")
+
+
+def _listing(connection: sa.Connection) -> Check:
+    """How far what is stored has been listed by attributes that became searchable after it came."""
+    listing = [one for one in progress(connection) if one.remaining]
+    if not listing:
+        return Check(name="Search", state="ok", found="every searchable attribute is listed")
+    done = 100 * sum(one.done for one in listing) // sum(one.total for one in listing)
+    return Check(
+        name="Search",
+        state="note",
+        found=f"{len(listing)} attributes are listed to {done} %",
+        advice="A running server goes on with it; until then searches by them may miss what was stored before.",
+    )
 
 
 def _writers(connection: sa.Connection) -> Check:

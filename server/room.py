@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,9 +35,9 @@ class Room:
     disk: anyio.CapacityLimiter
     codec: anyio.CapacityLimiter
     upload: ThreadPoolExecutor
+    keys: Mapping[str, Key]
     is_stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server has been told to stop: what would go on for ever ends."""
-    keys: Mapping[str, Key]
 
     async def read[**P, T](
         self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs

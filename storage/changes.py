@@ -16,7 +16,8 @@ from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_
 from pydicom.valuerep import validate_value
 
 from readingroom.errors import Invalid
-from storage.catalog.rows import SERIES_EXTRA, SERIES_ROW, STUDY_EXTRA, STUDY_ROW, normal_day
+from storage.catalog.normal import normal_day
+from storage.catalog.rows import SERIES_EXTRA, SERIES_ROW, STUDY_EXTRA, STUDY_ROW
 
 Level = Literal["study", "series", "instance"]
 Changes = Mapping[str, dict[str, Any] | None]

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
-from conformance.reference import PAGE_MAKERS, PAGES
+from conformance.reference import PAGE_MAKERS, PAGES, search_page
 from server.cli import app
 from server.demo import SLICES, made_slice
 from server.settings import Settings
@@ -79,6 +79,11 @@ def test_every_link_to_a_file_leads_to_one() -> None:
 @pytest.mark.parametrize("name", PAGE_MAKERS)
 def test_a_page_that_is_made_from_the_code_is_what_the_code_says(name: str) -> None:
     assert (PAGES / name).read_text() == PAGE_MAKERS[name](), "stale: run make docs"
+
+
+def test_the_settings_of_the_search_reference_are_accepted() -> None:
+    (given,) = re.findall(r"(?m)^    search_attributes = \[\n(?:        .*\n)+    \]$", search_page())
+    assert len(Settings(**tomllib.loads(given)).search_attributes) == 3
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:

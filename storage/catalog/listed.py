@@ -46,6 +46,7 @@ from storage.catalog.normal import (
     normal_time,
     sound_of,
 )
+from storage.catalog.rows import header_of
 from storage.catalog.writers import insert_for
 from storage.objects import BASE_URL_MARK, MetadataJson
 from storage.values import character_set, readers
@@ -98,33 +99,39 @@ def list_values(
         connection.execute(_INSERTS[connection.dialect.name, level], rows)
 
 
-def relist_values(connection: sa.Connection, level: Level, entities: Collection[str]) -> None:
-    """List the values of entities anew, from their headers as they are shown now; call it after a header changed."""
+def relist_values(connection: sa.Connection, level: Level, headers: Mapping[str, MetadataJson]) -> None:
+    """List the values of entities anew, given the headers that they are shown with now by id."""
     table = LISTED[level]
-    connection.execute(table.delete().where(table.c.entity.in_(list(entities))))
-    list_values(connection, level, read_headers(connection, level, entities), keys_at_ingest(connection)[level])
+    connection.execute(table.delete().where(table.c.entity.in_(list(headers))))
+    list_values(connection, level, headers, keys_at_ingest(connection)[level])
+
+
+def relist_entities(connection: sa.Connection, level: Level, entities: Collection[str]) -> None:
+    """The same, with the headers that the catalog has now; call it after one of them changed."""
+    relist_values(connection, level, read_headers(connection, level, entities))
 
 
 def read_headers(connection: sa.Connection, level: Level, entities: Collection[str]) -> dict[str, MetadataJson]:
-    """The headers that entities are known by: of a study or series that of its first instance."""
+    """The headers that entities are known by: of a study or series that of its first instance, under its own row."""
     own = _ENTITIES[level]
-    statement = sa.select(own.c.id, header_of(level)).where(own.c.id.in_(list(entities)))
-    return {entity: load_header(json) for entity, json in connection.execute(statement) if json is not None}
-
-
-def header_of(level: Level) -> sa.ColumnElement[bytes]:
-    """The stored JSON of the header that an entity of that level is known by, to be selected beside it."""
-    json = sa.select(t.instance_metadata.c.json).join(t.instance, t.instance_metadata.c.instance == t.instance.c.id)
+    statement = sa.select(own.c.id, header_json(level)).where(own.c.id.in_(list(entities)))
     if level == "instance":
-        return (
-            sa.select(t.instance_metadata.c.json)
-            .where(t.instance_metadata.c.instance == t.instance.c.id)
-            .scalar_subquery()
-        )
+        return {entity: load_header(json) for entity, json in connection.execute(statement) if json is not None}
+    return {
+        entity: (load_header(json) if json is not None else {}) | header_of(row, extra)
+        for entity, json, row, extra in connection.execute(statement.add_columns(own.c.row, own.c.extra))
+    }
+
+
+def header_json(level: Level) -> sa.ColumnElement[bytes]:
+    """The stored JSON of the instance that an entity of that level is known by, to be selected beside it."""
+    json = t.instance_metadata.c.json
+    if level == "instance":
+        return sa.select(json).where(t.instance_metadata.c.instance == t.instance.c.id).scalar_subquery()
     first = t.instance.alias(f"first_of_{level}")
-    json = sa.select(t.instance_metadata.c.json).join(first, t.instance_metadata.c.instance == first.c.id)
-    of_it = first.c[level] == _ENTITIES[level].c.id
-    return json.where(of_it).order_by(first.c.received_at, first.c.id).limit(1).scalar_subquery()
+    of_it = sa.select(json).join(first, t.instance_metadata.c.instance == first.c.id)
+    of_it = of_it.where(first.c[level] == _ENTITIES[level].c.id)
+    return of_it.order_by(first.c.received_at, first.c.id).limit(1).scalar_subquery()
 
 
 def load_header(json: bytes) -> MetadataJson:

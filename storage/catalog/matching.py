@@ -34,6 +34,18 @@ from storage.catalog.normal import (
     sound_of,
 )
 
+_VALUE, _UIDS, _WILD, _RANGE, _FUZZY = "single value", "list of UIDs", "wild card", "range", "fuzzy"
+
+MATCHING: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"), (_VALUE, _WILD)),
+    **dict.fromkeys(("AS", "AT"), (_VALUE,)),
+    **dict.fromkeys(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"), (_VALUE,)),
+    **dict.fromkeys(("DA", "DT", "TM"), (_VALUE, _RANGE)),
+    "PN": (_VALUE, _WILD, _FUZZY),
+    "UI": (_VALUE, _UIDS),
+}
+"""The kinds of matching by VR (PS3.4 C.2.2.2); universal and empty value matching are done for all."""
+
 _MOST_VALUES = 1000
 _MOST_ALTERNATIVES = 24  # SQLite takes expressions 1,000 deep, and each may be asked in every time zone
 _FIRST_DATE, _LAST_DATE = "0", "~"  # sort before and after every date, but not before an unknown one, which is empty

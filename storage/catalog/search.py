@@ -19,7 +19,7 @@ from sqlalchemy.ext.compiler import compiles
 from readingroom.model import Scope
 from storage.catalog import schema as t
 from storage.catalog.keys import KEYS, LISTED, WORDS, Key, Level
-from storage.catalog.listed import header_of
+from storage.catalog.listed import header_json
 from storage.catalog.matching import Alternative, Condition, How, Term, in_zones
 
 OrderKey = tuple[str | int, ...]
@@ -51,10 +51,10 @@ _COLUMNS: dict[Level, tuple[sa.ColumnElement[Any], ...]] = {
 _PARTS: dict[Part, sa.ColumnElement[bytes]] = {
     "study.row": t.study.c.row,
     "study.extra": t.study.c.extra,
-    "study.header": header_of("study"),
+    "study.header": header_json("study"),
     "series.row": t.series.c.row,
     "series.extra": t.series.c.extra,
-    "series.header": header_of("series"),
+    "series.header": header_json("series"),
     "instance.metadata": t.instance_metadata.c.json,
 }
 _OF_STUDY = t.series.alias("series_of_study")

@@ -22,7 +22,6 @@ from storage.catalog import schema as t
 from storage.catalog.counts import END, joined, recount_study
 from storage.catalog.events import append_events
 from storage.catalog.listed import ListedKeys, keys_at_ingest, list_values
-from storage.catalog.listed import ListedKeys, keys_at_ingest, list_values
 from storage.catalog.overlays import read_corrections, rewrite_series, shown_metadata
 from storage.catalog.patients import patient_of
 from storage.catalog.readmission import Removing, Return, readmit, reject

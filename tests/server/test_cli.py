@@ -31,6 +31,8 @@ from server.removing import remove
 from server.settings import Settings
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write, open_engine
+from storage.catalog.keys import configured_key
+from storage.catalog.listed import list_stored, sync_keys
 from storage.catalog.migrate import head
 from tests.servers import REPOSITORY, environment, free_port
 from tests.synthetic import ct_series, part10, secondary_capture
@@ -370,6 +372,19 @@ def test_doctor_says_what_to_do_about_a_broken_catalog(
     done = run("doctor", "--data", data, "--port", str(free_port()), status=1)
     assert re.search(says, done.words)
     assert "readingroom reindex" in done.words
+
+
+def test_doctor_tells_how_far_a_new_attribute_is_listed(run: Run, images: Path, tmp_path: Path) -> None:
+    run("import", images, "--data", tmp_path / "data")
+    engine = open_engine(f"sqlite:///{tmp_path / 'data' / 'catalog.sqlite'}")
+    sync_keys(engine, [configured_key("ConvolutionKernel")])
+    assert (
+        "1 attributes are listed to 0 %" in run("doctor", "--data", tmp_path / "data", "--port", str(free_port())).words
+    )
+    while list_stored(engine):
+        pass
+    engine.dispose()
+    assert "every searchable attribute" in run("doctor", "--data", tmp_path / "data", "--port", str(free_port())).words
 
 
 def test_doctor_tells_what_a_crash_left(run: Run, tmp_path: Path) -> None:

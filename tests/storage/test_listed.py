@@ -20,10 +20,12 @@ from storage.catalog.listed import (
     keys_at_ingest,
     list_stored,
     progress,
+    relist_entities,
     relist_values,
     sync_keys,
     values_of,
 )
+from storage.catalog.rows import study_row
 from tests.catalog import fill, header
 from tests.synthetic import new_uid
 
@@ -284,21 +286,25 @@ def test_a_key_that_is_configured_otherwise_is_listed_anew(engine: sa.Engine) ->
     assert values_in(engine, t.instance_value, "00200012") == []
 
 
-def test_values_are_listed_anew_when_a_header_changed(engine: sa.Engine) -> None:
+def test_values_are_listed_anew_from_the_header_as_it_is_shown_now(engine: sa.Engine) -> None:
     fill(engine, header(PatientName="Wrong^Name", OperatorsName="Same^One"))
     with begin_write(engine) as connection:
         (study,) = connection.execute(sa.select(t.study.c.id)).scalars()
-        (old,) = connection.execute(sa.select(t.instance_metadata)).all()
-    fill(engine, header(PatientName="Right^Name"))
+        relist_values(connection, "study", {study: header(PatientName="Other^Name")})
+    assert values_in(engine, t.study_value, "00100010") == ["other^name"]
+    assert values_in(engine, t.study_value, "~00100010") == ["NM", "O0R", "name", "other"]
     with begin_write(engine) as connection:
-        new = connection.execute(
-            sa.select(t.instance_metadata.c.json).where(t.instance_metadata.c.instance != old.instance)
-        ).scalar_one()
-        is_old = t.instance_metadata.c.instance == old.instance
-        connection.execute(t.instance_metadata.update().where(is_old).values(json=new))
-        relist_values(connection, "study", [study])
-    assert values_in(engine, t.study_value, "00100010") == ["right^name", "right^name"]
-    assert "wrong" not in values_in(engine, t.study_value, "~00100010")
+        row, _ = study_row(
+            header(PatientName="Right^Name"),
+            study_uid="1.2",
+            modalities=[],
+            sop_classes=[],
+            series_count=1,
+            instance_count=1,
+        )
+        connection.execute(t.study.update().values(row=row))
+        relist_entities(connection, "study", [study])
+    assert values_in(engine, t.study_value, "00100010") == ["right^name"]
     assert values_in(engine, t.series_value, "00081070") == ["same^one"]
 
 

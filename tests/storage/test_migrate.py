@@ -128,7 +128,7 @@ def test_migrations_need_no_file_outside_the_package(tmp_path: Path) -> None:
 
 def test_names_and_requests_keep_their_values_and_what_is_new_is_to_be_listed(empty: sa.Engine) -> None:
     with begin_write(empty) as connection:
-        command.upgrade(migrate._config(connection), "0002")
+        command.upgrade(migrate._config(connection), "0003")
         for line in (
             "INSERT INTO facility (id, name, issuer) VALUES ('f', 'f', 'f')",
             "INSERT INTO patient (id, issuer, version, received_at) VALUES ('p', 'f', 1, '2026-01-01')",

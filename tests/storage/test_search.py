@@ -19,8 +19,8 @@ from readingroom.errors import Invalid, ReadingRoomError
 from readingroom.model import Scope
 from storage.catalog import schema as t
 from storage.catalog.engine import open_engine
-from storage.catalog.keys import KEYS, Level, tag_of
-from storage.catalog.matching import parse
+from storage.catalog.keys import KEYS, MATCHED_VRS, Level, listed_key, tag_of
+from storage.catalog.matching import MATCHING, How, parse
 from storage.catalog.normal import normal_day
 from storage.catalog.rows import STUDY_ROW
 from storage.catalog.search import OrderKey, Part, Search, order_key, search
@@ -443,6 +443,28 @@ def test_a_value_that_cannot_be_matched_is_refused_without_repeating_it(keys: di
     with pytest.raises(Invalid, match=right) as refused:
         parse({tag_of(keyword) or "": text for keyword, text in keys.items()})
     assert next(iter(keys.values())) not in refused.value.message
+
+
+@pytest.mark.parametrize("vr", sorted(MATCHED_VRS))
+def test_each_vr_has_the_kinds_of_matching_that_are_told_of_it(vr: str) -> None:
+    key = listed_key("00189999", vr, "instance")
+    value = {"DA": "20240229", "TM": "1030", "DT": "2024022910", "AS": "040Y", "AT": "00100010", "UI": "1.2"}.get(
+        vr, "7"
+    )
+
+    def hows(text: str) -> set[How]:
+        try:
+            conditions = parse({key.name: text}, keys={key.name: key}, is_fuzzy=True)
+        except Invalid:
+            return set()
+        return {term.how for condition in conditions for alternative in condition for term in alternative}
+
+    kinds = MATCHING[vr]
+    assert hows(value)
+    assert ("wild card" in kinds) == bool(hows("7*7") & {How.LIKE, How.PREFIX})
+    assert ("range" in kinds) == (How.BETWEEN in hows(f"{value}-"))
+    assert ("list of UIDs" in kinds) == (vr != "CS" and How.ANY_OF in hows(f"{value},{value}"))
+    assert ("fuzzy" in kinds) == (How.WORD in hows("word"))
 
 
 def test_many_uids_are_matched_at_once(archive: sa.Engine) -> None:
