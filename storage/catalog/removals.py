@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from storage.catalog import schema as t
 from storage.catalog.counts import recount_study
-from storage.catalog.searchable import forget_patient
+from storage.catalog.patients import forget_patient
 from storage.rejection import TITLES
 
 DELETED = "deleted"

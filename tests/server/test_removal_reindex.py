@@ -36,7 +36,7 @@ def shown(engine: sa.Engine) -> dict[str, Any]:
         found = {"study": studies.all(), "series": series.all(), "removal": removals.all()}
     whole = catalog_of(engine)
     return {name: sorted(map(tuple, rows), key=repr) for name, rows in found.items()} | {
-        name: whole[name] for name in ("facility", "patient", "study_name", "instance", "instance_metadata")
+        name: whole[name] for name in ("facility", "patient", "study_value", "instance", "instance_metadata")
     }
 
 

@@ -96,7 +96,7 @@ def patients_of(engine: sa.Engine) -> set[tuple[str, str | None]]:
 
 def names_of(engine: sa.Engine) -> set[str]:
     with engine.connect() as connection:
-        statement = sa.select(t.study_name.c.folded).where(t.study_name.c.attribute == "00100010")
+        statement = sa.select(t.study_value.c.value).where(t.study_value.c.key == "00100010")
         return set(connection.execute(statement).scalars())
 
 
@@ -262,7 +262,7 @@ def test_corrections_before_and_after_arrival_give_the_same_catalog(engine: sa.E
     fill(engine, *later)
     expected = catalog_of(engine)
     with begin_write(engine) as connection:
-        for table in (t.overlay, t.instance_metadata, t.instance, t.series, t.study_name, t.study, t.patient):
+        for table in (t.overlay, t.instance_metadata, t.instance, t.series, t.study, t.patient):
             connection.execute(table.delete())
     fill(engine, of_study(), *later)
     for one in made:
