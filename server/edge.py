@@ -105,6 +105,8 @@ class Edge:
 
         try:
             root = self._root(scope, headers)
+            if "\0" in scope["path"]:
+                raise Invalid("A path holds no NUL character.")
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 await self._preflight(headers, is_allowed)(scope, receive, watched)
                 return

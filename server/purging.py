@@ -99,12 +99,12 @@ def _purge_study(
             }
             record.write(connection, "purge", told)
     with engine.connect() as connection:
-        instances, is_all = condemned(connection, owner_facility, study_uid)
+        instances, leaves_corrections = condemned(connection, owner_facility, study_uid)
     for one in instances:
         blobs.delete(one.object_key)
         if one.opaque_reason:
             blobs.delete(f"{one.object_key.rpartition('/')[0]}/zarr.json")
-    if is_all:
+    if leaves_corrections:
         _delete_other_records(blobs, owner_facility, study_uid)
     with begin_write(engine) as connection:
         lock_study(connection, owner_facility, study_uid)

@@ -299,8 +299,8 @@ def condemn(connection: sa.Connection, owner_facility: str, study_uid: str, befo
 
 
 def condemned(connection: sa.Connection, owner_facility: str, study_uid: str) -> tuple[Sequence[Any], bool]:
-    """Every version of what is being purged of a study, and whether nothing else of the study is left."""
-    i = t.instance.c
+    """Every version of what is being purged of a study, and whether it leaves corrections of a study that is gone."""
+    i, o = t.instance.c, t.overlay.c
     of_study = (i.owner_facility == owner_facility) & (t.study.c.study_uid == study_uid)
     is_condemned = sa.exists().where(
         t.removal.c.owner_facility == i.owner_facility,
@@ -311,7 +311,9 @@ def condemned(connection: sa.Connection, owner_facility: str, study_uid: str) ->
     wanted = sa.select(i.id, i.object_key, i.opaque_reason, i.size_bytes).select_from(joined)
     rows = connection.execute(wanted.where(of_study, is_condemned)).all()
     other = sa.select(i.id).select_from(joined).where(of_study, ~is_condemned).limit(1)
-    return rows, connection.execute(other).first() is None
+    correction = sa.select(o.id).where(o.owner_facility == owner_facility, o.study_uid == study_uid).limit(1)
+    is_gone = connection.execute(other).first() is None
+    return rows, is_gone and connection.execute(correction).first() is not None
 
 
 def erase(

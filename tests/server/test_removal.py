@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -16,12 +19,13 @@ from pydicom.sequence import Sequence as Items
 from starlette.testclient import TestClient
 
 from readingroom.clock import SetClock
-from readingroom.errors import Refused
-from readingroom.model import Actor, Scope
+from readingroom.errors import Conflict, NotFound, Refused, Unavailable
+from readingroom.model import LOCAL_OPERATOR, Actor, Scope
 from server.app import create_app
 from server.ingest import Ingest
 from server.purging import purge
 from server.removing import remove
+from server.removing import restore as restore_
 from server.room import Room
 from server.settings import Settings
 from server.settle import describe_stale
@@ -564,3 +568,61 @@ def test_a_note_that_is_nonsense_is_stored_and_rejects_nothing(client: httpx.Cli
     keep(client, made)
     assert is_shown(client, image)
     assert is_shown(client, made)
+
+
+# -- all at once -----------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_deleting_restoring_rejecting_purging_and_storing_at_once_leaves_everything_true(
+    room: Room, client: httpx.Client, clock: SetClock
+) -> None:
+    studies = [ct_series(3) for _ in range(2)]
+    files = [part10(one) for slices in studies for one in slices]
+    notes = [part10(note("113039", studies[0][0], studies[1][1])) for _ in range(4)]
+    store(client, *files)
+    dice = random.Random(4)
+
+    def act(number: int) -> None:
+        slices = dice.choice(studies)
+        uids = [slices[0].StudyInstanceUID, slices[0].SeriesInstanceUID, dice.choice(slices).SOPInstanceUID]
+        live = room.engine, room.blobs, room.clock
+        with suppress(NotFound, Conflict):
+            match number % 6:
+                case 0 | 1:
+                    remove(*live, LOCAL_OPERATOR, Scope(), *uids[: dice.randint(1, 3)])
+                case 2:
+                    restore_(*live, LOCAL_OPERATOR, Scope(), *uids[: dice.randint(1, 3)], rejected=True)
+                case 3 | 4:
+                    several = [*dice.sample(files, 3), *dice.sample(notes, number % 2)]
+                    for outcome in room.ingest.store(several, facility="local", source="test"):
+                        assert outcome.error is None or isinstance(outcome.error, Unavailable)
+                case 5:
+                    purge(*live, before=clock.now() + timedelta(days=1))
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(act, number) for number in range(90)]:
+            done.result(timeout=60)
+    purge(room.engine, room.blobs, room.clock, before=clock.now() - timedelta(days=1))  # what is half purged
+
+    with room.engine.connect() as connection:
+        removed = dict(connection.execute(sa.select(t.removal.c.instance_uid, t.removal.c.state)).tuples().all())
+        rows = connection.execute(sa.select(t.instance)).all()
+        counted = connection.execute(sa.select(sa.func.sum(t.study.c.instance_count))).scalar_one() or 0
+        assert connection.execute(sa.select(t.side_record)).all() == []
+    current = [row.instance_uid for row in rows if row.is_current]
+    assert len(current) == len(set(current)) == counted
+    assert not set(current) & set(removed), "shown, and told to be gone"
+    hidden = {uid for uid, state in removed.items() if state == "hidden"}
+    assert {row.instance_uid for row in rows} == set(current) | hidden
+    assert set(removed.values()) <= {"hidden", "purged", "awaited"}
+    assert objects(room.blobs) == {row.object_key for row in rows}
+    with_study = {study["0020000D"]["Value"][0]: study["00201208"]["Value"][0] for study in found(client, "/studies")}
+    assert sum(with_study.values()) == counted
+
+
+@BOTH
+def test_a_path_that_is_no_uid_is_no_accident(client: httpx.Client) -> None:
+    for path in ("/studies/1%002", "/studies/1.2/series/%C3%BC", "/studies/" + "1" * 5000):
+        assert client.delete(f"/dicomweb{path}").status_code in (400, 404)
+        assert client.post(f"/dicomweb{path}/restore").status_code in (400, 404)
