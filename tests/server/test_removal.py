@@ -383,6 +383,35 @@ def test_nothing_of_the_patient_is_left_of_a_purged_study(room: Room, client: ht
             assert b"Phantom" not in room.blobs.read(key)
 
 
+@EVERYWHERE
+def test_corrections_go_with_the_last_of_a_study_and_not_before(
+    room: Room, client: httpx.Client, clock: SetClock
+) -> None:
+    first, second = slices = ct_series(2)
+    files = keep(client, *slices)
+    changed = {"00100010": {"vr": "PN", "Value": [{"Alphabetic": "Right^Rita"}]}}
+    answer = client.patch(
+        url_of(first, level="study"),
+        params={"reason": "Wrong patient"},
+        content=orjson.dumps(changed),
+        headers={"Content-Type": "application/dicom+json"},
+    )
+    assert answer.status_code == 200, answer.text
+
+    def names() -> int:
+        return sum(b"Right^Rita" in room.blobs.read(key) for key in room.blobs.keys("s/") if "/x/" in key)
+
+    for one, left in ((first, 1), (second, 0)):
+        delete(client, one)
+        clock.advance(timedelta(days=1))
+        run_purge(room, clock)
+        assert names() == left
+        assert len(room.query(lambda c: c.execute(sa.select(t.overlay)).all())) == left
+    store(client, files[0])
+    (study,) = found(client, "/studies")
+    assert study["00100010"]["Value"] == [{"Alphabetic": "Phantom^Ada"}]
+
+
 class Crash(Exception):
     """Power is gone."""
 
