@@ -216,8 +216,9 @@ def _transactions() -> Iterator[str]:
         yield f"#### `{path}`\n\n| Transaction | Section | Takes | Answers | Success | Errors | Parameters |\n"
         yield "|---|---|---|---|---|---|---|\n"
         for one in operations:
-            keys = [parameter.name for parameter in one.parameters if not _is_key(parameter.meaning)]
-            if len(keys) < len(one.parameters):
+            shown = [parameter for parameter in one.parameters if not _is_key(parameter.meaning)]
+            keys = [name for parameter in shown for name in parameter.names]
+            if len(shown) < len(one.parameters):
                 keys.append("matching keys (5.5)")
             cells = (
                 f"{one.method}: {one.title}",

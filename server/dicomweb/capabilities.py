@@ -7,6 +7,7 @@ is an ``OPTIONS`` too; the edge has answered it before it gets here.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -111,6 +112,10 @@ def _describe(resource: etree._Element, operation: Operation) -> None:
 
 
 def _query(request: etree._Element, parameter: Parameter) -> None:
+    if together := parameter.schema.get("properties"):
+        for name, schema in together.items():
+            _query(request, replace(parameter, name=name, schema=schema))
+        return
     kind = _TYPES.get(parameter.schema.get("type", "string"), "xsd:string")
     required = "true" if parameter.is_required else "false"
     element = _add(request, "param", name=parameter.name, style="query", type=kind, required=required)

@@ -56,18 +56,18 @@ def parse_rendering(query: bytes) -> Asked:
         A parameter is malformed, or not allowed beside another.
     """
     found = _parameters(query)
-    keywords = _annotations(found["annotation"]) if "annotation" in found else []
+    annotations, unsupported = annotations_of(found.get("annotation"))
     look = Look(
         window=window_of(found["window"]) if "window" in found else None,
         viewport=viewport_of(found["viewport"]) if "viewport" in found else None,
         quality=quality_of(found["quality"]) if "quality" in found else None,
-        annotations=tuple(cast(Annotation, word) for word in sorted(keywords) if word in _ANNOTATIONS),
+        annotations=annotations,
         icc=_icc(found["iccprofile"]) if "iccprofile" in found else None,
     )
-    state = _state(found)
+    state = state_of(found)
     if state:
         check_for_state(look)
-    return Asked(look=look, state=state, unsupported=tuple(word for word in keywords if word not in _ANNOTATIONS))
+    return Asked(look=look, state=state, unsupported=unsupported)
 
 
 def parse_thumbnail(query: bytes) -> Look:
@@ -104,7 +104,7 @@ def viewport_of(text: str, *, has_region: bool = True) -> Viewport:
     width, height = map(int, words[:2])
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise Invalid(f"A viewport of {width},{height} is past the limit of {MAX_SIDE} pixels a side.")
-    if not all(_NUMBER.fullmatch(word) for word in words[2:] if word):
+    if not all(is_number(word) for word in words[2:] if word):
         raise wrong
     left, top, region_width, region_height = (
         float(words[at]) if at < len(words) and words[at] else None for at in range(2, 6)
@@ -126,7 +126,7 @@ def viewport_of(text: str, *, has_region: bool = True) -> Viewport:
 def window_of(text: str) -> Window:
     """``center,width,function`` (PS3.18 8.3.5.1.4)."""
     words = [word.strip() for word in text.split(",")]
-    if len(words) != 3 or not all(_NUMBER.fullmatch(word) for word in words[:2]) or words[2] not in _FUNCTIONS:
+    if len(words) != 3 or not all(map(is_number, words[:2])) or words[2] not in _FUNCTIONS:
         raise Invalid(
             f"window={text[:60]!r} is not center,width,function with linear, linear-exact or sigmoid"
             " (PS3.18 8.3.5.1.4)."
@@ -144,14 +144,24 @@ def quality_of(text: str) -> int:
     return int(text)
 
 
+def is_number(text: str) -> bool:
+    """Whether it is a decimal number of sensible length."""
+    return _NUMBER.fullmatch(text) is not None
+
+
 def _parameters(query: bytes) -> dict[str, str]:
     return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
 
 
-def _annotations(text: str) -> list[str]:
+def annotations_of(text: str | None) -> tuple[tuple[Annotation, ...], tuple[str, ...]]:
+    """The keywords of what is to be burned in, and those that are none of ours (PS3.18 8.3.5.1.1)."""
+    if text is None:
+        return (), ()
     if not _KEYWORDS.fullmatch(text):
         raise Invalid(f"annotation={text[:60]!r} is no list of keywords such as patient,technique (PS3.18 8.3.5.1.1).")
-    return list(dict.fromkeys(word.strip() for word in text.split(",")))
+    words = dict.fromkeys(word.strip() for word in text.split(","))
+    ours = tuple(cast(Annotation, word) for word in sorted(words) if word in _ANNOTATIONS)
+    return ours, tuple(word for word in words if word not in _ANNOTATIONS)
 
 
 def _icc(text: str) -> IccProfile:
@@ -160,8 +170,8 @@ def _icc(text: str) -> IccProfile:
     return cast(IccProfile, text)
 
 
-def _state(found: Mapping[str, str]) -> tuple[str, str] | None:
-    """Both or neither (PS3.18 9.5.1.2.7)."""
+def state_of(found: Mapping[str, str]) -> tuple[str, str] | None:
+    """Series and SOP Instance UID of a presentation state: both or neither (PS3.18 9.5.1.2.7)."""
     series, instance = found.get("presentationSeriesUID"), found.get("presentationUID")
     if series is None and instance is None:
         return None

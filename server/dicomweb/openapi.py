@@ -73,7 +73,10 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "tags": [operation.service],
         "parameters": [
             *(_path_parameter(name) for name in _PLACES.findall(operation.path)),
-            *(_query_parameter(one) for one in (*([ACCEPT] if operation.answers else []), *operation.parameters)),
+            *(
+                _query_parameter(one)
+                for one in (*([ACCEPT] if operation.answers and operation.has_accept else []), *operation.parameters)
+            ),
         ],
         "responses": {str(status): _response(operation, status) for status in operation.statuses},
     }

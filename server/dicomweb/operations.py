@@ -20,13 +20,22 @@ Schema = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One query parameter: its name, what it is for, and the JSON Schema of its value as text."""
+    """One query parameter: its name, what it is for, and the JSON Schema of its value as text.
+
+    Parameters that only go together are one here, whose schema is an object of them: their names are those of its
+    properties.
+    """
 
     name: str
     meaning: str
     schema: Schema
     example: Any = None
     is_required: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that stand in a query."""
+        return tuple(self.schema.get("properties", (self.name,)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +49,7 @@ class Operation:
     section
         Of PS3.18, or empty where the operation is this server's own.
     parameters
-        Query parameters; ``accept`` goes without saying wherever `answers` has a choice.
+        Query parameters; ``accept`` goes without saying wherever `answers` has a choice and `has_accept` is set.
     takes
         Media types of the request body.
     answers
@@ -58,6 +67,7 @@ class Operation:
     section: str
     service: Service = "Studies"
     parameters: tuple[Parameter, ...] = ()
+    has_accept: bool = True
     takes: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     success: tuple[int, ...] = (200,)
@@ -266,6 +276,87 @@ _SMALL = (
         example="128,128",
     ),
 )
+_BY_QUERY = (
+    Parameter(
+        name="requestType",
+        meaning="Says that this is WADO-URI (9.1.2.1.1)",
+        schema={"type": "string", "enum": ["WADO"]},
+        is_required=True,
+    ),
+    *(
+        Parameter(name=name, meaning=f"{meaning} (9.1.2.1)", schema=_VALUES["UI"][0], is_required=True)
+        for name, meaning in (
+            ("studyUID", "Study Instance UID"),
+            ("seriesUID", "Series Instance UID"),
+            ("objectUID", "SOP Instance UID"),
+        )
+    ),
+    Parameter(
+        name="contentType",
+        meaning="Media types, in place of the Accept header (9.1.2.2.1)",
+        schema={"type": "string", "enum": ["application/dicom", *_PICTURES]},
+    ),
+    _VERSION,
+    Parameter(
+        name="transferSyntax",
+        meaning="Of a DICOM file: a UID, or * for that in which it is stored (9.4.1.2.3)",
+        schema=_VALUES["UI"][0],
+        example="1.2.840.10008.1.2.1",
+    ),
+    Parameter(
+        name="frameNumber",
+        meaning="The frame to show, from 1 (9.5.1.2.1)",
+        schema={"type": "integer", "minimum": 1, "maximum": 999_999_999},
+        example=1,
+    ),
+    *(
+        Parameter(
+            name=name,
+            meaning=f"At most so many {name} of the picture (9.5.1.2.4)",
+            schema={"type": "integer", "minimum": 1, "maximum": 999},
+            example=128,
+        )
+        for name in ("rows", "columns")
+    ),
+    Parameter(
+        name="region",
+        meaning="Left, top, right and bottom of what is shown, as fractions of the image (9.5.1.2.5)",
+        schema={"type": "string", "pattern": r"^(0\.[0-4][0-9]{0,2},){2}0\.[5-9][0-9]{0,2},(0\.[5-9][0-9]{0,2}|1\.0)$"},
+        example="0.25,0.25,0.75,0.75",
+    ),
+    Parameter(
+        name="window",
+        meaning="Center and width of the window (9.5.1.2.6)",
+        schema={
+            "type": "object",
+            "properties": {
+                "windowCenter": {"type": "integer", "minimum": -99999, "maximum": 99999},
+                "windowWidth": {"type": "integer", "minimum": 1, "maximum": 99999},
+            },
+            "required": ["windowCenter", "windowWidth"],
+            "additionalProperties": False,
+        },
+        example={"windowCenter": 40, "windowWidth": 400},
+    ),
+    Parameter(
+        name="imageQuality",
+        meaning="Of a lossy picture, 1 to 100 (9.5.1.2.3)",
+        schema={"type": "integer", "minimum": 1, "maximum": 100},
+        example=90,
+    ),
+    next(one for one in _LOOK if one.name == "annotation"),
+    Parameter(
+        name="presentationState",
+        meaning="A presentation state to show the image through, by its series and its own UID (9.5.1.2.7)",
+        schema={
+            "type": "object",
+            "properties": dict.fromkeys(("presentationSeriesUID", "presentationUID"), _VALUES["UI"][0]),
+            "required": ["presentationSeriesUID", "presentationUID"],
+            "additionalProperties": False,
+        },
+    ),
+    Parameter(name="charset", meaning="Character sets of text; it is sent in UTF-8 (9.1.2.2.2)", schema=_TEXT),
+)
 
 
 def keys_of(level: Level, *, fixed: Iterable[str] = ()) -> tuple[Parameter, ...]:
@@ -464,6 +555,17 @@ OPERATIONS: tuple[Operation, ...] = (
             errors=(403, 404, 409, 410, 507),
         )
         for parent, path in _PARENTS[:3]
+    ),
+    _retrieve(
+        "RetrieveInstanceByQuery",
+        "/wado",
+        "Retrieve an instance that a query names (WADO-URI)",
+        "9.4, 9.5",
+        (*_PICTURES, "application/dicom", *_DOCUMENTS),
+        parameters=_BY_QUERY,
+        has_accept=False,
+        success=_RANGES,
+        errors=(404, 406, 409, 410, 413, 416),
     ),
     _search("SearchForSeries", "/series", "Search for series", "series"),
     _search("SearchForInstances", "/instances", "Search for instances", "instance"),

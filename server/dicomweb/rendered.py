@@ -84,7 +84,7 @@ async def rendered(request: Request) -> Response:
     asked = parse_rendering(request.scope["query_string"])
     accept = accepted(request)
     found, numbers = await _instances(request)
-    targets = await _targets(request, found, numbers, asked)
+    targets = await targets_of(request, found, numbers, asked)
     is_one = numbers is None or len(numbers) == 1
     singles = tuple(dict.fromkeys(offer for target in targets for offer in target.offers))
     if not is_one:
@@ -95,7 +95,7 @@ async def rendered(request: Request) -> Response:
     offer = choose(accept, (*singles, *dict.fromkeys(in_parts)))
     if not offer.multipart:
         target = _representative([target for target in targets if offer in target.offers])
-        answer = await _single(request, target, asked.look, offer)
+        answer = await single(request, target, asked.look, offer)
     else:
         answer = await _in_parts(request, found, targets, asked.look, accept)
     if asked.warning:
@@ -108,11 +108,11 @@ async def thumbnail(request: Request) -> Response:
     look = parse_thumbnail(request.scope["query_string"])
     offer = choose(accepted(request), _STILL)
     found, numbers = await _instances(request)
-    targets = await _targets(request, found, numbers, Asked(look=look))
+    targets = await targets_of(request, found, numbers, Asked(look=look))
     pictured = [target for target in targets if target.shots]
     target = _representative(pictured) if pictured else Target(instance=found[0], shots=(), offers=_STILL)
     target = replace(target, is_moving=False)
-    return await _single(request, target, look, offer)
+    return await single(request, target, look, offer)
 
 
 async def _instances(request: Request) -> tuple[list[StoredInstance], list[int] | None]:
@@ -127,7 +127,7 @@ async def _instances(request: Request) -> tuple[list[StoredInstance], list[int] 
     return [instance], frame_numbers(path["frames"], instance) if "frames" in path else None
 
 
-async def _targets(
+async def targets_of(
     request: Request, instances: Sequence[StoredInstance], numbers: list[int] | None, asked: Asked
 ) -> list[Target]:
     """What can be rendered of the instances; those of which nothing can are left out."""
@@ -225,7 +225,7 @@ def _representative(targets: Sequence[Target]) -> Target:
     return series[len(series) // 2]
 
 
-async def _single(request: Request, target: Target, look: Look, offer: Offer) -> Response:
+async def single(request: Request, target: Target, look: Look, offer: Offer) -> Response:
     """One target in one part; of a multi-frame image its chosen frame, or all where the media type moves."""
     room: Room = request.app.state.room
     shots = target.in_one(offer)

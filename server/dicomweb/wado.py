@@ -90,13 +90,19 @@ async def retrieve_instance(request: Request) -> Response:
     offer = choose(accept, (*offers, bulk.ALL))
     if offer == bulk.ALL:
         return await bulk.instance_bulk(request)
+    return await send_instance(request, instance, offer)
+
+
+async def send_instance(request: Request, instance: StoredInstance, offer: Offer) -> Response:
+    """An instance as a Part 10 file, as was agreed."""
+    room: Room = request.app.state.room
     etag = f'"{instance.etag}{"" if offer.transfer_syntax == instance.transfer_syntax else "-explicit"}"'
     if unchanged := not_modified(request, etag):
         return unchanged
     body = file_body(room, instance, offer)
     if not offer.multipart:
         return await single_part(request, room, offer, body, etag=etag)
-    location = with_version(instance_url(caller.service_root, instance), version)
+    location = with_version(instance_url(caller_of(request).service_root, instance), version_of(request))
     part = Part(media_type=offer.part_type, location=location, body=body)
     return await multipart(request, room, offer.name, [part], etag=etag)
 

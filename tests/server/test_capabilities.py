@@ -148,6 +148,12 @@ def url_of(operation: Operation, uids: dict[str, str]) -> str:
     return "/dicomweb" + operation.path.format(**uids)
 
 
+def query_of(operation: Operation, uids: dict[str, str]) -> dict[str, str]:
+    """The query parameters that are required."""
+    named = {"studyUID": uids["study"], "seriesUID": uids["series"], "objectUID": uids["instance"]}
+    return {one.name: named.get(one.name) or one.schema["enum"][0] for one in operation.parameters if one.is_required}
+
+
 @pytest.mark.parametrize(("name", "media_type"), cases())
 def test_every_media_type_that_is_named_is_sent(
     seeded: tuple[httpx.Client, dict[str, str]], name: str, media_type: str
@@ -160,7 +166,8 @@ def test_every_media_type_that_is_named_is_sent(
             "series": dataset.SeriesInstanceUID,
             "instance": dataset.SOPInstanceUID,
         }
-    answer = client.get(url_of(BY_NAME[name], uids), headers={"Accept": media_type})
+    operation = BY_NAME[name]
+    answer = client.get(url_of(operation, uids), params=query_of(operation, uids), headers={"Accept": media_type})
     assert answer.status_code == 200, answer.text
     sent, asked = answer.headers["content-type"], media_type.partition(";")
     assert sent.startswith(asked[0]), sent
@@ -172,10 +179,10 @@ def test_every_media_type_that_is_named_is_sent(
 def test_every_parameter_is_taken_with_its_example(seeded: tuple[httpx.Client, dict[str, str]], name: str) -> None:
     client, uids = seeded
     operation = BY_NAME[name]
+    required = query_of(operation, uids)
     for parameter in operation.parameters:
         for value in (parameter.example, *parameter.schema.get("enum", ())):
             if value is not None:
-                answer = client.get(
-                    url_of(operation, uids), params={parameter.name: value}, headers={"Accept": operation.answers[0]}
-                )
+                params = required | (value if isinstance(value, dict) else {parameter.name: value})
+                answer = client.get(url_of(operation, uids), params=params, headers={"Accept": operation.answers[0]})
                 assert answer.status_code in operation.success, f"{parameter.name}={value}: {answer.text}"
