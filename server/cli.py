@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import sqlalchemy as sa
 import typer
@@ -30,6 +30,9 @@ from readingroom.clock import SystemClock
 from readingroom.errors import Invalid, NotFound, ReadingRoomError
 from readingroom.model import Scope
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from storage.catalog.corrections import Target
 
 # pydicom warns of odd values by quoting them: noise, and it may be a patient's data. Workers run this line as well.
 warnings.filterwarnings("ignore", module="pydicom")
@@ -260,12 +263,13 @@ def export_(
     study: Annotated[str, typer.Argument(help="Study Instance UID.")],
     target: Annotated[Path, typer.Argument(help="A folder, or a new file that ends in .zip.")],
     series: Annotated[str | None, typer.Option(help="Only this Series Instance UID.")] = None,
+    original: Annotated[bool, typer.Option(help="What was received, whatever has been corrected since.")] = False,
     facility: Annotated[str | None, typer.Option(help="Whose study, where several facilities have it.")] = None,
     data: Data = None,
     database: Database = None,
     config: Config = None,
 ) -> None:
-    """Write a study's files exactly as they were received, each checked against its sha256.
+    """Write a study's files as they were received, each checked against its sha256; corrected ones as corrected.
 
     [bold]Examples[/]
 
@@ -281,8 +285,116 @@ def export_(
         with engine.connect() as connection:
             instances = choose_instances(connection, _scope(facility), study, series)
         with _progress("export", sum(one.size_bytes for one in instances)) as (advance, _):
-            export(blobs, instances, target, advance)
+            export(engine, blobs, instances, target, advance, original=original)
     out.print(f"Wrote {len(instances)} files to {escape(str(target))}.")
+
+
+@app.command("correct")
+def correct_(
+    study: Annotated[str, typer.Option(help="Study Instance UID.")],
+    reason: Annotated[str, typer.Option(help="Why; the history keeps it.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEYWORD=VALUE]...", help="Attributes and their new values.")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="Only this Series Instance UID.")] = None,
+    instance: Annotated[str | None, typer.Option(help="Only this SOP Instance UID, of that series.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Take this attribute away; may be repeated.")] = None,
+    back_to: Annotated[int | None, typer.Option(min=0, help="Let this version hold again; 0: as received.")] = None,
+    facility: Annotated[str | None, typer.Option(help="Whose study, where several facilities have it.")] = None,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Correct what a study, a series or an instance says of itself; the received bytes stay as they are.
+
+    [bold]Examples[/]
+
+      readingroom correct --study 1.2.826.0.1 --reason "wrong worklist item" PatientName=Doe^Jane PatientID=4711
+
+      readingroom correct --study 1.2.826.0.1 --series 1.2.826.0.2 --reason "wrong side" Laterality=L
+
+      readingroom correct --study 1.2.826.0.1 --reason "it was right" --back-to 0
+
+    Several values are parted by a backslash, the groups of a name by '='. 'readingroom history' tells what was changed.
+    It may run beside a server.
+    """
+    settings = load_settings(config, data=data, database=database)
+    from readingroom.model import LOCAL_OPERATOR
+    from server.archive import open_archive
+    from server.correcting import correct
+    from storage.changes import read_change, read_changes
+
+    target = _target(study, series, instance)
+    wanted: dict[str, Any] = dict(read_change(name, None) for name in remove or ())
+    for change in changes or ():
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise Invalid(f"{name!r} sets nothing; write KEYWORD=VALUE, or --remove KEYWORD.")
+        tag, element = read_change(name, value)
+        wanted[tag] = element
+    if (back_to is None) != bool(wanted):
+        raise Invalid("Say what to change, or --back-to a version, and not both.")
+    what = read_changes(wanted, target.level) if back_to is None else back_to
+    with open_archive(settings) as (engine, blobs):
+        made = correct(
+            engine, blobs, SystemClock(), _scope(facility), target, what, actor=LOCAL_OPERATOR.id, reason=reason
+        )
+    out.print(f"Corrected: version {made.version} of the study's corrections." if made else "Nothing had to change.")
+
+
+@app.command()
+def history(
+    study: Annotated[str, typer.Option(help="Study Instance UID.")],
+    series: Annotated[str | None, typer.Option(help="Only what concerns this Series Instance UID.")] = None,
+    instance: Annotated[str | None, typer.Option(help="Only what concerns this SOP Instance UID.")] = None,
+    facility: Annotated[str | None, typer.Option(help="Whose study, where several facilities have it.")] = None,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Tell what was corrected of a study: what it was and is, by whom, when and why.
+
+    [bold]Example[/]
+
+      readingroom history --study 1.2.826.0.1.3680043.8.498.1
+    """
+    settings = load_settings(config, data=data, database=database)
+    from pydicom.datadict import keyword_for_tag
+
+    from server.archive import open_archive
+    from storage.catalog.corrections import read_history
+
+    with open_archive(settings) as (engine, _), engine.connect() as connection:
+        found = read_history(connection, _scope(facility), _target(study, series, instance))
+    rows = []
+    for entry in found.entries:
+        one = entry.correction
+        about = (str(one.version), f"{one.at:%Y-%m-%d %H:%M}Z", one.actor, one.reason)
+        for tag, (before, after) in entry.changed.items():
+            rows.append((*about, keyword_for_tag(int(tag, 16)) or tag, _value_of(before), _value_of(after)))
+            about = ("", "", "", "")
+    if rows:
+        _print_table(("version", "at", "by", "why", "attribute", "was", "is"), rows)
+    else:
+        out.print("Nothing has been corrected.")
+
+
+def _target(study: str, series: str | None, instance: str | None) -> Target:
+    if instance is not None and series is None:
+        raise Invalid("An instance is named together with its series: give --series as well.")
+    from storage.catalog.corrections import Target
+
+    return Target(study_uid=study, series_uid=series or "", instance_uid=instance or "")
+
+
+def _value_of(element: dict[str, Any] | None) -> str:
+    """An element of DICOM JSON in one line."""
+    if element is None:
+        return "(absent)"
+    values = element.get("Value", [])
+    if element["vr"] == "SQ":
+        return f"{len(values)} items"
+    return "\\".join("=".join(one.values()) if element["vr"] == "PN" and one else str(one or "") for one in values)
 
 
 @app.command()

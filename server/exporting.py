@@ -1,4 +1,4 @@
-"""Writes a study's files as they were received into a folder or a zip file, and checks each against its sha256."""
+"""Writes a study's files into a folder or a zip file, and checks each against its sha256."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +15,9 @@ import sqlalchemy as sa
 from readingroom.errors import Conflict, ReadingRoomError
 from readingroom.model import Scope
 from storage.blobs import Blobs
-from storage.catalog.find import StoredInstance, find_series, find_study, list_instances
+from storage.catalog.find import StoredInstance, find_series, find_study, list_instances, read_overlay
+from storage.dicomjson import Buffer
+from storage.rewrite import rewrite
 
 _CHUNK = 4 << 20
 
@@ -36,13 +39,24 @@ def choose_instances(
     return list_instances(connection, find_series(connection, scope, study_uid, series_uid))
 
 
-def export(blobs: Blobs, instances: Sequence[StoredInstance], target: Path, advance: Callable[[int], None]) -> None:
+def export(
+    engine: sa.Engine,
+    blobs: Blobs,
+    instances: Sequence[StoredInstance],
+    target: Path,
+    advance: Callable[[int], None],
+    *,
+    original: bool = False,
+) -> None:
     """Write the instances as ``<series uid>/<instance uid>.dcm`` below `target`, a folder or a new ``.zip`` file.
 
     Parameters
     ----------
     advance
-        Told the bytes that were written.
+        Told the bytes that were read of each object.
+    original
+        Write what was received of an instance that has been corrected, too; else that one is written as it was
+        corrected, its pixels as they are.
 
     Raises
     ------
@@ -54,16 +68,43 @@ def export(blobs: Blobs, instances: Sequence[StoredInstance], target: Path, adva
     with _zip_file(target) if target.suffix.lower() == ".zip" else _folder(target) as open_file:
         for instance in instances:
             with open_file(f"{instance.series_uid}/{instance.instance_uid}.dcm") as file:
-                digest = hashlib.sha256()
-                for chunk in read_received(blobs, instance.object_key, instance.size_bytes):
-                    digest.update(chunk)
-                    file.write(chunk)
-                    advance(len(chunk))
-                if digest.digest() != instance.sha256:
-                    raise Damaged(
-                        f"Instance {instance.instance_uid} is stored with another sha256 than it came with; "
-                        "it is not exported. Run 'readingroom scrub' to see what is damaged."
-                    )
+                if original or not instance.overlay_version:
+                    for chunk in _checked(blobs, instance, advance):
+                        file.write(chunk)
+                    continue
+                for _ in _checked(blobs, instance, advance):
+                    pass  # all of it is good, so what is made of it is
+                with engine.connect() as connection:
+                    overlay = read_overlay(connection, instance.id)
+                with _received(blobs, instance) as received:
+                    for piece in rewrite(received, overlay=overlay):
+                        file.write(piece)
+
+
+def _checked(blobs: Blobs, instance: StoredInstance, advance: Callable[[int], None]) -> Iterator[bytes | bytearray]:
+    """The file as it was received, in pieces; raises `Damaged` after the last one."""
+    digest = hashlib.sha256()
+    for chunk in read_received(blobs, instance.object_key, instance.size_bytes):
+        digest.update(chunk)
+        yield chunk
+        advance(len(chunk))
+    if digest.digest() != instance.sha256:
+        raise Damaged(
+            f"Instance {instance.instance_uid} is stored with another sha256 than it came with; "
+            "it is not exported. Run 'readingroom scrub' to see what is damaged."
+        )
+
+
+@contextmanager
+def _received(blobs: Blobs, instance: StoredInstance) -> Iterator[Buffer]:
+    """The file as it was received, mapped where it lies on this machine."""
+    path = blobs.local_path(instance.object_key)
+    if path is None:
+        yield blobs.read_range(instance.object_key, 0, instance.size_bytes)
+        return
+    with path.open("rb") as file:
+        # Closed when the last view of it is gone: pieces of it may still be held.
+        yield mmap(file.fileno(), instance.size_bytes, access=ACCESS_READ)
 
 
 def read_received(blobs: Blobs, key: str, size: int) -> Iterator[bytes | bytearray]:

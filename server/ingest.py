@@ -53,7 +53,9 @@ from storage.catalog.studies import (
     refusal,
 )
 from storage.catalog.writers import ArrayKey, LeaseLost, Slot, Writer, object_keys, series_place
-from storage.objects import ArraySpec, Description, scan
+from storage.coercion import Coercion, coerce
+from storage.objects import ArraySpec, Description, MetadataJson, scan
+from storage.overlay import ORIGINAL_ATTRIBUTES, Came, coerced_of, extras_of, overlay_of
 from storage.rejection import QUALITY, TITLES
 from storage.sidecars import NeedsRecord, announced, withdraw_expired
 
@@ -79,6 +81,7 @@ class Ingest:
         self._settings = settings
         root = blobs.root if isinstance(blobs, LocalBlobs) else settings.data
         self._tmp = root / "tmp"
+        self._coercions = [Coercion.of(**rule.model_dump()) for rule in settings.coerce]
         hides_quality = settings.quality_rejections == "hide"
         self._titles = frozenset(TITLES) if hides_quality else frozenset(TITLES) - {QUALITY}
         self._arrays: set[str] = set()
@@ -140,6 +143,7 @@ class Ingest:
                 source=source,
                 received_at=self._clock.now(),
                 version=version + 1,
+                extras=extras_of(coerce(found.metadata, self._coercions, facility=facility, source=source)),
             )
             return write_ready(self._folder, body, found, known, description)
         except (ReadingRoomError, DBAPIError) as error:
@@ -394,7 +398,19 @@ def _outcome(one: Ready, recorded: Recorded | ReadingRoomError) -> Outcome:
         sop_class=one.sop_class,
         result=result,
         error=error,
+        original_attributes=_original_attributes(one) if result in ("stored", "new version") else None,
     )
+
+
+def _original_attributes(one: Ready) -> MetadataJson | None:
+    """What is told of the values that were coerced: an item of the Original Attributes Sequence."""
+    told = one.description
+    coerced = coerced_of(told)
+    if not coerced:
+        return None
+    came = Came(source=told.source, received_at=told.received_at, coerced=coerced)
+    item: MetadataJson = overlay_of(one.scan.metadata, came, [])[ORIGINAL_ATTRIBUTES]["Value"][-1]
+    return item
 
 
 def _meaning_of(error: Exception) -> ReadingRoomError:

@@ -50,6 +50,34 @@ def _spelled_out(attribute: Any) -> Any:
     return {"attribute": attribute} if isinstance(attribute, str) else attribute
 
 
+class CoercionRule(BaseModel):
+    """What is changed of every object that a facility gets from a source, as it comes; the received bytes are kept.
+
+    Attributes are named by keyword or tag, and values written as text: several parted by a backslash, the groups of a
+    name by ``=``. ``*`` and ``?`` in `facility` and `source` stand for anything.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    facility: str = "*"
+    source: str = "*"
+    trim: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    set: dict[str, str] = {}
+    default: dict[str, str] = {}
+    prefix: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _is_right(self) -> CoercionRule:
+        from storage.coercion import Coercion  # here, so that settings without rules need not load the dictionary
+
+        try:
+            Coercion.of(**self.model_dump())
+        except ReadingRoomError as error:
+            raise ValueError(error.message) from None
+        return self
+
+
 class Settings(BaseSettings):
     """Everything an operator can set; every value has a default that serves one machine."""
 
@@ -81,6 +109,9 @@ class Settings(BaseSettings):
     )
     quality_rejections: Literal["hide", "show"] = Field(
         "hide", description="What becomes of instances that a note rejects for quality reasons (IHE IOCM)"
+    )
+    coerce: tuple[CoercionRule, ...] = Field(
+        (), description="Rules that change what objects say as they come ([how to](../how-to/correct.md#coercion))"
     )
     settle_seconds: float = Field(60.0, gt=0, description="Quiet period after which a study counts as complete")
     search_attributes: tuple[Annotated[SearchAttribute, BeforeValidator(_spelled_out)], ...] = Field(

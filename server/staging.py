@@ -18,7 +18,7 @@ from storage import opaque
 from storage.blobs import meaning_of
 from storage.catalog.schema import new_id
 from storage.catalog.studies import Identity, Result
-from storage.objects import Description, Scan, dump, make_trailer, scan
+from storage.objects import Description, MetadataJson, Scan, dump, make_trailer, scan
 
 Body = bytes | bytearray | memoryview
 
@@ -44,7 +44,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one object sent; either `result` or `error`. UIDs are None where they could not be read."""
+    """What became of one object sent; either `result` or `error`. UIDs are None where they could not be read.
+
+    `original_attributes` tells what was coerced: an item of the Original Attributes Sequence (PS3.3 C.12.1.1.9).
+    """
 
     study_uid: str | None = None
     series_uid: str | None = None
@@ -52,6 +55,7 @@ class Outcome:
     sop_class: str | None = None
     result: Result | None = None
     error: ReadingRoomError | None = None
+    original_attributes: MetadataJson | None = None
 
 
 class Spool:

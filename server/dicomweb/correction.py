@@ -161,7 +161,7 @@ async def _changes(request: Request, target: Target) -> Changes:
         raise Invalid("The body is no JSON; one data set of DICOM JSON is expected.") from None
     if isinstance(said, list) and len(said) == 1:
         (said,) = said
-    changes = read_changes(said, "instance" if target.instance_uid else "series" if target.series_uid else "study")
+    changes = read_changes(said, target.level)
     if not changes:
         raise Invalid("The data set is empty, so there is nothing to change.")
     return changes

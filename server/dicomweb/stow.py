@@ -29,13 +29,14 @@ from server.staging import Outcome, Ready, Spool, discard
 from server.status import failure_reason, http_status
 from storage.dicomjson import MetadataJson
 from storage.nativexml import to_xml
+from storage.overlay import ORIGINAL_ATTRIBUTES
 
 _IN_MEMORY = 8 << 20  # a larger part goes to disk as it arrives
 _SPOOL_PIECE = 1 << 20
 _STAGING_AT_ONCE = 4
 _COMMIT_AT_ONCE = 128
 _MAX_PARTS = 50_000  # each is named in the answer, which is made in memory
-_WARNING_NEW_VERSION = 0xB000  # Coercion of Data Elements: the closest of the standard's warnings (PS3.18 10.5.3)
+_COERCED = 0xB000  # Coercion of Data Elements, also the closest of the warnings for other bytes (PS3.18 I.2.1)
 
 _SINGLE_PART = "application/dicom"
 _ANSWERS = (
@@ -261,7 +262,8 @@ def _answer(outcomes: Sequence[Outcome], caller: Caller, study_uid: str | None, 
     root = caller.service_root
     stored = [one for one in outcomes if one.error is None]
     failed = [one for one in outcomes if one.error is not None]
-    warned = [one for one in stored if one.result in ("new version", "kept first")]
+    other = [one for one in stored if one.result in ("new version", "kept first")]
+    coerced = [one for one in stored if one.original_attributes]
     body: dict[str, Any] = {}
     studies = {one.study_uid for one in stored}
     if study_uid is None and len(studies) == 1:
@@ -276,13 +278,14 @@ def _answer(outcomes: Sequence[Outcome], caller: Caller, study_uid: str | None, 
     unknown = [_failure(one) for one in failed if not one.instance_uid]
     if unknown:
         body["0008119A"] = {"vr": "SQ", "Value": unknown}
-    status = 409 if not stored else 202 if failed or warned else 200
+    status = 409 if not stored else 202 if failed or other or coerced else 200
     unavailable = [one.error for one in failed if isinstance(one.error, Unavailable)]
     headers = {}
     if not stored and len(unavailable) == len(failed):
         status = http_status(unavailable[0])  # nothing is wrong with what was sent: it may be sent again
     messages = [one.error.message for one in failed if one.error]
-    messages += [f"{one.instance_uid} was held with other bytes: {one.result}" for one in warned]
+    messages += [f"{one.instance_uid} was held with other bytes: {one.result}" for one in other]
+    messages += [f"{one.instance_uid} was coerced" for one in coerced]
     if messages:
         more = f" (and {len(messages) - 3} more)" if len(messages) > 3 else ""
         text = "; ".join(messages[:3]).replace('"', "'") + more
@@ -298,8 +301,10 @@ def _reference(one: Outcome, root: str) -> dict[str, Any]:
         "00081155": {"vr": "UI", "Value": [one.instance_uid]},
         "00081190": {"vr": "UR", "Value": [url]},
     }
-    if one.result in ("new version", "kept first"):
-        item["00081196"] = {"vr": "US", "Value": [_WARNING_NEW_VERSION]}
+    if one.original_attributes or one.result in ("new version", "kept first"):
+        item["00081196"] = {"vr": "US", "Value": [_COERCED]}
+    if one.original_attributes:
+        item[ORIGINAL_ATTRIBUTES] = {"vr": "SQ", "Value": [one.original_attributes]}
     return item
 
 

@@ -29,7 +29,7 @@ from storage.catalog.overlays import (
     rewrite_study,
 )
 from storage.catalog.rows import header_of
-from storage.changes import Changes
+from storage.changes import Changes, Level
 from storage.dicomjson import MetadataJson
 from storage.overlay import Correction, Layer, put_over
 
@@ -41,6 +41,10 @@ class Target:
     study_uid: str
     series_uid: str = ""
     instance_uid: str = ""
+
+    @property
+    def level(self) -> Level:
+        return "instance" if self.instance_uid else "series" if self.series_uid else "study"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -46,6 +47,8 @@ COMMANDS = (
     "scrub",
     "reindex",
     "restore",
+    "correct",
+    "history",
     "purge",
     "migrate",
     "zarr path",
@@ -229,6 +232,63 @@ def test_a_study_goes_in_is_looked_over_and_comes_out_again(run: Run, images: Pa
     ]
     assert "changed" in run("scrub", *data, status=1).out
     assert "another sha256 than it came with" in run("export", study, tmp_path / "out2", *data, status=1).err
+
+
+def test_what_was_corrected_is_told_exported_and_taken_back(run: Run, images: Path, tmp_path: Path) -> None:
+    data = ["--data", str(tmp_path / "data")]
+    run("import", images, *data)
+    study = ct_study(images)
+    mine = ["--study", study, *data]
+    assert "Nothing has been corrected" in run("history", *mine).out
+    done = run(
+        "correct",
+        *mine,
+        "--reason",
+        "wrong patient",
+        "PatientName=Right^Rita=理",
+        "PatientID=R2",
+        "--remove",
+        "StudyID",
+    )
+    assert "version 1" in done.out
+    assert "Nothing had to change" in run("correct", *mine, "--reason", "again", "PatientID=R2").out
+    told = run("history", *mine).words
+    for word in ("wrong patient", "local-operator", "PatientID RR-0001 R2", "Phantom^Ada", "Right^Rita=理", "(absent)"):
+        assert word in told
+
+    def exported(name: str, *options: str) -> list[bytes]:
+        run("export", study, tmp_path / name, *options, *data)
+        return sorted(path.read_bytes() for path in (tmp_path / name).rglob("*.dcm"))
+
+    received = sorted(path.read_bytes() for path in images.iterdir())
+    for path in exported("corrected"):
+        dataset = pydicom.dcmread(io.BytesIO(path))
+        assert (dataset.PatientID, "StudyID" in dataset) == ("R2", False)
+    assert exported("received", "--original") == received
+    assert "version 2" in run("correct", *mine, "--reason", "it was right", "--back-to", "0").out
+    assert exported("again") == received
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["PatientID"], "write KEYWORD=VALUE"),
+        ([], "Say what to change"),
+        (["PatientID=R2", "--back-to", "0"], "and not both"),
+        (["StudyInstanceUID=1.2"], "StudyInstanceUID cannot be changed"),
+        (["Modality=CT"], "Modality is changed for a whole series"),
+        (["--series", "1.2", "Modality=CT"], "There is no"),
+        (["--instance", "1.2", "ImageComments=x"], "give --series as well"),
+        (["--back-to", "3"], "no version 3"),
+    ],
+)
+def test_a_correction_that_cannot_be_says_why(
+    run: Run, images: Path, tmp_path: Path, options: list[str], says: str
+) -> None:
+    data = ["--data", str(tmp_path / "data")]
+    run("import", images, *data)
+    mine = ["--study", ct_study(images), "--reason", "because", *data]
+    assert says in run("correct", *mine, *options, status=1).err
 
 
 def test_what_was_deleted_is_restored_or_purged(run: Run, images: Path, tmp_path: Path) -> None:

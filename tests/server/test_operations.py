@@ -175,7 +175,7 @@ def test_what_is_exported_is_what_was_received(room: Room, tmp_path: Path, name:
         chosen = choose_instances(connection, Scope(), series[0].StudyInstanceUID, None)
         only = choose_instances(connection, Scope(), series[0].StudyInstanceUID, report.SeriesInstanceUID)
     steps: list[int] = []
-    export(room.blobs, chosen, tmp_path / name, steps.append)
+    export(room.engine, room.blobs, chosen, tmp_path / name, steps.append)
     assert sum(steps) == sum(map(len, files.values()))
     if name == "out":
         found = {str(p.relative_to(tmp_path / name)): p.read_bytes() for p in (tmp_path / name).rglob("*.dcm")}
@@ -192,12 +192,12 @@ def test_export_overwrites_nothing(room: Room, tmp_path: Path) -> None:
     with room.engine.connect() as connection:
         chosen = choose_instances(connection, Scope(), image.StudyInstanceUID, None)
     for target in (tmp_path / "out", tmp_path / "out.zip"):
-        export(room.blobs, chosen, target, ignore)
+        export(room.engine, room.blobs, chosen, target, ignore)
         with pytest.raises(Conflict, match="exists already"):
-            export(room.blobs, chosen, target, ignore)
+            export(room.engine, room.blobs, chosen, target, ignore)
     (tmp_path / "file").touch()
     with pytest.raises(Conflict, match="is a file"):
-        export(room.blobs, chosen, tmp_path / "file", ignore)
+        export(room.engine, room.blobs, chosen, tmp_path / "file", ignore)
 
 
 @pytest.mark.parametrize("name", ["out", "out.zip"])
@@ -208,7 +208,7 @@ def test_a_damaged_object_is_not_exported(room: Room, tmp_path: Path, name: str)
         (chosen,) = choose_instances(connection, Scope(), image.StudyInstanceUID, None)
     flip(room, chosen.object_key, chosen.size_bytes - 1)
     with pytest.raises(Damaged, match=f"Instance {image.SOPInstanceUID} .* another sha256"):
-        export(room.blobs, [chosen], tmp_path / name, ignore)
+        export(room.engine, room.blobs, [chosen], tmp_path / name, ignore)
     assert [path for path in (tmp_path / name).rglob("*") if path.is_file()] == []
     assert not (tmp_path / name).is_file()
 
