@@ -52,6 +52,7 @@ COMMANDS = (
     "purge",
     "migrate",
     "zarr path",
+    "conformance dicomweb",
 )
 
 
