@@ -6,7 +6,8 @@ What WADO-RS and WADO-URI have in common: both find instances, make a `Look`, an
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,7 +27,7 @@ from server.rendering.grayscale import Picture
 from server.rendering.item import Item
 from server.rendering.lettering import Lettering
 from server.rendering.look import Look
-from server.rendering.picture import Drawn, Frame, draw
+from server.rendering.picture import Drawn, Frame, draw, own_extent
 from server.rendering.placing import MAX_PIXELS
 from server.rendering.state import Reference, references
 from server.rendering.timing import milliseconds_of
@@ -111,10 +112,20 @@ async def _make_still(room: Room, keepings: Keepings, shot: Shot, look: Look, me
 
 async def _make_moving(room: Room, keepings: Keepings, shots: Sequence[Shot], look: Look, media_type: str) -> bytes:
     stage = await _stage(room, keepings, shots[0])
+
+    async def each[T](use: Callable[[Bytes, Shot, Look], T]) -> AsyncIterator[T]:
+        for shot in shots:
+            frame = await read_frame(room, keepings, shot.instance, shot.number)
+            yield await anyio.to_thread.run_sync(use, frame, shot, look, limiter=room.codec)
+
+    if stage.state is None:
+        async for low_and_high in each(stage.extent_of):
+            if low_and_high is None:
+                break
+            low, high = stage.extent or low_and_high
+            stage.extent = min(low, low_and_high[0]), max(high, low_and_high[1])
     images: list[Image.Image] = []
-    for shot in shots:
-        frame = await read_frame(room, keepings, shot.instance, shot.number)
-        drawn = await anyio.to_thread.run_sync(stage.draw, frame, shot, look, limiter=room.codec)
+    async for drawn in each(stage.draw):
         images.append(drawn.image)
         if len(shots) * drawn.image.width * drawn.image.height > _MAX_MOVING_PIXELS:
             raise TooLarge(
@@ -141,6 +152,7 @@ class _Stage:
     state: StoredInstance | None
     stored_state: bytes | None
     opened_state: Buffer | None
+    extent: tuple[float, float] | None = None
     _dataset: Item | None = None
 
     @property
@@ -151,6 +163,24 @@ class _Stage:
 
     def draw(self, frame: Bytes, shot: Shot, look: Look) -> Drawn:
         """Decode and draw."""
+        lettering = Lettering(self.room.settings.annotation_font)
+        if look.is_anonymous and self.dataset.text("BurnedInAnnotation") == "YES":
+            # A thumbnail shall not name the patient (PS3.18 10.4.1.1.4), as these pixels do.
+            return Drawn(card(self.dataset.text("Modality") or "DICOM", look.viewport, lettering), None)
+        decoded = self._decoded(frame, shot)
+        with _no_surprises(shot):
+            state = None
+            if self.state and self.stored_state:
+                state = dataset_of(self.room, self.state, self.stored_state, self.opened_state)
+            return draw(decoded, look, state, lettering, partial(_converted, self.room))
+
+    def extent_of(self, frame: Bytes, shot: Shot, look: Look) -> tuple[float, float] | None:
+        """What the frame would be stretched between if it were alone."""
+        decoded = self._decoded(frame, shot)
+        with _no_surprises(shot):
+            return own_extent(decoded, look)
+
+    def _decoded(self, frame: Bytes, shot: Shot) -> Frame:
         spec = self.spec
         if spec.encoding != "encapsulated":
             spec = replace(spec, transfer_syntax=EXPLICIT_LITTLE_ENDIAN)  # native frames come in this order
@@ -158,16 +188,9 @@ class _Stage:
             values, photometric = self.room.codecs.decode(frame, spec), decoded_photometric(frame, spec)
         except NotDicom as error:
             raise NotAcceptable(f"Frame {shot.number} cannot be decoded: {error.message}.") from None
-        lettering = Lettering(self.room.settings.annotation_font)
-        if look.is_anonymous and self.dataset.text("BurnedInAnnotation") == "YES":
-            # A thumbnail shall not name the patient (PS3.18 10.4.1.1.4), as these pixels do.
-            return Drawn(card(self.dataset.text("Modality") or "DICOM", look.viewport, lettering), None)
-        state = None
-        if self.state and self.stored_state:
-            state = dataset_of(self.room, self.state, self.stored_state, self.opened_state)
         whole = spec.holds_overlays and spec.encoding == "native" and spec.samples == 1 and spec.bits_allocated > 1
         embedded = np.frombuffer(frame, f"<u{spec.bits_allocated // 8}", spec.rows * spec.columns) if whole else None
-        drawing = Frame(
+        return Frame(
             values=values,
             spec=spec,
             photometric=photometric,
@@ -175,12 +198,17 @@ class _Stage:
             instance_uid=shot.instance.instance_uid,
             number=shot.number,
             embedded=None if embedded is None else embedded.reshape(spec.rows, spec.columns),
+            extent=self.extent,
         )
-        try:
-            return draw(drawing, look, state, lettering, partial(_converted, self.room))
-        except (ArithmeticError, LookupError, TypeError, ValueError, NotFound) as error:
-            # Attributes that are wrong in ways nobody thought of are no reason for an error of ours.
-            raise NotAcceptable(f"Frame {shot.number} cannot be shown: {str(error)[:100]}.") from error
+
+
+@contextmanager
+def _no_surprises(shot: Shot) -> Iterator[None]:
+    """Attributes that are wrong in ways nobody thought of are no reason for an error of ours."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError, NotFound) as error:
+        raise NotAcceptable(f"Frame {shot.number} cannot be shown: {str(error)[:100]}.") from error
 
 
 def _converted(room: Room, pixels: Picture, source: bytes, space: Space) -> Picture:

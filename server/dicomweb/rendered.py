@@ -123,7 +123,7 @@ async def _instances(request: Request) -> tuple[list[StoredInstance], list[int] 
         _, instances = await room.read_apart(find_all, scope, path["study"], path.get("series"))
         return instances, None
     uids = path["study"], path["series"], path["instance"]
-    instance = await room.read(find_instance, scope, *uids, version_of(request))
+    instance = await keepings_of(request).located.find(room, scope, *uids, version_of(request))
     return [instance], frame_numbers(path["frames"], instance) if "frames" in path else None
 
 

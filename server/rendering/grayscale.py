@@ -37,6 +37,8 @@ class Grayscale:
         Low values are shown bright.
     padding
         The lowest and highest stored value of what the scanner filled in around the image (PS3.3 C.7.5.1.1.2): black.
+    extent
+        The lowest and highest stored value to tell apart where `voi` is None, in place of those of the frame alone.
     palette
         The colours of a pseudo-color presentation state, which take the place of the shades (PS3.4 N.2.3).
     """
@@ -47,6 +49,7 @@ class Grayscale:
     is_inverse: bool = False
     is_whole_range: bool = False
     padding: tuple[float, float] | None = None
+    extent: tuple[float, float] | None = None
     palette: tuple[Table, Table, Table] | None = None
 
 
@@ -114,7 +117,7 @@ def _shades(stored: NDArray[Any], values: NDArray[Any], spec: ArraySpec, steps: 
     elif steps.voi is not None:
         gray = steps.voi(modality) / steps.voi.largest
     else:
-        gray = _stretched(modality, _through_modality(_extent(values, spec, steps), steps.modality))
+        gray = _stretched(modality, _through_modality(np.array(extent_of(values, spec, steps)), steps.modality))
     gray = np.clip(gray, 0.0, 1.0)
     if steps.presentation is not None:
         table = steps.presentation
@@ -141,15 +144,17 @@ def _through_modality(stored: NDArray[Any], modality: Table | tuple[float, float
     return stored * slope + intercept
 
 
-def _extent(values: NDArray[Any], spec: ArraySpec, steps: Grayscale) -> NDArray[Any]:
+def extent_of(values: NDArray[Any], spec: ArraySpec, steps: Grayscale) -> tuple[float, float]:
     """The lowest and highest stored value to tell apart: all that 8 bits hold, else what there is but padding."""
+    if steps.extent is not None:
+        return steps.extent
     if values.dtype.kind != "f" and (steps.is_whole_range or (spec.bits_stored <= 8 and not spec.signed)):
         span = 1 << spec.bits_stored
-        return np.array([-span // 2, span // 2 - 1] if spec.signed else [0, span - 1])
+        return (-span // 2, span // 2 - 1) if spec.signed else (0, span - 1)
     inside = values if values.dtype.kind != "f" else values[np.isfinite(values)]
     if steps.padding is not None:
         inside = inside[(inside < steps.padding[0]) | (inside > steps.padding[1])]
-    return np.array([inside.min(), inside.max()]) if inside.size else np.zeros(2)
+    return (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
 
 
 def windowed(values: NDArray[Any], window: Window) -> NDArray[Any]:

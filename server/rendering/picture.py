@@ -13,7 +13,7 @@ from PIL import Image
 from readingroom.errors import NotAcceptable
 from server.rendering.captions import with_captions
 from server.rendering.colour import in_rgb, labelled, through_palette, with_supplement
-from server.rendering.grayscale import Grayscale, Picture, grayscale_of, shaded
+from server.rendering.grayscale import Grayscale, Picture, extent_of, grayscale_of, shaded
 from server.rendering.item import Item
 from server.rendering.lettering import Lettering
 from server.rendering.look import Look, Window
@@ -42,6 +42,8 @@ class Frame:
         What `storage.pixels` made of the bitstream.
     embedded
         The native pixels with all their bits, where overlays lie in those above Bits Stored.
+    extent
+        The lowest and highest stored value of all frames that are shown one after the other.
     """
 
     values: NDArray[Any]
@@ -51,6 +53,7 @@ class Frame:
     instance_uid: str
     number: int
     embedded: NDArray[Any] | None = None
+    extent: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,9 @@ def draw(frame: Frame, look: Look, state: Item | None, lettering: Lettering, con
     """
     applied = apply(state, frame.dataset, frame.instance_uid, frame.number) if state else None
     gray = applied.gray if applied else None
-    if gray is None and frame.spec.samples == 1 and frame.photometric != "PALETTE COLOR":
+    if gray is None and is_gray(frame):
         gray = grayscale_of(frame.dataset, frame.number, frame.photometric, look.window)
+        gray = replace(gray, extent=frame.extent)
     picture = covered(_pixels(frame, gray), state or frame.dataset)
     image, profile = _with_profile(picture, look, state or frame.dataset, frame.dataset, convert)
     rows, columns = picture.shape[:2]
@@ -99,6 +103,22 @@ def draw(frame: Frame, look: Look, state: Item | None, lettering: Lettering, con
         window = gray.voi if gray and isinstance(gray.voi, Window) else None
         image = with_captions(image, frame.dataset, frame.number, window, look.annotations, lettering)
     return Drawn(image, profile)
+
+
+def is_gray(frame: Frame) -> bool:
+    """Whether its stored values are shades."""
+    return frame.spec.samples == 1 and frame.photometric != "PALETTE COLOR"
+
+
+def own_extent(frame: Frame, look: Look) -> tuple[float, float] | None:
+    """The lowest and highest value that a frame is stretched between; None where a window or table says how.
+
+    Frames that follow each other are stretched alike, or they would flicker.
+    """
+    if not is_gray(frame):
+        return None
+    gray = grayscale_of(frame.dataset, frame.number, frame.photometric, look.window)
+    return extent_of(frame.values, frame.spec, gray) if gray.voi is None else None
 
 
 def _pixels(frame: Frame, gray: Grayscale | None) -> Picture:

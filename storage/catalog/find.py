@@ -268,8 +268,8 @@ def read_metadata(connection: sa.Connection, instance_id: str, *, original: bool
 
     It is shown as it was corrected; `original` gives it as it was received.
     """
-    statement = sa.select(_json(original)).where(t.instance_metadata.c.instance == instance_id)
-    return bytes(connection.execute(statement).scalar_one())
+    statement = _RECEIVED_METADATA if original else _METADATA
+    return bytes(connection.execute(statement, {"instance": instance_id}).scalar_one())
 
 
 def iter_metadata(
@@ -291,6 +291,12 @@ def iter_metadata(
 def _json(original: bool) -> sa.ColumnElement[bytes]:
     shown, received = t.instance_metadata.c.json, t.instance_metadata.c.received
     return sa.func.coalesce(received, shown) if original else shown
+
+
+_METADATA, _RECEIVED_METADATA = (
+    sa.select(_json(original)).where(t.instance_metadata.c.instance == sa.bindparam("instance"))
+    for original in (False, True)
+)
 
 
 def read_overlay(connection: sa.Connection, instance_id: str) -> dict[str, Any]:

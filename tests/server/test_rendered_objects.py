@@ -243,6 +243,18 @@ def test_too_much_of_a_moving_picture_is_too_large(client: httpx.Client) -> None
     assert client.get(f"{url_of(dataset)}/frames/1,2/rendered?viewport=200,200", headers=gif).status_code == 200
 
 
+def test_frames_without_a_window_are_stretched_alike(client: httpx.Client) -> None:
+    """Each for itself would be black here, and flicker elsewhere."""
+    dataset = cine(4)
+    keep(client, dataset)
+    gif = Image.open(io.BytesIO(client.get(f"{url_of(dataset)}/rendered", headers={"Accept": "image/gif"}).content))
+    shades = []
+    for index in range(4):
+        gif.seek(index)
+        shades.append(int(np.asarray(gif.convert("L"))[0, 0]))
+    assert shades == [0, 85, 170, 255]
+
+
 def test_frames_follow_each_other_at_the_times_that_they_have(client: httpx.Client) -> None:
     """PS3.3 C.7.6.5.1.2: each value is the time since the frame before."""
     dataset = cine(4, FrameTimeVector=[0, 50, 200, 100], WindowCenter=2, WindowWidth=8)
