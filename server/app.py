@@ -33,6 +33,7 @@ from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.ingest import Ingest
 from server.listing import list_attributes
 from server.purging import purge_due
+from server.renditions import Renditions
 from server.room import Room
 from server.settings import Settings
 from server.settle import describe_stale, settle_studies
@@ -89,6 +90,9 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 memory_bytes=settings.codec_memory_bytes,
                 seconds=settings.codec_seconds,
             )
+            renditions = Renditions(
+                settings.data / "renditions", max_bytes=settings.rendition_bytes, workers=settings.workers
+            )
             try:
                 yield Room(
                     settings=settings,
@@ -97,6 +101,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     clock=clock,
                     ingest=ingest,
                     codecs=codecs or own_codecs,
+                    renditions=renditions,
                     db=anyio.CapacityLimiter(16),
                     disk=anyio.CapacityLimiter(16),
                     codec=anyio.CapacityLimiter(max(_CODEC_CHILDREN, cores)),
@@ -104,6 +109,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     keys=with_configured(attribute.key for attribute in settings.search_attributes),
                 )
             finally:
+                renditions.close()
                 own_codecs.close()
                 upload.shutdown()
                 ingest.close()

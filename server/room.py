@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from readingroom.clock import Clock
 from server.codecs import Codecs
+from server.renditions import Renditions
 from server.settings import Settings
 from storage.blobs import Blobs, Bytes
 from storage.catalog.keys import Key
@@ -31,6 +32,7 @@ class Room:
     clock: Clock
     ingest: Ingest
     codecs: Codecs
+    renditions: Renditions
     db: anyio.CapacityLimiter
     disk: anyio.CapacityLimiter
     codec: anyio.CapacityLimiter
@@ -65,6 +67,13 @@ class Room:
     async def call_codec[**P, T](self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a limited child process; see `server.codecs.Codecs.call`."""
         return await anyio.to_thread.run_sync(lambda: self.codecs.call(function, *args, **kwargs), limiter=self.codec)
+
+    async def read_rendition(self, name: str) -> memoryview | None:
+        """A transcoded frame that was kept: at once where it is in the page cache, else on a thread."""
+        try:
+            return self.renditions.read_now(name)
+        except BlockingIOError:
+            return await anyio.to_thread.run_sync(self.renditions.read, name, limiter=self.disk)
 
     async def read_range(self, key: str, offset: int, length: int) -> Bytes:
         """Bytes of a stored object: at once where they are in the page cache, else on a thread."""

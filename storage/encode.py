@@ -9,9 +9,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
+from zlib import crc32
 
 import imagecodecs
 import numpy as np
@@ -22,6 +23,9 @@ from readingroom.errors import NotAcceptable, NotDicom
 from storage.arrays import ArraySpec
 from storage.part10 import DEFLATED, EXPLICIT_LITTLE
 from storage.pixels import DECODABLE, MAX_DECODED_BYTES, decode_frame, decoded_photometric
+
+GENERATION = f"{crc32(f'1 {imagecodecs.__version__}'.encode()):08x}"
+"""Changes with the encoders, and so with the bytes that they make of the same pixels."""
 
 NATIVE_TARGETS = (EXPLICIT_LITTLE, DEFLATED)
 
@@ -114,6 +118,12 @@ def refusal(spec: ArraySpec, target: str) -> str:
     if prod(spec.frame_shape) * spec.bits_allocated // 8 > MAX_DECODED_BYTES:
         return f"a frame is longer than {MAX_DECODED_BYTES} bytes"
     return ""
+
+
+@lru_cache(maxsize=1024)
+def targets_of(spec: ArraySpec) -> tuple[str, ...]:
+    """Every transfer syntax that frames of an object can be had in, beside the stored one, as `TARGETS` has them."""
+    return tuple(target for target in TARGETS if target != spec.transfer_syntax and not refusal(spec, target))
 
 
 def is_lossy(spec: ArraySpec, target: str) -> bool:

@@ -29,7 +29,7 @@ from storage.catalog.find import (
     read_overlay,
 )
 from storage.dicomjson import Buffer
-from storage.encode import transcode_frame
+from storage.encode import transcode_exactly
 from storage.rewrite import rewrite
 
 
@@ -125,7 +125,7 @@ def file_body(room: Room, instance: StoredInstance, offer: Offer) -> list[Piece]
 
 async def _rewritten(room: Room, instance: StoredInstance, transfer_syntax: str) -> AsyncIterator[bytes | memoryview]:
     def transcode(bitstream: bytes, spec: ArraySpec, target: str) -> bytes:
-        return room.codecs.call(transcode_frame, bitstream, spec, target)
+        return room.codecs.call(transcode_exactly, bitstream, spec, target)
 
     def pieces() -> Iterator[bytes]:
         overlay = room.query(read_overlay, instance.id) if instance.overlay_version else {}

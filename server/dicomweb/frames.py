@@ -12,7 +12,7 @@ from server.dicomweb.kept import Inflated, Keepings
 from server.dicomweb.negotiation import DEFLATED, EXPLICIT_LITTLE_ENDIAN, NATIVE, Accept, Offer, agree, choose
 from server.room import Room
 from storage.catalog.find import StoredInstance
-from storage.encode import transcode_frame
+from storage.encode import GENERATION, transcode_frame
 from storage.objects import ArraySpec, frame_chunk, frame_payload, inflate, scan
 
 Bytes = bytes | bytearray
@@ -71,23 +71,33 @@ async def read_frame(room: Room, keepings: Keepings, instance: StoredInstance, n
     return frame_payload(spec, bytes(chunk), index)
 
 
-async def read_decoded(room: Room, keepings: Keepings, instance: StoredInstance, number: int) -> Bytes:
-    """One frame as it would lie in an Explicit VR Little Endian file.
+async def read_transcoded(
+    room: Room, keepings: Keepings, instance: StoredInstance, number: int, target: str
+) -> Bytes | memoryview:
+    """One frame in another transfer syntax: a rendition that was kept, or one made now and kept.
 
-    Native frames are as they are; what was compressed comes without the bits above Bits Stored, and with its samples
+    In Explicit VR Little Endian it is as it would lie in such a file: without the bits above Bits Stored, its samples
     by plane or by pixel as Planar Configuration says.
     """
-    frame = await read_frame(room, keepings, instance, number)
-    spec = await frame_spec(room, keepings, instance)
-    if spec.encoding != "encapsulated":
-        return frame
-    return await room.call_codec(transcode_frame, bytes(frame), spec, EXPLICIT_LITTLE_ENDIAN)
+    name = f"{instance.sha256.hex()}-{number}-{target}-{GENERATION}"
+    kept = await room.read_rendition(name)
+    if kept is not None:
+        return kept
+
+    async def make() -> bytes:
+        frame = await read_frame(room, keepings, instance, number)
+        spec = await frame_spec(room, keepings, instance)
+        made = await room.call_codec(transcode_frame, bytes(frame), spec, target)
+        room.renditions.keep(name, made)
+        return made
+
+    return await keepings.transcoded.get(name, make, len)
 
 
 async def agreed_frame(
     room: Room, keepings: Keepings, instance: StoredInstance, number: int, accept: Accept, offers: tuple[Offer, ...]
-) -> tuple[Offer, Bytes]:
-    """One frame in the representation to send; as it was received where it cannot be decompressed but may go so.
+) -> tuple[Offer, Bytes | memoryview]:
+    """One frame in the representation to send; as it was received where it cannot be transcoded but may go so.
 
     Raises
     ------
@@ -99,20 +109,37 @@ async def agreed_frame(
         return offer, await frame_as(room, keepings, instance, number, offer)
     except NotAcceptable:
         as_received = tuple(offer for offer in offers if offer.transfer_syntax == instance.transfer_syntax)
-        if not is_decoded(instance, offer) or (other := agree(accept, as_received)) is None:
+        if not is_transcoded(instance, offer) or (other := agree(accept, as_received)) is None:
             raise
         return other, await frame_as(room, keepings, instance, number, other)
 
 
-def is_decoded(instance: StoredInstance, offer: Offer) -> bool:
-    """Whether an offer means that the frames are decompressed."""
-    return offer.transfer_syntax == EXPLICIT_LITTLE_ENDIAN and instance.transfer_syntax not in NATIVE
+def is_transcoded(instance: StoredInstance, offer: Offer) -> bool:
+    """Whether an offer means that the frames are not as they are stored."""
+    if offer.transfer_syntax == EXPLICIT_LITTLE_ENDIAN:
+        return instance.transfer_syntax not in NATIVE
+    return offer.transfer_syntax != instance.transfer_syntax
 
 
-async def frame_as(room: Room, keepings: Keepings, instance: StoredInstance, number: int, offer: Offer) -> Bytes:
+async def frame_as(
+    room: Room, keepings: Keepings, instance: StoredInstance, number: int, offer: Offer
+) -> Bytes | memoryview:
     """One frame in the representation that was agreed."""
-    read = read_decoded if is_decoded(instance, offer) else read_frame
-    return await read(room, keepings, instance, number)
+    if is_transcoded(instance, offer):
+        return await read_transcoded(room, keepings, instance, number, offer.transfer_syntax)
+    return await read_frame(room, keepings, instance, number)
+
+
+def known_spec(instance: StoredInstance) -> ArraySpec | None:
+    """How the frames of an instance are encoded, where the catalog knows it."""
+    return None if instance.opaque_reason else _spec(instance.array_spec)
+
+
+async def found_spec(room: Room, keepings: Keepings, instance: StoredInstance) -> ArraySpec | None:
+    """The same of a deflated object too, which has to be inflated for that; None where there are no frames."""
+    if not instance.opaque_reason or instance.transfer_syntax != DEFLATED:
+        return known_spec(instance)
+    return (await inflated(room, keepings, instance)).scan.spec
 
 
 async def inflated(room: Room, keepings: Keepings, instance: StoredInstance) -> Inflated:

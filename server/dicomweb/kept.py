@@ -147,6 +147,7 @@ class Keepings:
     located: Located = field(default_factory=Located)
     metadata: Kept[bytes] = field(default_factory=lambda: Kept(64 << 20))
     inflated: Kept[Inflated] = field(default_factory=lambda: Kept(64 << 20))
+    transcoded: Kept[bytes] = field(default_factory=lambda: Kept(0))  # made once at a time; kept on disk
     rendered: Kept[bytes] = field(default_factory=lambda: Kept(16 << 20))
 
 

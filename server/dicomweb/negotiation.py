@@ -15,6 +15,9 @@ from pydicom import uid
 from starlette.requests import Request
 
 from readingroom.errors import NotAcceptable
+from storage import pixels
+from storage.arrays import ArraySpec
+from storage.encode import is_lossy, targets_of
 
 EXPLICIT_LITTLE_ENDIAN = str(uid.ExplicitVRLittleEndian)
 DICOM = "application/dicom"
@@ -54,16 +57,14 @@ COMPRESSED: dict[str, tuple[str, ...]] = {
 }
 """Media types of compressed bulk data by transfer syntax (Table 8.7.3-5), the older spellings behind the newer."""
 
-_ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
-_DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
+_DEFAULTS = frozenset({"1.2.840.10008.1.2.5", *(f"1.2.840.10008.1.2.4.{n}" for n in (70, 80, 90, 110, 201))})
+"""The default transfer syntax of each media type that frames are transcoded to (Table 8.7.3-5)."""
+
 _NO_PIXELS = frozenset({f"1.2.840.10008.1.2.4.{n}" for n in (94, 95, 204, 205)})
 """JPIP: the pixels are behind a URL in the data set."""
 
-DECODABLE = frozenset(
-    {syntax for syntax, types in COMPRESSED.items() if types[0].startswith("image/") and types != _JPEG_2000_PART_2}
-    | {_ENCAPSULATED_UNCOMPRESSED, _DEFLATED_FRAMES}
-)
-"""Compressed still images that `storage.pixels` decodes."""
+DECODABLE = pixels.DECODABLE - NATIVE
+"""Compressed still images that are decompressed."""
 
 LOSSY = frozenset(
     {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 53, 55, 81, 91, 93, 111, 112, 203)}
@@ -129,6 +130,17 @@ class Offer:
         return f"{self.name}; transfer-syntax={self.transfer_syntax}" if self.transfer_syntax else self.name
 
 
+class Offers(tuple[Offer, ...]):
+    """What can be sent of something stored, the default first.
+
+    Told apart by identity, since they are made once: hashing a hundred offers for each frame would cost as much as
+    reading it.
+    """
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
 Accept = tuple[str, str]
 
 # A quote that is never closed runs to the end: one pass, whatever is sent.
@@ -184,12 +196,20 @@ def _described(offer: Offer) -> str:
     return f'multipart/related; type="{offer.media_type}"{syntax}' if offer.multipart else offer.media_type + syntax
 
 
-@lru_cache(maxsize=256)
-def instance_offers(transfer_syntax: str, *, has_single_part: bool) -> tuple[Offer, ...]:
+@lru_cache(maxsize=1024)
+def instance_offers(transfer_syntax: str, spec: ArraySpec | None = None, *, has_single_part: bool) -> Offers:
     """What can be sent of a stored Part 10 file (PS3.18 8.7.3.1, 8.7.3.4), in one part only of a single instance.
 
     Implicit VR and Big Endian never leave: they go as Explicit VR Little Endian. What is lossy, or holds no still
-    images, goes as it is to who names no transfer syntax; what is lossless is decompressed for them.
+    images, goes as it is to who names no transfer syntax; what is lossless is decompressed for them. Every other
+    transfer syntax has to be named, and none that would change the pixels is offered.
+
+    Parameters
+    ----------
+    transfer_syntax
+        The stored one.
+    spec
+        How its frames are encoded; None where they cannot be addressed, or there are none.
     """
     offers = []
     if transfer_syntax not in NEVER_SENT:
@@ -197,32 +217,59 @@ def instance_offers(transfer_syntax: str, *, has_single_part: bool) -> tuple[Off
         offers.append((transfer_syntax, not is_default))
     if transfer_syntax in NEVER_SENT | DECODABLE or transfer_syntax == DEFLATED:
         offers.append((EXPLICIT_LITTLE_ENDIAN, False))
-    return tuple(
+    if spec is not None:
+        others = [target for target in targets_of(spec) if not is_lossy(spec, target)]
+    else:
+        others = [DEFLATED] if transfer_syntax in NATIVE else []
+    offers += [(target, True) for target in others if target not in (EXPLICIT_LITTLE_ENDIAN, transfer_syntax)]
+    return Offers(
         Offer(media_type=DICOM, multipart=multipart, transfer_syntax=syntax, must_be_named=must_be_named)
         for multipart in ((True, False) if has_single_part else (True,))
         for syntax, must_be_named in offers
     )
 
 
-@lru_cache(maxsize=256)
-def frame_offers(transfer_syntax: str, *, has_single_part: bool) -> tuple[Offer, ...]:
+@lru_cache(maxsize=1024)
+def frame_offers(transfer_syntax: str, spec: ArraySpec | None = None, *, has_single_part: bool) -> Offers:
     """What can be sent of the frames of a stored object (PS3.18 8.7.3.3), in one part only of a single frame.
 
     ``application/octet-stream; transfer-syntax=*`` is how viewers ask for the bitstream as stored, whatever its media
-    type; the answer names that type. A media type alone gets the bitstream as stored too, if it is of that type: it
-    is not transcoded to the default transfer syntax of Table 8.7.3-5.
+    type; the answer names that type, and so it does where they name a transfer syntax. A media type alone gets the
+    bitstream as stored, if it is of that type; else its default transfer syntax of Table 8.7.3-5.
+
+    Parameters
+    ----------
+    transfer_syntax
+        The stored one.
+    spec
+        How the frames are encoded; None where that is not known, and they are offered as stored or decompressed.
     """
-    names = COMPRESSED.get(transfer_syntax, ())
-    stored = [Offer(media_type=name, transfer_syntax=transfer_syntax) for name in names]
-    offers = []
-    if stored:
-        offers.append(replace(stored[0], must_be_named=True))
-        offers.append(replace(stored[0], must_be_named=True, media_type=OCTET_STREAM, sent_as=names[0]))
+    stored = [Offer(media_type=name, transfer_syntax=transfer_syntax) for name in COMPRESSED.get(transfer_syntax, ())]
+    offers = _by_name(transfer_syntax) if stored else []
     if transfer_syntax in NATIVE | DECODABLE:
         offers.append(Offer(media_type=OCTET_STREAM, transfer_syntax=EXPLICIT_LITTLE_ENDIAN))
     offers += stored
-    in_parts = tuple(replace(offer, multipart=True) for offer in offers)
-    return (*in_parts, *offers) if has_single_part else in_parts
+    for target in targets_of(spec) if spec else ():
+        if target in COMPRESSED:
+            offers += _by_name(target)
+            if target in _DEFAULTS:
+                offers += [Offer(media_type=name, transfer_syntax=target) for name in COMPRESSED[target]]
+    in_parts = [replace(offer, multipart=True) for offer in offers]
+    return Offers([*in_parts, *offers] if has_single_part else in_parts)
+
+
+def _by_name(transfer_syntax: str) -> list[Offer]:
+    """Frames for who names a compressed transfer syntax, under its own media type, an older one, or none."""
+    name, *_ = names = COMPRESSED[transfer_syntax]
+    return [
+        Offer(
+            media_type=asked,
+            transfer_syntax=transfer_syntax,
+            must_be_named=True,
+            sent_as=name if asked == OCTET_STREAM else "",
+        )
+        for asked in (*names, OCTET_STREAM)
+    ]
 
 
 @lru_cache(maxsize=256)

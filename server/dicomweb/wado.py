@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from zlib import crc32
 
 from starlette.requests import Request
@@ -20,9 +20,10 @@ from server.dicomweb.files import (
     version_of,
     with_version,
 )
-from server.dicomweb.frames import agreed_frame, frame_as, frame_numbers, is_decoded
-from server.dicomweb.kept import keepings_of
+from server.dicomweb.frames import agreed_frame, found_spec, frame_as, frame_numbers, is_transcoded, known_spec
+from server.dicomweb.kept import Keepings, keepings_of
 from server.dicomweb.negotiation import (
+    DEFLATED,
     Accept,
     Offer,
     accepted,
@@ -33,10 +34,8 @@ from server.dicomweb.negotiation import (
 )
 from server.dicomweb.respond import Made, Part, Piece, multipart, not_modified, single_part
 from server.room import Room
-from storage.catalog.find import (
-    StoredInstance,
-    find_instance,
-)
+from storage.catalog.find import StoredInstance, find_instance
+from storage.encode import GENERATION
 
 
 async def retrieve_frames(request: Request) -> Response:
@@ -50,7 +49,10 @@ async def retrieve_frames(request: Request) -> Response:
     instance = await keepings.located.find(room, caller.scope, *uids, version)
     numbers = frame_numbers(path["frames"], instance)
     accept = accepted(request)
-    offers = frame_offers(instance.transfer_syntax, has_single_part=len(numbers) == 1)
+    offers = frame_offers(instance.transfer_syntax, known_spec(instance), has_single_part=len(numbers) == 1)
+    if instance.transfer_syntax == DEFLATED and not agree(accept, offers):
+        spec = await found_spec(room, keepings, instance)
+        offers = frame_offers(instance.transfer_syntax, spec, has_single_part=len(numbers) == 1)
     if unchanged := not_modified(request, _frames_etag(instance, choose(accept, offers))):
         return unchanged
     offer, first = await agreed_frame(room, keepings, instance, numbers[0], accept, offers)
@@ -74,7 +76,8 @@ async def retrieve_frames(request: Request) -> Response:
 
 
 def _frames_etag(instance: StoredInstance, offer: Offer) -> str:
-    return f'"{instance.bytes_etag}-{"native" if is_decoded(instance, offer) else "frame"}"'
+    how = f"{offer.transfer_syntax}-{GENERATION}" if is_transcoded(instance, offer) else "frame"
+    return f'"{instance.bytes_etag}-{how}"'
 
 
 async def retrieve_instance(request: Request) -> Response:
@@ -86,7 +89,7 @@ async def retrieve_instance(request: Request) -> Response:
     if original_of(request):
         instance = as_received(instance)
     accept = accepted(request)
-    offers = instance_offers(instance.transfer_syntax, has_single_part=True)
+    offers = await _offers(room, keepings_of(request), instance, accept, has_single_part=True)
     offer = choose(accept, (*offers, bulk.ALL))
     if offer == bulk.ALL:
         return await bulk.instance_bulk(request)
@@ -96,7 +99,8 @@ async def retrieve_instance(request: Request) -> Response:
 async def send_instance(request: Request, instance: StoredInstance, offer: Offer) -> Response:
     """An instance as a Part 10 file, as was agreed."""
     room: Room = request.app.state.room
-    etag = f'"{instance.etag}{"" if offer.transfer_syntax == instance.transfer_syntax else "-explicit"}"'
+    how = "" if offer.transfer_syntax == instance.transfer_syntax else f"-{offer.transfer_syntax}-{GENERATION}"
+    etag = f'"{instance.etag}{how}"'
     if unchanged := not_modified(request, etag):
         return unchanged
     body = file_body(room, instance, offer)
@@ -127,27 +131,31 @@ async def _retrieve_all(request: Request, study_uid: str, series_uid: str | None
     etag = f'W/"{of.id}-{of.version}-{crc32(repr((accept, is_original)).encode()):x}"'
     if unchanged := not_modified(request, etag):
         return unchanged
-    parts = list(_files(room, caller.service_root, instances, accept))
+    parts: list[Part] = []
+    offers: dict[Offer, None] = {}
+    for instance in instances:
+        there_are = await _offers(room, keepings_of(request), instance, accept, has_single_part=False)
+        if offer := agree(accept, there_are):
+            location = instance_url(caller.service_root, instance)
+            parts.append(Part(media_type=offer.part_type, location=location, body=file_body(room, instance, offer)))
+        offers |= dict.fromkeys(there_are)
     if not parts:
-        syntaxes = dict.fromkeys(instance.transfer_syntax for instance in instances)
-        offers = [offer for syntax in syntaxes for offer in instance_offers(syntax, has_single_part=False)]
-        choose(accept, (*dict.fromkeys(offers), bulk.ALL))
+        choose(accept, (*offers, bulk.ALL))
         return await (bulk.series_bulk if series_uid else bulk.study_bulk)(request)
     missing = len(instances) - len(parts)
     warning = f"{missing} of {len(instances)} instances are in no acceptable transfer syntax" if missing else ""
     return await multipart(request, room, "application/dicom", parts, etag=etag, warning=warning)
 
 
-def _files(room: Room, service_root: str, instances: list[StoredInstance], accept: Accept) -> Iterator[Part]:
-    """A part for each instance that can be sent; the transfer syntax is agreed for each (PS3.18 8.7.8.1)."""
-    for instance in instances:
-        offer = agree(accept, instance_offers(instance.transfer_syntax, has_single_part=False))
-        if offer:
-            yield Part(
-                media_type=offer.part_type,
-                location=instance_url(service_root, instance),
-                body=file_body(room, instance, offer),
-            )
+async def _offers(
+    room: Room, keepings: Keepings, instance: StoredInstance, accept: Accept, *, has_single_part: bool
+) -> tuple[Offer, ...]:
+    """What can be sent of an instance; a deflated one is looked into only where it is not wanted as it is."""
+    offers = instance_offers(instance.transfer_syntax, known_spec(instance), has_single_part=has_single_part)
+    if instance.transfer_syntax == DEFLATED and not agree(accept, offers):
+        spec = await found_spec(room, keepings, instance)
+        offers = instance_offers(instance.transfer_syntax, spec, has_single_part=has_single_part)
+    return offers
 
 
 routes = [

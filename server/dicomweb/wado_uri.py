@@ -19,7 +19,7 @@ from starlette.routing import Route
 from readingroom.errors import Invalid, NotAcceptable
 from server.auth import caller_of
 from server.dicomweb.files import version_of
-from server.dicomweb.frames import frame_spec
+from server.dicomweb.frames import frame_spec, known_spec
 from server.dicomweb.kept import keepings_of
 from server.dicomweb.look import Asked, annotations_of, is_number, state_of
 from server.dicomweb.negotiation import Accept, Offer, choose, instance_offers, parse_accept
@@ -209,7 +209,8 @@ async def retrieve_by_query(request: Request) -> Response:
 
 def _file_offers(query: Query, instance: StoredInstance) -> list[Offer]:
     """The DICOM file as it can be sent; first in the transfer syntax that is named, if one is."""
-    offers = [one for one in instance_offers(instance.transfer_syntax, has_single_part=True) if not one.multipart]
+    there_are = instance_offers(instance.transfer_syntax, known_spec(instance), has_single_part=True)
+    offers = [one for one in there_are if not one.multipart]
     if not query.transfer_syntax:
         return offers
     named = [replace(one, must_be_named=False) for one in offers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from starlette.requests import Request
@@ -21,6 +22,7 @@ from server.dicomweb.negotiation import (
     instance_offers,
     parse_accept,
 )
+from storage.arrays import ArraySpec
 
 JPEG, PNG = Offer(media_type="image/jpeg"), Offer(media_type="image/png")
 PICTURES = (JPEG, PNG)
@@ -207,7 +209,7 @@ def test_lossy_still_images_are_decompressed_for_who_names_that() -> None:
 
 
 @pytest.mark.parametrize("stored", [EXPLICIT_LITTLE_ENDIAN, JPEG_LS])
-def test_another_compression_than_the_stored_one_is_not_acceptable(stored: str) -> None:
+def test_an_instance_whose_frames_are_not_known_is_not_compressed_otherwise(stored: str) -> None:
     with pytest.raises(NotAcceptable, match=r"transfer-syntax=1\.2\.840\.10008\.1\.2\.1"):
         instance("application/dicom; transfer-syntax=1.2.840.10008.1.2.4.90", stored)
 
@@ -229,6 +231,21 @@ def frame(header: str, stored: str) -> tuple[bool, str]:
     return offer.multipart, offer.part_type
 
 
+GREY = ArraySpec(
+    transfer_syntax=EXPLICIT_LITTLE_ENDIAN,
+    rows=16,
+    columns=16,
+    samples=1,
+    bits_allocated=8,
+    bits_stored=8,
+    signed=False,
+    planar_configuration=0,
+    photometric="MONOCHROME2",
+    frames=1,
+    pixel_element="7FE00010",
+    pixel_vr="OB",
+    encoding="native",
+)
 NATIVE_FRAME = f"{OCTET_STREAM}; transfer-syntax={EXPLICIT_LITTLE_ENDIAN}"
 
 
@@ -288,9 +305,39 @@ def test_the_media_type_of_the_bitstream_gets_it_by_its_new_and_its_old_name(nam
         ("application/octet-stream", MPEG_4),
     ],
 )
-def test_frames_are_not_transcoded_to_another_compression(header: str, stored: str) -> None:
+def test_frames_that_are_not_known_are_not_transcoded_to_another_compression(header: str, stored: str) -> None:
     with pytest.raises(NotAcceptable):
         frame(header, stored)
+
+
+def test_of_a_list_the_client_prefers_first_that_can_be_made_wins() -> None:
+    """PS3.18 8.7.8.1: by weight, whatever it costs; of equal weights the first that is named."""
+    offers = frame_offers(JPEG_LS, replace(GREY, transfer_syntax=JPEG_LS), has_single_part=True)
+    for header, expected in {
+        "image/jls;q=0.9, image/jp2": "1.2.840.10008.1.2.4.90",
+        "image/jls, image/jp2": JPEG_LS,
+        "image/jp2, image/jls": "1.2.840.10008.1.2.4.90",
+        "image/jxl, image/jls;q=0.9": "1.2.840.10008.1.2.4.110",
+        "image/jpx, image/jls;q=0.9": JPEG_LS,
+    }.items():
+        assert chosen(header, offers).transfer_syntax == expected
+
+
+def test_what_is_stored_goes_before_what_has_to_be_made() -> None:
+    """A wildcard never costs a transcoding, but for those that get the default."""
+    for stored in (EXPLICIT_LITTLE_ENDIAN, JPEG_LS, RLE, JPEG_BASELINE):
+        spec = replace(GREY, transfer_syntax=stored)
+        for header in ("*/*; transfer-syntax=*", f"{OCTET_STREAM}; transfer-syntax=*"):
+            assert chosen(header, frame_offers(stored, spec, has_single_part=True)).transfer_syntax == stored
+        for header in ("application/dicom; transfer-syntax=*", "*/*; transfer-syntax=*"):
+            assert chosen(header, instance_offers(stored, spec, has_single_part=True)).transfer_syntax == stored
+
+
+def test_offers_are_made_once_for_equal_frames() -> None:
+    """Choosing among them is then a look into a cache, for each of a thousand frames."""
+    assert frame_offers(RLE, replace(GREY), has_single_part=True) is frame_offers(
+        RLE, replace(GREY), has_single_part=True
+    )
 
 
 def test_several_frames_never_go_in_one_part() -> None:
