@@ -110,13 +110,11 @@ class Settings(BaseSettings):
     quality_rejections: Literal["hide", "show"] = Field(
         "hide", description="What becomes of instances that a note rejects for quality reasons (IHE IOCM)"
     )
-<<<<<<< HEAD
     coerce: tuple[CoercionRule, ...] = Field(
         (), description="Rules that change what objects say as they come ([how to](../how-to/correct.md#coercion))"
-=======
+    )
     rendition_bytes: int = Field(
         4 << 30, ge=0, description="Bytes of transcoded frames kept in the data folder, by all workers; 0 keeps none"
->>>>>>> f741bc1 (Send frames, instances, series and studies in every transfer syntax that carries them)
     )
     settle_seconds: float = Field(60.0, gt=0, description="Quiet period after which a study counts as complete")
     search_attributes: tuple[Annotated[SearchAttribute, BeforeValidator(_spelled_out)], ...] = Field(
