@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from pydicom.datadict import dictionary_description
 
+from conformance import orthanc
 from conformance.statement import statement_page
 from server.dicomweb.openapi import openapi
 from server.settings import Settings
@@ -154,6 +155,7 @@ def openapi_document() -> str:
 
 
 PAGE_MAKERS: Mapping[str, Callable[[], str]] = {
+    "conformance-orthanc.md": orthanc.page,
     "conformance-statement.md": statement_page,
     "openapi.json": openapi_document,
     "search.md": search_page,

@@ -51,6 +51,24 @@ class Cast:
                     if self.peer.get(f"{sample.path}/metadata", accept=JSON).status == 200:
                         self._held.add(sample.name)
 
+    def seen_by(self, peer: Peer) -> Cast:
+        """The same samples through another connection, with nothing known of what the server offers."""
+        self.store_samples()
+        other = Cast(peer, self.samples, can_store=self.can_store)
+        other._held = self._held
+        other._made = self._made + 1_000_000
+        return other
+
+    def answer_to(self, name: str) -> Answer:
+        """The answer to the request that stored the study of a sample."""
+        self.store_samples()
+        study_uid = self.samples[name].study_uid
+        if not self.can_store:
+            raise NotApplicable("nothing was stored here (--no-store)")
+        if study_uid not in self.answers:
+            self.answers[study_uid] = store(self.peer, [one for one in self.samples if one.study_uid == study_uid])
+        return self.answers[study_uid]
+
     def __getitem__(self, name: str) -> Sample:
         """A sample that is there; `NotApplicable` where the server does not hold it."""
         self.store_samples()
@@ -179,6 +197,6 @@ _PROBES: dict[str, Callable[[Cast], Answer]] = {
     "capabilities": lambda cast: cast.peer.ask("OPTIONS", "/", accept="application/vnd.sun.wadl+xml, */*;q=0.1"),
     "non-patient": lambda cast: cast.peer.get("/color-palettes", accept=JSON),
     "uri": _uri,
-    "store": lambda cast: next(iter(cast.answers.values())),
+    "store": lambda cast: cast.answer_to("ct1"),
 }
 """How to see whether a server offers what the standard leaves to it."""

@@ -140,7 +140,7 @@ def _value(value: Any, vr: str, where: str) -> Iterator[Blemish]:
 def _name(value: Any, where: str) -> Iterator[Blemish]:
     if not isinstance(value, dict):
         yield Blemish("name", where, f"a name is an object of component groups, not {value!r} (F.2.2)")
-    elif not value or value.keys() - _GROUPS or not all(isinstance(text, str) for text in value.values()):
+    elif value.keys() - _GROUPS or not all(isinstance(text, str) for text in value.values()):
         yield Blemish("name", where, f"a name has Alphabetic, Ideographic and Phonetic strings, not {sorted(value)}")
 
 

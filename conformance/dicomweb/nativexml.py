@@ -104,7 +104,9 @@ class _Reader:
         children = list(element)
         if not children:
             return found
-        match _local(children[0]):
+        kind = _local(children[0])
+        children = [child for child in children if _local(child) == kind]
+        match kind:
             case "BulkData":
                 if not (children[0].get("uri") or children[0].get("uuid")):
                     self.note("bulk", f"the BulkData of {tag} has neither uri nor uuid")

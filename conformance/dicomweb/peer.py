@@ -211,7 +211,7 @@ class Peer:
         body: bytes | None = None,
     ) -> Answer:
         """Send a request whose target stays as it is written here."""
-        text = query if isinstance(query, str) else urlencode(query, quote_via=quote, safe="*,-")
+        text = query if isinstance(query, str) else urlencode(query, quote_via=quote, safe="*?,-")
         root = self.base if not path.startswith(("http://", "https://")) else ""
         split = urlsplit(root + path)
         target = split.path or "/"

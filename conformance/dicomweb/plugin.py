@@ -13,7 +13,7 @@ import pytest
 
 from conformance.dicomweb import areas
 from conformance.dicomweb.cast import Cast
-from conformance.dicomweb.checks import CHECKS, Check, Fault, Level, NotApplicable
+from conformance.dicomweb.checks import AREAS, CHECKS, Check, Fault, Level, NotApplicable
 from conformance.dicomweb.peer import Answer, Peer
 
 
@@ -94,6 +94,11 @@ class Plugin:
             return None
         return cast(pytest.Collector, _Area.from_parent(parent, path=file_path, checks=mine, plugin=self))
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Run the checks in the order of the areas, whatever the names of their files."""
+        order = {check.id: number for number, check in enumerate(self.checks)}
+        items.sort(key=lambda item: order[item.name])
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
@@ -165,12 +170,13 @@ def chosen(*, only: Iterable[str] = (), in_areas: Iterable[str] = ()) -> list[Ch
     for name in only:
         if not any(check.startswith(name) for check in CHECKS):
             raise ValueError(f"There is no check {name}; --list names them all.")
-    known = dict.fromkeys(check.area for check in CHECKS.values())
     for area in in_areas:
-        if area not in known:
-            raise ValueError(f"There is no area {area}; the areas are {', '.join(known)}.")
-    return [
+        if area not in AREAS.values():
+            raise ValueError(f"There is no area {area}; the areas are {', '.join(AREAS.values())}.")
+    found = [
         check
         for check in CHECKS.values()
         if (not only or check.id.startswith(only)) and (not in_areas or check.area in in_areas)
     ]
+    order = list(AREAS.values())
+    return sorted(found, key=lambda check: (order.index(check.area), check.id))

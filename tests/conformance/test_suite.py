@@ -22,22 +22,8 @@ from tests.conftest import absent
 from tests.servers import REPOSITORY, Live, free_port
 
 PENDING: dict[str, str] = {
-    "DEL": "DELETE",
     "NPI": "non-patient instances",
-    "QIDO-044": "values that are neither true nor false",
-    "REND-004": "GIF",
-    "REND-017": "iccprofile",
-    "REND-018": "iccprofile",
-    "REND-019": "annotation",
     "REND-026": "single-part rules of rendered studies",
-    "REND-028": "documents rendered",
-    "REND-029": "reports rendered",
-    "REND-030": "reports rendered",
-    "REND-035": "presentation states rendered",
-    "STOW-035": "metadata and bulk data",
-    "STOW-036": "metadata and bulk data",
-    "STOW-039": "metadata and bulk data",
-    "URI": "WADO-URI",
     "WADO-032": "zip",
     "WADO-033": "zip",
     "WADO-034": "zip",

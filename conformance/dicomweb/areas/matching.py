@@ -107,8 +107,8 @@ def asterisk(peer: Peer, cast: Cast) -> None:
 def question_mark(peer: Peer, cast: Cast) -> None:
     """``?`` matches exactly one character."""
     prefix = cast.samples.prefix
-    ensure_pages(peer, cast, f"AccessionNumber={prefix}P%3F", [1, 2, 3, 4, 5])
-    ensure_pages(peer, cast, f"AccessionNumber={prefix}%3F", [])
+    ensure_pages(peer, cast, f"AccessionNumber={prefix}P?", [1, 2, 3, 4, 5])
+    ensure_pages(peer, cast, f"AccessionNumber={prefix}?", [])
 
 
 @check("QIDO-113", "PS3.4 C.2.2.2.4")
@@ -346,3 +346,10 @@ def patient_id_with_wildcard(peer: Peer, cast: Cast) -> None:
     wanted = {sample.study_uid for sample in cast.held()}
     found = set(uids(rows, "0020000D"))
     ensure(wanted <= found, f"{len(wanted - found)} of {len(wanted)} studies are not found")
+
+
+@check("QIDO-143", "RFC 3986 2.1")
+def values_are_decoded(peer: Peer, cast: Cast) -> None:
+    """A character that is percent-encoded is that character: %41 is A."""
+    patient = cast["ct1"].dataset.PatientID
+    ensure_only(cast, peer.get("/studies", f"PatientID={patient[:-1]}%{ord(patient[-1]):02X}", accept=JSON), "ct1")

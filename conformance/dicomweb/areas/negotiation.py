@@ -322,7 +322,8 @@ def types_of_another_resource(peer: Peer, cast: Cast) -> None:
 @check("NEG-042", "10.4.4", MAY)
 def plain_json(peer: Peer, cast: Cast) -> None:
     """``application/json`` gets JSON as well, which older clients ask for."""
-    metadata(peer, cast, "application/json").expect(200)
+    found = metadata(peer, cast, "application/json").expect(200).json()
+    ensure(isinstance(found, list) and len(found) == 1, "the answer is no array of one data set")
 
 
 @check("NEG-043", "8.7.3.4")

@@ -30,7 +30,7 @@ def is_offered(peer: Peer, cast: Cast) -> None:
     """Color palettes can be searched for."""
     if why := cast.missing("non-patient"):
         raise Fault(why)
-    peer.get(PALETTES, accept=JSON).expect(200, 204)
+    peer.get(PALETTES, accept=JSON).rows()
 
 
 @check("NPI-002", "12.5", needs="non-patient")

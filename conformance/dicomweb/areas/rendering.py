@@ -59,7 +59,7 @@ def ensure_close(found: np.ndarray, wanted: np.ndarray) -> None:
 @check("REND-001", "10.4.1.1.3")
 def is_offered(peer: Peer, cast: Cast) -> None:
     """An image can be retrieved rendered."""
-    rendered(peer, cast, "ct1", accept=JPEG).expect(200)
+    picture(rendered(peer, cast, "ct1", accept=JPEG).expect(200))
 
 
 @check("REND-002", "8.7.4", needs="rendered")
@@ -279,14 +279,15 @@ def report(peer: Peer, cast: Cast) -> None:
 @check("REND-030", "8.7.4", SHOULD, needs="rendered")
 def report_is_safe(peer: Peer, cast: Cast) -> None:
     """A report that comes as a page brings no script of its own."""
-    answer = rendered(peer, cast, "sr", accept="text/html").expect(200)
+    answer = rendered(peer, cast, "sr", accept="text/html").expect(200).expect_type("text/html")
     ensure(b"<script" not in answer.body.lower(), "the page has a script")
 
 
 @check("REND-031", "10.4.1.1.4", SHOULD)
 def thumbnail_is_offered(peer: Peer, cast: Cast) -> None:
     """An image has a thumbnail."""
-    peer.get(f"{cast['ct1'].path}/thumbnail", accept=JPEG).expect(200, 302)
+    answer = peer.get(f"{cast['ct1'].path}/thumbnail", accept=JPEG).expect(200, 302)
+    ensure("location" in answer.headers or answer.media.name == JPEG, "there is neither a picture nor a place of one")
 
 
 @check("REND-032", "10.4.3.3.4", needs="thumbnail")

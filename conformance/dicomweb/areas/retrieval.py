@@ -88,7 +88,7 @@ def every_class(peer: Peer, cast: Cast) -> None:
     found = []
     for sample in cast.held():
         answer = peer.get(sample.path, accept=AS_STORED)
-        if answer.status != 200:
+        if answer.status != 200 or len(answer.parts()) != 1:
             found.append(f"{sample.name} answers {answer.status}")
     ensure(not found, said(found))
 

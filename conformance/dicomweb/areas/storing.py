@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 import numpy as np
 
 from conformance.dicomweb.cast import STORE_TYPE, Cast, store, stored_uids
-from conformance.dicomweb.checks import MAY, SHOULD, NotApplicable, check, ensure
+from conformance.dicomweb.checks import MAY, SHOULD, check, ensure
 from conformance.dicomweb.jsonmodel import blemishes, first, said, values
 from conformance.dicomweb.multipart import write_multipart
 from conformance.dicomweb.nativexml import write_native
@@ -30,7 +30,14 @@ def module(answer: Answer) -> dict[str, Any]:
 
 def is_there(peer: Peer, sample: Sample) -> bool:
     """Whether an instance can be retrieved."""
-    return peer.get(f"{sample.path}/metadata", accept=JSON).expect(200, 404, 410).status == 200
+    answer = peer.get(f"{sample.path}/metadata", accept=JSON).expect(200, 404, 410)
+    return answer.status == 200 and [first(row, "00080018") for row in answer.rows()] == [sample.uid]
+
+
+def ensure_stored(answer: Answer, *samples: Sample) -> None:
+    """An answer says that exactly these were stored, and nothing failed."""
+    found = sorted(stored_uids(answer.expect(200)))
+    ensure(found == sorted(sample.uid for sample in samples), f"stored are {found}")
 
 
 def post_parts(peer: Peer, *parts: tuple[str, bytes], content_type: str = STORE_TYPE, path: str = "/studies") -> Answer:
@@ -38,17 +45,10 @@ def post_parts(peer: Peer, *parts: tuple[str, bytes], content_type: str = STORE_
     return peer.post(path, content_type, write_multipart(parts))
 
 
-def _first_answer(cast: Cast) -> Answer:
-    cast.store_samples()
-    if not cast.answers:
-        raise NotApplicable("nothing was stored here (--no-store)")
-    return cast.answers[cast.samples["ct1"].study_uid]
-
-
 @check("STOW-001", "10.5.3.1")
 def all_samples(peer: Peer, cast: Cast) -> None:
     """Every sample is stored: images of all kinds, compressed ones, reports, documents, names in all scripts."""
-    _first_answer(cast)
+    cast.answer_to("ct1")
     held = {sample.name for sample in cast.held()}
     missing = [sample.name for sample in cast.samples if sample.name not in held and sample.name != "implicit"]
     ensure(not missing, f"not stored: {', '.join(missing)}")
@@ -57,20 +57,21 @@ def all_samples(peer: Peer, cast: Cast) -> None:
 @check("STOW-002", "10.5.3.1")
 def all_stored(peer: Peer, cast: Cast) -> None:
     """A request whose instances are all stored is answered by 200."""
-    store(peer, [cast.new()]).expect(200)
+    sample = cast.new()
+    ensure_stored(store(peer, [sample]), sample)
 
 
 @check("STOW-003", "10.5.4")
 def content_type(peer: Peer, cast: Cast) -> None:
     """The answer asked for as DICOM JSON is one object, and keeps the rules of Annex F."""
-    found = [str(blemish) for blemish in blemishes(module(_first_answer(cast)))]
+    found = [str(blemish) for blemish in blemishes(module(cast.answer_to("ct1")))]
     ensure(not found, said(found))
 
 
 @check("STOW-004", "I.1")
 def referenced_instances(peer: Peer, cast: Cast) -> None:
     """Referenced SOP Sequence has each instance that was stored, with its class."""
-    answer = _first_answer(cast)
+    answer = cast.answer_to("ct1")
     wanted = sorted((one.sop_class, one.uid) for one in cast.samples if one.study_uid == cast.samples["ct1"].study_uid)
     items = values(module(answer), REFERENCED)
     found = sorted((str(first(item, "00081150")), str(first(item, "00081155"))) for item in items)
@@ -80,7 +81,7 @@ def referenced_instances(peer: Peer, cast: Cast) -> None:
 @check("STOW-005", "I.1")
 def url_of_the_study(peer: Peer, cast: Cast) -> None:
     """The Retrieve URL of the answer is where the study is."""
-    url = first(module(_first_answer(cast)), RETRIEVE_URL)
+    url = first(module(cast.answer_to("ct1")), RETRIEVE_URL)
     ensure(url, "there is no Retrieve URL")
     rows = peer.get(urljoin(peer.base + "/", f"{url}/metadata"), accept=JSON).rows()
     ensure(rows and first(rows[0], "0020000D") == cast.samples["ct1"].study_uid, f"at {url} there is another study")
@@ -89,7 +90,7 @@ def url_of_the_study(peer: Peer, cast: Cast) -> None:
 @check("STOW-006", "I.1", SHOULD)
 def urls_of_the_instances(peer: Peer, cast: Cast) -> None:
     """The Retrieve URL of each instance (type 2) is where the instance is."""
-    items = values(module(_first_answer(cast)), REFERENCED)
+    items = values(module(cast.answer_to("ct1")), REFERENCED)
     ensure(items, "no instance is referenced")
     for item in items[:2]:
         url = first(item, RETRIEVE_URL)
@@ -116,7 +117,7 @@ def at_once(peer: Peer, cast: Cast) -> None:
 def into_its_study(peer: Peer, cast: Cast) -> None:
     """An instance is stored at the resource of its own study."""
     sample = cast.new()
-    store(peer, [sample], sample.study).expect(200)
+    ensure_stored(store(peer, [sample], sample.study), sample)
     ensure(is_there(peer, sample), "the instance cannot be retrieved")
 
 
@@ -141,7 +142,7 @@ def partly_into_another_study(peer: Peer, cast: Cast) -> None:
 def failed_instances(peer: Peer, cast: Cast) -> None:
     """An instance that was not stored is in Failed SOP Sequence, with its class and a Failure Reason."""
     right, wrong = cast.new(), cast.new()
-    items = values(module(store(peer, [right, wrong], right.study).expect(202)), FAILED)
+    items = values(module(store(peer, [right, wrong], right.study).expect(202, 409)), FAILED)
     ensure(len(items) == 1, f"{len(items)} items are in Failed SOP Sequence, not 1")
     found = (first(items[0], "00081150"), first(items[0], "00081155"))
     ensure(found == (wrong.sop_class, wrong.uid), f"the item is of {found}")
@@ -239,7 +240,7 @@ def again(peer: Peer, cast: Cast) -> None:
 def again_is_a_success(peer: Peer, cast: Cast) -> None:
     """An instance that is stored again with the same bytes is answered by 200, as a client that retries needs."""
     sample = cast.stored()
-    store(peer, [sample]).expect(200)
+    ensure_stored(store(peer, [sample]), sample)
 
 
 @check("STOW-025", "10.5.3.1")
@@ -263,8 +264,7 @@ def other_bytes_are_told(peer: Peer, cast: Cast) -> None:
 def two_studies(peer: Peer, cast: Cast) -> None:
     """Instances of several studies are stored with one request to /studies."""
     samples = [cast.new(), cast.new()]
-    answer = store(peer, samples).expect(200)
-    ensure(sorted(stored_uids(answer)) == sorted(one.uid for one in samples), f"stored are {stored_uids(answer)}")
+    ensure_stored(store(peer, samples), *samples)
 
 
 @check("STOW-027", "8.7.8.1", SHOULD)
@@ -279,8 +279,7 @@ def answer_that_is_not_acceptable(peer: Peer, cast: Cast) -> None:
 def single_part(peer: Peer, cast: Cast) -> None:
     """One instance is stored as a body of application/dicom, without multipart."""
     sample = cast.new()
-    peer.post("/studies", DICOM, sample.file).expect(200)
-    ensure(is_there(peer, sample), "the instance cannot be retrieved")
+    ensure_stored(peer.post("/studies", DICOM, sample.file), sample)
 
 
 @check("STOW-029", "8.7.1")
@@ -288,22 +287,25 @@ def unquoted_type(peer: Peer, cast: Cast) -> None:
     """The type parameter of the Content-Type is read when it is not quoted."""
     sample = cast.new()
     content_type = "multipart/related; type=application/dicom; boundary=conformance"
-    post_parts(peer, (DICOM, sample.file), content_type=content_type).expect(200)
+    ensure_stored(post_parts(peer, (DICOM, sample.file), content_type=content_type), sample)
 
 
 @check("STOW-030", "RFC 2046 5.1.1")
 def odd_boundary(peer: Peer, cast: Cast) -> None:
     """A quoted boundary of any characters that are allowed is read."""
     boundary = "a+b_c,d-e.f/g:h=i?j (k)'l"
-    body = write_multipart([(DICOM, cast.new().file)], boundary=boundary)
-    peer.post("/studies", f'multipart/related; type="application/dicom"; boundary="{boundary}"', body).expect(200)
+    sample = cast.new()
+    body = write_multipart([(DICOM, sample.file)], boundary=boundary)
+    content_type = f'multipart/related; type="application/dicom"; boundary="{boundary}"'
+    ensure_stored(peer.post("/studies", content_type, body), sample)
 
 
 @check("STOW-031", "RFC 2046 5.1.1")
 def preamble(peer: Peer, cast: Cast) -> None:
     """What stands before the first boundary is ignored."""
-    body = write_multipart([(DICOM, cast.new().file)], preamble=b"A preamble that nobody reads.\r\n")
-    peer.post("/studies", STORE_TYPE, body).expect(200)
+    sample = cast.new()
+    body = write_multipart([(DICOM, sample.file)], preamble=b"A preamble that nobody reads.\r\n")
+    ensure_stored(peer.post("/studies", STORE_TYPE, body), sample)
 
 
 @check("STOW-032", "RFC 2046 5.1.1")
@@ -319,8 +321,8 @@ def boundary_in_a_part(peer: Peer, cast: Cast) -> None:
 @check("STOW-033", "RFC 2046 5.1")
 def headers_of_a_part(peer: Peer, cast: Cast) -> None:
     """Names of the headers of a part are read in any case, and unknown ones are ignored."""
-    headers = {"content-TYPE": DICOM, "X-Nobody": "1", "Content-Location": "1.dcm"}
-    peer.post("/studies", STORE_TYPE, write_multipart([(headers, cast.new().file)])).expect(200)
+    headers, sample = {"content-TYPE": DICOM, "X-Nobody": "1", "Content-Location": "1.dcm"}, cast.new()
+    ensure_stored(peer.post("/studies", STORE_TYPE, write_multipart([(headers, sample.file)])), sample)
 
 
 @check("STOW-034", "I.1")

@@ -94,7 +94,8 @@ def errors_say_why(peer: Peer, cast: Cast) -> None:
         peer.get("/studies", "limit=ten", accept=JSON).expect_refusal(),
         peer.get(cast["ct1"].path, accept="application/x-nobody-has-this").expect_refusal(),
     ):
-        ensure(answer.body and "content-type" in answer.headers, f"{answer.status} has no payload")
+        found = f"{len(answer.body)} bytes of the Content-Type {answer.headers.get('content-type')}"
+        ensure(answer.body and "content-type" in answer.headers, f"{answer.status} has {found}")
 
 
 @check("HTTP-010", "8.5", SHOULD)

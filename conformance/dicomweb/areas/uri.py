@@ -21,7 +21,7 @@ def is_offered(peer: Peer, cast: Cast) -> None:
     cast["ct1"]
     if why := cast.missing("uri"):
         raise Fault(why)
-    wado(peer, cast, "ct1").expect(200)
+    picture(wado(peer, cast, "ct1").expect(200))
 
 
 @check("URI-002", "9.3", needs="uri")
