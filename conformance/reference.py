@@ -11,6 +11,7 @@ from pydicom.datadict import dictionary_description
 
 from conformance import orthanc
 from conformance.statement import statement_page
+from conformance.transcoding import transcoding_page
 from server.dicomweb.openapi import openapi
 from server.settings import Settings
 from storage.catalog.keys import KEYS, LEVELS, MATCHED_VRS, Key, Level
@@ -160,6 +161,7 @@ PAGE_MAKERS: Mapping[str, Callable[[], str]] = {
     "openapi.json": openapi_document,
     "search.md": search_page,
     "settings.md": settings_page,
+    "transcoding.md": transcoding_page,
 }
 """What makes each page of the reference that is made from the code."""
 

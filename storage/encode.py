@@ -56,6 +56,8 @@ class Encoding:
         The least Bits Stored.
     colour_widths, ybr_widths
         Bits Allocated of RGB and of YBR_FULL.
+    has_palette
+        Whether PALETTE COLOR is carried, whose indices must not lose anything.
     is_signed
         Whether signed values can be told from unsigned ones by whoever decodes them.
     colour
@@ -71,6 +73,7 @@ class Encoding:
     lowest_bits: int = 1
     colour_widths: tuple[int, ...] = (8, 16)
     ybr_widths: tuple[int, ...] = (8, 16)
+    has_palette: bool = True
     is_signed: bool = True
     colour: str = "RGB"
     min_side: int = 1
@@ -92,7 +95,7 @@ def refusal(spec: ArraySpec, target: str) -> str:
         return f"frames in transfer syntax {spec.transfer_syntax} are not decoded"
     if target in NATIVE_TARGETS:
         return ""
-    if (spec.transfer_syntax, target) in _RECODERS:
+    if keeps_bits(spec.transfer_syntax, target):
         return (
             "" if spec.photometric in ("MONOCHROME2", "YBR_FULL_422", "RGB") else f"no {spec.photometric} in {target}"
         )
@@ -107,6 +110,8 @@ def refusal(spec: ArraySpec, target: str) -> str:
         return "overlays lie in the unused bits of the pixels and would be lost"
     if (spec.samples, photometric) not in _CARRIED:
         return f"{spec.samples} samples of {photometric or 'no photometric interpretation'} are not compressed"
+    if photometric == "PALETTE COLOR" and not encoding.has_palette:
+        return "a palette is carried only where nothing is ever lost"
     if spec.bits_allocated not in widths:
         return f"{spec.bits_allocated} bits allocated are not one of {', '.join(map(str, widths)) or 'none'}"
     if spec.bits_stored < encoding.lowest_bits:
@@ -132,7 +137,12 @@ def is_lossy(spec: ArraySpec, target: str) -> bool:
     Such a frame is sent to who names that transfer syntax; an instance never: it would become another one, with a UID
     of its own (PS3.3 C.7.6.1.1.5).
     """
-    return target in ENCODINGS and ENCODINGS[target].is_lossy and (spec.transfer_syntax, target) not in _RECODERS
+    return target in ENCODINGS and ENCODINGS[target].is_lossy and not keeps_bits(spec.transfer_syntax, target)
+
+
+def keeps_bits(stored: str, target: str) -> bool:
+    """Whether frames go from one transfer syntax to another without being decoded, and so can come back."""
+    return (stored, target) in _RECODERS
 
 
 def encoded_spec(spec: ArraySpec, target: str, photometric: str) -> ArraySpec:
@@ -152,7 +162,7 @@ def encoded_spec(spec: ArraySpec, target: str, photometric: str) -> ArraySpec:
             encoding="native",
             framing="none",
         )
-    if (spec.transfer_syntax, target) in _RECODERS:
+    if keeps_bits(spec.transfer_syntax, target):
         photometric = spec.photometric
     elif photometric == "RGB" or (ENCODINGS[target].is_lossy and photometric == "YBR_FULL"):
         photometric = ENCODINGS[target].colour
@@ -357,12 +367,14 @@ _HTJ2K = Encoding(
     colour="YBR_RCT",
     min_side=2,  # some single rows and columns do not come back from OpenJPH
 )
+_JPEG_XL_ENCODING = Encoding(encode=_encode_jpeg_xl, is_signed=False)
 _JPEG_BASELINE = Encoding(
     encode=_encode_jpeg_baseline,
     widths=(8,),
     lowest_bits=8,
     colour_widths=(8,),
     ybr_widths=(8,),
+    has_palette=False,
     is_signed=False,
     colour="YBR_FULL_422",
     max_side=_JPEG_MAX_SIDE,
@@ -376,11 +388,11 @@ ENCODINGS: Mapping[str, Encoding] = {
     str(uid.JPEG2000Lossless): _JPEG_2000,
     str(uid.HTJ2KLossless): _HTJ2K,
     str(uid.HTJ2KLosslessRPCL): replace(_HTJ2K, encode=partial(_encode_htj2k, **_RPCL)),
-    _JPEG_XL_LOSSLESS: Encoding(encode=_encode_jpeg_xl, is_signed=False),
-    str(uid.JPEGLSNearLossless): _JPEG_LS,
-    str(uid.JPEG2000): _JPEG_2000,
-    str(uid.HTJ2K): _HTJ2K,
-    _JPEG_XL: Encoding(encode=_encode_jpeg_xl, is_signed=False),
+    _JPEG_XL_LOSSLESS: _JPEG_XL_ENCODING,
+    str(uid.JPEGLSNearLossless): replace(_JPEG_LS, has_palette=False),
+    str(uid.JPEG2000): replace(_JPEG_2000, has_palette=False),
+    str(uid.HTJ2K): replace(_HTJ2K, has_palette=False),
+    _JPEG_XL: replace(_JPEG_XL_ENCODING, has_palette=False),
     str(uid.JPEGBaseline8Bit): _JPEG_BASELINE,
 }
 """The compressed transfer syntaxes that frames are written in, the lossless ones of Table 8.7.3-5 of PS3.18 first."""

@@ -157,6 +157,8 @@ REFUSED_KINDS: list[tuple[dict[str, Any], str, str]] = [
     ({"photometric": ""}, RLE, "no photometric"),
     ({"holds_overlays": True}, HTJ2K, "overlays"),
     ({}, JPEG_BASELINE, "16 bits allocated"),
+    ({"bits_allocated": 8, "bits_stored": 8, "photometric": "PALETTE COLOR"}, JPEG_BASELINE, "palette"),
+    ({"photometric": "PALETTE COLOR"}, "1.2.840.10008.1.2.4.81", "palette"),
     ({"columns": 65_501}, JPEG_LOSSLESS, "not 1 to 65500"),
     ({"rows": 1}, HTJ2K, "1 rows and 33 columns are not 2 to 65535"),
     ({"rows": 60_000, "columns": 60_000}, HTJ2K, "longer than"),
