@@ -156,6 +156,9 @@ def main(arguments: Sequence[str]) -> None:
     """Be the fork server, until the socket ends."""
     fd, memory_bytes, idle_seconds, packages, *modules = arguments
     control = socket.socket(fileno=int(fd))
+    for asked_to_end in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        # Sent to every process of a service; the server still finishes what it answers, and needs its codecs for it.
+        signal.signal(asked_to_end, signal.SIG_IGN)
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory runs out, the kernel should rather end one of these than the server
     for module in modules:

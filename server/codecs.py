@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Buffer, Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -313,16 +313,18 @@ class _ForkServer:
 
     def fork(self) -> _Child:
         """Give a new child."""
-        work, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        memory = os.memfd_create("codec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        with theirs:
+        with ExitStack() as on_failure:
             try:
-                pid, pidfd = self._forked(theirs.fileno(), memory)
-            except BaseException:
-                work.close()
-                os.close(memory)
-                raise
+                work, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                on_failure.enter_context(work)
+                with theirs:
+                    memory = os.memfd_create("codec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+                    on_failure.callback(os.close, memory)
+                    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+                    pid, pidfd = self._forked(theirs.fileno(), memory)
+            except OSError as error:  # no more memory, processes or open files
+                raise Unavailable(f"No child process for a codec can be started: {error}.", retry_after=5) from error
+            on_failure.pop_all()
         return _Child(work, c.Segment(memory), pid, pidfd, self)
 
     def _forked(self, *given: int) -> tuple[int, int]:
@@ -365,15 +367,17 @@ class _ForkServer:
         if self.is_closed:
             raise Unavailable("The server is stopping.", retry_after=5)
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        with theirs, ExitStack() as on_failure:
+            on_failure.enter_context(control)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", c.__name__, str(theirs.fileno()), *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=os.environ | _ONE_THREAD,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is the server's, which first finishes what it is asked
+                start_new_session=True,
             )
+            on_failure.pop_all()
         self._control = control
         control.settimeout(_START_SECONDS)
         with suppress(OSError):

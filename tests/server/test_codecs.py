@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import struct
@@ -94,6 +95,10 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def lost(codecs: Codecs) -> dict[str, float]:
@@ -335,13 +340,35 @@ def test_a_child_that_is_killed_between_calls_costs_nothing(alone: Callable[...,
     assert lost(codecs) == {}
 
 
+def test_a_service_that_is_told_to_end_keeps_its_codecs_for_what_it_still_answers(
+    alone: Callable[..., Codecs],
+) -> None:
+    codecs = alone(children=1)
+    pid = codecs.call(hostile.pid)
+    for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(pid, asked)
+        os.kill(parent_of(pid), asked)
+    assert codecs.call(hostile.pid) == pid
+
+
+def test_without_open_files_to_spare_the_caller_is_told_to_come_back(
+    alone: Callable[..., Codecs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    codecs = alone()
+    with monkeypatch.context() as patch:
+        patch.setattr("server.codecs.os.memfd_create", full)
+        with pytest.raises(Unavailable, match="Too many open files"):
+            codecs.call(hostile.pid)
+    assert is_running(codecs.call(hostile.pid))
+
+
 def test_a_fork_server_that_is_killed_is_started_again(alone: Callable[..., Codecs]) -> None:
     codecs = alone(children=1)
     pid = codecs.call(hostile.pid)
-    (parent,) = (
-        int(line.split()[1]) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "PPid" in line
-    )
-    os.kill(parent, signal.SIGKILL)
+    os.kill(parent_of(pid), signal.SIGKILL)
     eventually(lambda: not is_running(pid))
     assert codecs.call(hostile.pid) != pid
 
@@ -456,6 +483,7 @@ def test_a_frame_that_kills_its_decoder_is_406_and_the_server_goes_on(
 def test_a_blank_slide_that_would_take_gigabytes_is_406(client: httpx.Client) -> None:
     slide = blank_slide()
     keep(client, slide)
-    assert client.get(f"{url_of(slide)}/rendered", headers={"Accept": "image/png"}).status_code == 406
+    picture = client.get(f"{url_of(slide)}/rendered?viewport=64,64", headers={"Accept": "image/png"})
+    assert picture.status_code == 413, "so large a picture is not even tried"
     assert client.get(f"{url_of(slide)}/frames/1", headers=NATIVE_FRAMES).status_code == 406
     assert client.get(url_of(slide), headers=AS_STORED_PARTS).status_code == 200
