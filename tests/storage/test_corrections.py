@@ -349,6 +349,7 @@ def test_two_at_once_are_one_after_the_other(filled: sa.Engine) -> None:
 @pytest.mark.parametrize(
     ("series", "instance"),
     [("1.2.9", ""), (SERIES, "1.2.9"), ("1.2.9", INSTANCE)],
+    ids=["no series", "no instance", "no series of the instance"],
 )
 def test_what_is_not_there_cannot_be_corrected(filled: sa.Engine, series: str, instance: str) -> None:
     with pytest.raises(NotFound):
