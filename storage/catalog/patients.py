@@ -34,5 +34,7 @@ def patient_of(connection: sa.Connection, owner_facility: str, columns: dict[str
 
 def forget_patient(connection: sa.Connection, patient: str) -> None:
     """Remove a patient that has no study any more."""
+    # Locked first: a study of this patient that is being recorded is then seen, or comes after.
+    connection.execute(sa.select(t.patient.c.id).where(t.patient.c.id == patient).with_for_update())
     has_study = sa.exists().where(t.study.c.patient == patient)
     connection.execute(t.patient.delete().where(t.patient.c.id == patient, ~has_study))
