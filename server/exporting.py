@@ -75,7 +75,7 @@ def export(
                 for _ in _checked(blobs, instance, advance):
                     pass  # all of it is good, so what is made of it is
                 with engine.connect() as connection:
-                    overlay = read_overlay(connection, instance.id)
+                    overlay = read_overlay(connection, instance)
                 with _received(blobs, instance) as received:
                     for piece in rewrite(received, overlay=overlay):
                         file.write(piece)

@@ -83,9 +83,10 @@ def as_received(instance: StoredInstance) -> StoredInstance:
     return replace(instance, overlay_version=0)
 
 
-def with_version(url: str, version: int | None) -> str:
-    """The URL of that version of what the URL names."""
-    return url if version is None else f"{url}?version={version}"
+def with_version(url: str, version: int | None, *, original: bool = False) -> str:
+    """The URL of that version of what the URL names, or of what was received of it."""
+    query = [f"version={version}"] * (version is not None) + ["original=true"] * original
+    return f"{url}?{'&'.join(query)}" if query else url
 
 
 def find_all(
@@ -128,7 +129,7 @@ async def _rewritten(room: Room, instance: StoredInstance, transfer_syntax: str)
         return room.codecs.call(transcode_exactly, bitstream, spec, target)
 
     def pieces() -> Iterator[bytes]:
-        overlay = room.query(read_overlay, instance.id) if instance.overlay_version else {}
+        overlay = room.query(read_overlay, instance) if instance.overlay_version else {}
         for piece in rewrite(received_file(room, instance), transfer_syntax, overlay=overlay, transcode=transcode):
             yield bytes(piece)  # a view of the file must not be read from disk by the event loop
 

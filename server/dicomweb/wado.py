@@ -99,14 +99,16 @@ async def retrieve_instance(request: Request) -> Response:
 async def send_instance(request: Request, instance: StoredInstance, offer: Offer) -> Response:
     """An instance as a Part 10 file, as was agreed."""
     room: Room = request.app.state.room
-    how = "" if offer.transfer_syntax == instance.transfer_syntax else f"-{offer.transfer_syntax}-{GENERATION}"
+    is_anew = offer.transfer_syntax != instance.transfer_syntax or instance.overlay_version
+    how = f"-{offer.transfer_syntax}-{GENERATION}" if is_anew else ""
     etag = f'"{instance.etag}{how}"'
     if unchanged := not_modified(request, etag):
         return unchanged
     body = file_body(room, instance, offer)
     if not offer.multipart:
         return await single_part(request, room, offer, body, etag=etag)
-    location = with_version(instance_url(caller_of(request).service_root, instance), version_of(request))
+    url = instance_url(caller_of(request).service_root, instance)
+    location = with_version(url, version_of(request), original=original_of(request))
     part = Part(media_type=offer.part_type, location=location, body=body)
     return await multipart(request, room, offer.name, [part], etag=etag)
 
@@ -136,7 +138,7 @@ async def _retrieve_all(request: Request, study_uid: str, series_uid: str | None
     for instance in instances:
         there_are = await _offers(room, keepings_of(request), instance, accept, has_single_part=False)
         if offer := agree(accept, there_are):
-            location = instance_url(caller.service_root, instance)
+            location = with_version(instance_url(caller.service_root, instance), None, original=is_original)
             parts.append(Part(media_type=offer.part_type, location=location, body=file_body(room, instance, offer)))
         offers |= dict.fromkeys(there_are)
     if not parts:

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from readingroom.errors import Ambiguous, Gone, NotFound
+from readingroom.errors import Ambiguous, Gone, NotFound, Unavailable
 from readingroom.model import Scope
 from storage.catalog import schema as t
 from storage.catalog.overlays import load_metadata
@@ -299,8 +299,20 @@ _METADATA, _RECEIVED_METADATA = (
 )
 
 
-def read_overlay(connection: sa.Connection, instance_id: str) -> dict[str, Any]:
-    """What lies over the received data set of an instance; None as an element takes it away."""
-    columns = t.instance_metadata.c.json, t.instance_metadata.c.received
-    shown, received = connection.execute(sa.select(*columns).where(t.instance_metadata.c.instance == instance_id)).one()
+def read_overlay(connection: sa.Connection, instance: StoredInstance) -> dict[str, Any]:
+    """What lies over the received data set of an instance; None as an element takes it away.
+
+    Raises
+    ------
+    Unavailable
+        The instance was corrected since it was found, so this is not what lay over it then.
+    """
+    statement = (
+        sa.select(t.instance_metadata.c.json, t.instance_metadata.c.received, t.instance.c.overlay_version)
+        .join(t.instance, t.instance_metadata.c.instance == t.instance.c.id)
+        .where(t.instance.c.id == instance.id)
+    )
+    shown, received, version = connection.execute(statement).one()
+    if version != instance.overlay_version:
+        raise Unavailable(f"Instance {instance.instance_uid} was corrected at this moment; ask again.", retry_after=1)
     return difference(load_metadata(received), load_metadata(shown)) if received else {}

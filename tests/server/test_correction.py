@@ -16,7 +16,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from readingroom.clock import SetClock
-from readingroom.errors import Invalid
+from readingroom.errors import Invalid, Unavailable
 from readingroom.model import LOCAL_OPERATOR, Permission, Scope
 from server import edge
 from server.archive import open_new_archive
@@ -26,6 +26,7 @@ from server.room import Room
 from server.settings import Settings
 from storage.catalog import schema as t
 from storage.catalog.corrections import Target
+from storage.catalog.find import find_instance, read_overlay
 from storage.changes import read_change
 from tests import multipart
 from tests.retrieve import AS_STORED_PARTS, JSON, compressed, in_syntax, jpeg_ls, keep, read, url_of
@@ -128,6 +129,7 @@ def test_original_gives_what_was_received(client: httpx.Client) -> None:
     for level in ("study", "series"):
         parts = multipart.parts_of(client.get(url_of(series[0], level=level), headers=AS_STORED_PARTS, params=ORIGINAL))
         assert sorted(body for _, body in parts) == sorted(files)
+        assert all(headers["content-location"].endswith("?original=true") for headers, _ in parts)
     for level, metadata in before.items():
         shown = client.get(f"{url_of(series[0], level=level)}/metadata", headers=JSON).json()
         assert shown != metadata
@@ -246,6 +248,19 @@ def test_what_arrives_later_comes_under_the_correction(
     keep(client, late)
     assert read(client.get(url_of(late), headers=AS_STORED).content).PatientName == "Right^Rita"
     assert len(client.get("/dicomweb/studies", params={"PatientID": "R2"}, headers=JSON).json()) == 1
+
+
+def test_what_is_corrected_while_it_is_sent_is_not_sent_half(room: Room, client: httpx.Client) -> None:
+    dataset = ct_series(1)[0]
+    keep(client, dataset)
+    correct_here(room, dataset.StudyInstanceUID, PatientID="R2")
+    uids = dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID
+    with room.engine.connect() as connection:
+        found = find_instance(connection, Scope(), *uids)
+        assert read_overlay(connection, found)["00100020"]["Value"] == ["R2"]
+    correct_here(room, dataset.StudyInstanceUID, PatientID="R3")
+    with room.engine.connect() as connection, pytest.raises(Unavailable):
+        read_overlay(connection, found)
 
 
 # -- history ----------------------------------------------------------------------------------------------------------
