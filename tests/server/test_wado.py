@@ -289,7 +289,7 @@ def test_what_is_no_uid_is_not_found(client: httpx.Client, chest_ct: list[FileDa
         f"{url_of(chest_ct[0], level='study')}/series/{uid}/metadata",
         f"{url_of(chest_ct[0], level='series')}/instances/{uid}/frames/1",
     ):
-        assert client.get(url).status_code == 404
+        assert client.get(url).status_code == (400 if uid == "%00" else 404)
 
 
 def test_a_facility_sees_its_own_alone(client: httpx.Client, chest_ct: list[FileDataset]) -> None:
