@@ -188,6 +188,7 @@ def _catalog(engine: sa.Engine, settings: Settings, *, is_sqlite: bool) -> Itera
         yield _listing(connection)
         yield _writers(connection)
         yield _strays(connection, settings)
+        yield _removed(connection, settings)
 
 
 def _integrity(connection: sa.Connection) -> Check:
@@ -239,6 +240,16 @@ def _strays(connection: sa.Connection, settings: Settings) -> Check:
         advice = f"Files of uploads that were cut off long ago; they may be deleted from {place}."
         return Check(name="Strays", state="note", found=f"{len(strays)} files", advice=advice)
     return Check(name="Strays", state="ok", found="none; 'readingroom scrub' looks for lost objects too")
+
+
+def _removed(connection: sa.Connection, settings: Settings) -> Check:
+    """What was deleted or rejected and still takes space."""
+    wanted = sa.select(t.removal.c.state, sa.func.count()).group_by(t.removal.c.state)
+    counted: dict[str, int] = dict(connection.execute(wanted).tuples().all())
+    kept = counted.get("hidden", 0) + counted.get("purging", 0)
+    days = settings.purge_after_days
+    until = "for ever" if days is None else f"for {days:g} days"
+    return Check(name="Removed", state="ok", found=f"{kept} instances are kept {until}" if kept else "none is kept")
 
 
 def _store(settings: Settings) -> Check:

@@ -79,6 +79,14 @@ class Removed:
         return is_final(self.reason)
 
 
+_REMOVED = sa.select(*(t.removal.c[name] for name in Removed.__slots__))
+# Built once: it is asked for every group that is stored.
+_THESE_REMOVED = _REMOVED.where(
+    t.removal.c.owner_facility == sa.bindparam("owner_facility"),
+    t.removal.c.instance_uid.in_(sa.bindparam("instance_uids", expanding=True)),
+)
+
+
 def is_final(reason: str) -> bool:
     """Whether what was removed for this reason is refused when it comes again."""
     return reason in TITLES and TITLES[reason].is_final
@@ -109,10 +117,9 @@ def visible(
 
 def find_removed(connection: sa.Connection, owner_facility: str, instance_uids: Iterable[str]) -> dict[str, Removed]:
     """Those of the instances that are removed, by UID."""
-    c = t.removal.c
     found: dict[str, Removed] = {}
     for some in batched(instance_uids, _AT_ONCE):
-        rows = connection.execute(_REMOVED.where(c.owner_facility == owner_facility, c.instance_uid.in_(some)))
+        rows = connection.execute(_THESE_REMOVED, {"owner_facility": owner_facility, "instance_uids": some})
         found |= {row.instance_uid: Removed(**row._mapping) for row in rows}
     return found
 
@@ -132,9 +139,6 @@ def removed_of(
     if instance_uid is not None:
         wanted = wanted.where(c.instance_uid == instance_uid)
     return [Removed(**row._mapping) for row in connection.execute(wanted.order_by(c.id))]
-
-
-_REMOVED = sa.select(*(t.removal.c[name] for name in Removed.__slots__))
 
 
 def hide(connection: sa.Connection, removal: Removal, at: datetime, *, absent: State) -> dict[str, list[str]]:

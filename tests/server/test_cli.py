@@ -308,6 +308,8 @@ def test_what_was_deleted_is_restored_or_purged(run: Run, images: Path, tmp_path
     assert "Restored 4 instances." in run("restore", "--study", study, *data).out
     assert "Wrote 4 files" in run("export", study, tmp_path / "out", *data).out
     delete()
+    looked = run("doctor", *data, "--port", str(free_port())).words
+    assert "Removed 4 instances are kept for ever" in looked
     assert "Say how long" in run("purge", *data, status=1).err
     assert "Purged 0 instances" in run("purge", "--days", "1", *data).out
     assert "Purged 4 instances of 1 studies" in run("purge", "--days", "0", *data).out
