@@ -108,7 +108,7 @@ def _purge_study(
         _delete_other_records(blobs, owner_facility, study_uid)
     with begin_write(engine) as connection:
         lock_study(connection, owner_facility, study_uid)
-        by_series = erase(connection, owner_facility, study_uid, [one.id for one in instances])
+        by_series = erase(connection, owner_facility, study_uid, instances)
         events = instance_events(
             "InstancesPurged",
             owner_facility=owner_facility,

@@ -178,7 +178,7 @@ def _hide(
     added: list[dict[str, Any]] = []
     for uid, series_uid in series_of.items():
         rows = held.get(uid, ())
-        if any(row.study != study_id for row in rows):
+        if rows and rows[-1].study != study_id:
             continue
         before = known.get(uid)
         if before is None:
@@ -192,7 +192,7 @@ def _hide(
                 "id": t.new_id(),
                 "owner_facility": removal.owner_facility,
                 "study_uid": removal.study_uid,
-                "series_uid": rows[0].series_uid if rows else series_uid,
+                "series_uid": rows[-1].series_uid if rows else series_uid,
                 "instance_uid": uid,
                 "state": state,
                 "reason": removal.reason,
@@ -221,11 +221,8 @@ def bring_back(
     study_id = lock_study(connection, owner_facility, study_uid)
     back: dict[str, list[str]] = {}
     for some in batched(instance_uids, _AT_ONCE):
-        newest = {
-            uid: max(rows, key=lambda row: row.version)
-            for uid, rows in _held(connection, owner_facility, some).items()
-            if all(row.study == study_id for row in rows)
-        }
+        held = _held(connection, owner_facility, some)
+        newest = {uid: rows[-1] for uid, rows in held.items() if rows[-1].study == study_id}
         ids = [row.id for row in newest.values()]
         connection.execute(t.instance.update().where(t.instance.c.id.in_(ids)).values(is_current=True))
         for uid, row in newest.items():
@@ -245,12 +242,13 @@ def forget(connection: sa.Connection, owner_facility: str, instance_uids: Iterab
 
 
 def _held(connection: sa.Connection, owner_facility: str, instance_uids: Iterable[str]) -> dict[str, list[sa.Row[Any]]]:
-    """All versions of instances, by UID."""
+    """All versions of instances, by UID, the newest last; an older one may be of another study."""
     c = t.instance.c
     wanted = (
         sa.select(c.id, c.instance_uid, c.version, c.is_current, c.study, t.series.c.series_uid)
         .join_from(t.instance, t.series, c.series == t.series.c.id)
         .where(c.owner_facility == owner_facility, c.instance_uid.in_(list(instance_uids)))
+        .order_by(c.version)
     )
     held: dict[str, list[Any]] = defaultdict(list)
     for row in connection.execute(wanted):
@@ -304,51 +302,57 @@ def condemn(connection: sa.Connection, owner_facility: str, study_uid: str, befo
 
 def condemned(connection: sa.Connection, owner_facility: str, study_uid: str) -> tuple[Sequence[Any], bool]:
     """Every version of what is being purged of a study, and whether it leaves corrections of a study that is gone."""
-    i, o = t.instance.c, t.overlay.c
-    of_study = (i.owner_facility == owner_facility) & (t.study.c.study_uid == study_uid)
-    is_condemned = sa.exists().where(
-        t.removal.c.owner_facility == i.owner_facility,
-        t.removal.c.instance_uid == i.instance_uid,
-        t.removal.c.state == "purging",
+    i, c, o = t.instance.c, t.removal.c, t.overlay.c
+    is_removed = (c.owner_facility == i.owner_facility) & (c.instance_uid == i.instance_uid)
+    is_condemned = is_removed & (c.state == "purging") & (c.study_uid == study_uid)
+    wanted = (
+        sa.select(i.id, i.object_key, i.opaque_reason, i.size_bytes, i.study)
+        .join_from(t.instance, t.removal, is_condemned)
+        .where(c.owner_facility == owner_facility)
     )
-    joined = t.instance.join(t.study, i.study == t.study.c.id)
-    wanted = sa.select(i.id, i.object_key, i.opaque_reason, i.size_bytes).select_from(joined)
-    rows = connection.execute(wanted.where(of_study, is_condemned)).all()
-    other = sa.select(i.id).select_from(joined).where(of_study, ~is_condemned).limit(1)
-    correction = sa.select(o.id).where(o.owner_facility == owner_facility, o.study_uid == study_uid).limit(1)
-    is_gone = connection.execute(other).first() is None
-    return rows, is_gone and connection.execute(correction).first() is not None
+    other = (
+        sa.select(i.id)
+        .join_from(t.instance, t.study, i.study == t.study.c.id)
+        .where(t.study.c.owner_facility == owner_facility, t.study.c.study_uid == study_uid)
+        .where(~sa.exists().where(is_condemned))
+    )
+    correction = sa.select(o.id).where(o.owner_facility == owner_facility, o.study_uid == study_uid)
+    is_gone = connection.execute(other.limit(1)).first() is None
+    has_corrections = connection.execute(correction.limit(1)).first() is not None
+    return connection.execute(wanted).all(), is_gone and has_corrections
 
 
 def erase(
-    connection: sa.Connection, owner_facility: str, study_uid: str, instance_ids: Sequence[str]
+    connection: sa.Connection, owner_facility: str, study_uid: str, instances: Sequence[Any]
 ) -> dict[str, list[str]]:
     """Forget all but the UIDs of condemned instances whose objects are deleted; gives them by series.
 
     A series, a study and a patient of whom nothing is left go as well.
     """
     c, i = t.removal.c, t.instance.c
-    for some in batched(instance_ids, _AT_ONCE):
+    for some in batched((one.id for one in instances), _AT_ONCE):
         connection.execute(t.instance.delete().where(i.id.in_(some)))
     of_study = (c.owner_facility == owner_facility) & (c.study_uid == study_uid)
     left = sa.exists().where(i.owner_facility == c.owner_facility, i.instance_uid == c.instance_uid)
     gone = t.removal.update().where(of_study, c.state == "purging", ~left).values(state="purged")
     erased = _by_series(connection.execute(gone.returning(c.series_uid, c.instance_uid)))
-    study = connection.execute(
-        sa.select(t.study.c.id, t.study.c.patient).where(
-            t.study.c.owner_facility == owner_facility, t.study.c.study_uid == study_uid
-        )
-    ).one_or_none()
-    if study is None:
-        return erased
-    is_empty = ~sa.exists().where(i.series == t.series.c.id)
-    connection.execute(t.series.delete().where(t.series.c.study == study.id, is_empty))
-    if connection.execute(sa.select(t.series.c.id).where(t.series.c.study == study.id).limit(1)).first() is None:
-        o = t.overlay.c
-        connection.execute(t.overlay.delete().where(o.owner_facility == owner_facility, o.study_uid == study_uid))
-        connection.execute(t.study.delete().where(t.study.c.id == study.id))
-        forget_patient(connection, study.patient)
+    for study_id in sorted({one.study for one in instances}):
+        _erase_if_empty(connection, study_id)
     return erased
+
+
+def _erase_if_empty(connection: sa.Connection, study_id: str) -> None:
+    is_empty = ~sa.exists().where(t.instance.c.series == t.series.c.id)
+    connection.execute(t.series.delete().where(t.series.c.study == study_id, is_empty))
+    has_series = connection.execute(sa.select(t.series.c.id).where(t.series.c.study == study_id).limit(1)).first()
+    study = connection.execute(sa.select(t.study).where(t.study.c.id == study_id)).one_or_none()
+    if has_series is not None or study is None:
+        return
+    o = t.overlay.c
+    mine = (o.owner_facility == study.owner_facility) & (o.study_uid == study.study_uid)
+    connection.execute(t.overlay.delete().where(mine))
+    connection.execute(t.study.delete().where(t.study.c.id == study_id))
+    forget_patient(connection, study.patient)
 
 
 # -- making a catalog again -------------------------------------------------------------------------------------------

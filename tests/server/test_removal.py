@@ -23,7 +23,7 @@ from readingroom.errors import Conflict, NotFound, Refused, Unavailable
 from readingroom.model import LOCAL_OPERATOR, Actor, Scope
 from server.app import create_app
 from server.ingest import Ingest
-from server.purging import purge
+from server.purging import purge, purge_due
 from server.removing import remove
 from server.removing import restore as restore_
 from server.room import Room
@@ -34,7 +34,7 @@ from storage.catalog import schema as t
 from storage.rejection import KEY_OBJECT_SELECTION
 from tests.retrieve import AS_STORED_PARTS, NATIVE_FRAMES, keep, url_of
 from tests.stow import AS_STORED, STUDIES, store
-from tests.synthetic import cine, ct_series, new_dataset, part10, pdf_document, text_report
+from tests.synthetic import cine, ct_series, new_dataset, new_uid, part10, pdf_document, text_report
 
 EVERYWHERE = pytest.mark.rooms("sqlite", "postgres", "s3")
 BOTH = pytest.mark.rooms("sqlite", "postgres")
@@ -366,6 +366,18 @@ def test_what_was_removed_long_enough_ago_is_purged_and_stays_known(
     assert client.get(url_of(first), headers=AS_STORED).content == file
 
 
+def test_a_server_purges_by_its_policy_alone(room: Room, client: httpx.Client, clock: SetClock) -> None:
+    image = cine()
+    keep(client, image)
+    delete(client, image)
+    clock.advance(timedelta(days=4000))
+    assert purge_due(room) == 0, "without a policy it is kept for ever"
+    strict = replace(room, settings=room.settings.model_copy(update={"purge_after_days": 4001}))
+    assert purge_due(strict) == 0
+    clock.advance(timedelta(days=2))
+    assert purge_due(strict) == 1
+
+
 @BOTH
 def test_nothing_of_the_patient_is_left_of_a_purged_study(room: Room, client: httpx.Client, clock: SetClock) -> None:
     slices = ct_series(2)
@@ -410,6 +422,30 @@ def test_corrections_go_with_the_last_of_a_study_and_not_before(
     store(client, files[0])
     (study,) = found(client, "/studies")
     assert study["00100010"]["Value"] == [{"Alphabetic": "Phantom^Ada"}]
+
+
+@BOTH
+def test_an_instance_that_moved_to_another_study_is_removed_from_there(
+    room: Room, client: httpx.Client, clock: SetClock
+) -> None:
+    image = cine()
+    keep(client, image)
+    old = url_of(image)
+    image.StudyInstanceUID = new_uid()
+    keep(client, image)
+    assert client.delete(old).status_code == 404
+    assert delete(client, image) == 204
+    assert not is_shown(client, image)
+    assert restore(client, image) == 204
+    assert is_shown(client, image)
+    keep(client, note("113039", image))
+    assert not is_shown(client, image)
+    clock.advance(timedelta(days=1))
+    assert run_purge(room, clock) == 2  # the note goes with it
+    assert objects(room.blobs) == set()
+    assert room.query(lambda c: c.execute(sa.select(t.study)).all()) == []
+    assert room.query(lambda c: c.execute(sa.select(t.patient)).all()) == []
+    assert run_purge(room, clock) == 0
 
 
 class Crash(Exception):
