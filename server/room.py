@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Concatenate
@@ -16,7 +16,7 @@ from server.codecs import Codecs
 from server.renditions import Renditions
 from server.settings import Settings
 from storage.blobs import Blobs, Bytes
-from storage.catalog.keys import Key
+from storage.catalog.keys import Keys
 
 if TYPE_CHECKING:
     from server.ingest import Ingest
@@ -37,7 +37,7 @@ class Room:
     disk: anyio.CapacityLimiter
     codec: anyio.CapacityLimiter
     upload: ThreadPoolExecutor
-    keys: Mapping[str, Key]
+    keys: Keys
     is_stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server has been told to stop: what would go on for ever ends."""
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import sqlalchemy as sa
 
 from readingroom.errors import Invalid
-from storage.catalog.keys import KEYS, LEVELS, TIMEZONE, Key, Level, private_name, tag_of
+from storage.catalog.keys import KEYS, LEVELS, TIMEZONE, Keys, Level, private_name, tag_of
 from storage.catalog.matching import parse, zone_minutes
 from storage.catalog.rows import SERIES_EXTRA, SERIES_TAGS, STUDY_EXTRA, STUDY_TAGS
 from storage.catalog.search import OrderKey, Part, Search, order_key, order_key_types
@@ -106,7 +106,7 @@ class Query:
     left_out: tuple[str, ...]
 
 
-def parse_query(level: Level, under: tuple[str, ...], query_string: bytes, known: Mapping[str, Key] = KEYS) -> Query:
+def parse_query(level: Level, under: tuple[str, ...], query_string: bytes, known: Keys = KEYS) -> Query:
     """The query parameters of a search (PS3.18 8.3.4); values are decoded once, as UTF-8.
 
     Parameters
@@ -202,7 +202,8 @@ class _Names:
             tag = tag_of(spelled)
             if tag and _CREATOR.fullmatch(tag.split(".")[-1]) and value.strip(" *"):
                 self._creators[tag] = value
-        self._used = {creator for spelled, value in parameters for creator in self._creators_of(spelled, value)}
+        if self._creators:
+            self._used = {creator for spelled, value in parameters for creator in self._creators_of(spelled, value)}
 
     def of(self, spelled: str) -> str | None:
         """The name; None where it is no attribute."""
@@ -239,16 +240,14 @@ def _parameters(query_string: bytes) -> list[tuple[str, str]]:
         raise Invalid(f"The query has more than {_MOST_PARAMETERS} parameters.") from None
 
 
-def _sources(level: Level, known: Mapping[str, Key]) -> Iterator[Source]:
+def _sources(level: Level, known: Keys) -> Iterator[Source]:
     """`_SOURCES`, with what was configured for the study and the series."""
     for part, held in _SOURCES[level]:
         yield part, held
-        if part in ("study.extra", "series.extra"):
-            above: Level = "study" if part == "study.extra" else "series"
-            more = frozenset(key.tag for key in known.values() if key.level == above and key.is_listed)
-            more -= STUDY_TAGS | STUDY_EXTRA | SERIES_TAGS | SERIES_EXTRA
-            if more:
-                yield "study.header" if above == "study" else "series.header", more
+        if part == "study.extra" and known.in_headers["study"]:
+            yield "study.header", known.in_headers["study"]
+        elif part == "series.extra" and known.in_headers["series"]:
+            yield "series.header", known.in_headers["series"]
 
 
 def _picks(

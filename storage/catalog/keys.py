@@ -273,19 +273,31 @@ def _level_of(tag: str) -> Level:
     return "series" if tag in SERIES_TAGS or tag in SERIES_EXTRA else "instance"
 
 
-KEYS: Mapping[str, Key] = {
-    key.name: key
-    for key in (
+class Keys(dict[str, Key]):
+    """Keys by name, and what answers may have because of them."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        super().__init__((key.name, key) for key in keys)
+        in_rows = STUDY_TAGS | STUDY_EXTRA | SERIES_TAGS | SERIES_EXTRA
+        self.in_headers: dict[Level, frozenset[str]] = {
+            level: frozenset(key.tag for key in self.values() if key.level == level and key.is_listed) - in_rows
+            for level in LEVELS
+        }
+        """The outermost attributes that only the header of an entity has, and no row that is kept ready."""
+
+
+KEYS = Keys(
+    (
         *_columns(),
         *(listed_key(name, _dictionary_vr(name.split(".")[-1]), level) for level in LEVELS for name in _LISTED[level]),
     )
-}
-"""The keys that are always there, by name."""
+)
+"""The keys that are always there."""
 
 
-def with_configured(configured: Iterable[Key]) -> Mapping[str, Key]:
-    """All keys of an installation, by name; one that is always there stays what it is."""
-    return {**{key.name: key for key in configured}, **KEYS}
+def with_configured(configured: Iterable[Key]) -> Keys:
+    """All keys of an installation; one that is always there stays what it is."""
+    return Keys((*configured, *KEYS.values()))
 
 
 def listed_keys(keys: Iterable[Key]) -> dict[Level, tuple[Key, ...]]:

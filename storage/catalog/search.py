@@ -296,7 +296,8 @@ def _where(shape: _Shape) -> Iterator[sa.ColumnElement[bool]]:
         if len(key.path) > 1:
             in_items[key.level, key.path[0]].append((key, rows))
         else:
-            yield _TABLES[key.level].c.id.in_(sa.select(rows.c.entity))
+            # Distinct, so that PostgreSQL lists them first and never looks for the values of one study after the other.
+            yield _TABLES[key.level].c.id.in_(sa.select(rows.c.entity).distinct())
     for (level, _), keyed in in_items.items():
         yield _TABLES[level].c.id.in_(_in_one_item(keyed))
 

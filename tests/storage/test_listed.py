@@ -121,6 +121,9 @@ def test_a_private_attribute_is_found_in_the_block_of_its_creator(block: str) ->
     assert listed(metadata, ours) == [("ours", "", 0)]
     assert find_element(metadata, ours.name)[0] == f"0009{block}01"
     assert listed({"00091001": metadata["00091001"]}, ours) == []
+    metadata["000900B0"] = {"vr": "LO", "Value": ["ACME 1.1"]}
+    metadata["0009B002"] = {"vr": "LO", "Value": ["in a second block"]}
+    assert listed(metadata, configured_key("0009xx02", creator="ACME 1.1", vr="LO")) == [("in a second block", "", 0)]
 
 
 def test_a_private_attribute_that_came_without_its_vr_is_read_as_what_it_is() -> None:
