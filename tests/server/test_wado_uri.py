@@ -6,12 +6,14 @@ import io
 from typing import Any
 
 import httpx
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
 from pydicom import FileDataset
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEGLSLossless
+from pydicom.encaps import generate_frames
+from pydicom.uid import HTJ2KLossless, JPEGLSLossless
 
 from tests import synthetic
 from tests.retrieve import compressed, jpeg_ls, keep, read, url_of
@@ -133,6 +135,13 @@ def test_a_compressed_file_comes_in_the_transfer_syntax_that_is_named(client: ht
     explicit = read(ask(client, dataset, **FILE).content)
     assert explicit.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
     assert np.array_equal(explicit.pixel_array, pixels)
+
+
+def test_a_file_is_transcoded_where_another_transfer_syntax_is_named(client: httpx.Client, ct: FileDataset) -> None:
+    answer = ask(client, ct, transferSyntax=HTJ2KLossless, **FILE)
+    assert answer.headers["content-type"] == f"application/dicom; transfer-syntax={HTJ2KLossless}"
+    (bitstream,) = generate_frames(read(answer.content).PixelData, number_of_frames=1)
+    assert np.array_equal(imagecodecs.htj2k_decode(bitstream), ct.pixel_array)
 
 
 @pytest.mark.parametrize("syntax", [MPEG_2, "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.3"])
