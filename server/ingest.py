@@ -54,8 +54,8 @@ from storage.catalog.studies import (
 )
 from storage.catalog.writers import ArrayKey, LeaseLost, Slot, Writer, object_keys, series_place
 from storage.coercion import Coercion, coerce
-from storage.objects import ArraySpec, Description, MetadataJson, scan
-from storage.overlay import ORIGINAL_ATTRIBUTES, Came, coerced_of, extras_of, overlay_of
+from storage.objects import ArraySpec, Description, scan
+from storage.overlay import extras_of
 from storage.rejection import QUALITY, TITLES
 from storage.sidecars import NeedsRecord, announced, withdraw_expired
 
@@ -398,19 +398,8 @@ def _outcome(one: Ready, recorded: Recorded | ReadingRoomError) -> Outcome:
         sop_class=one.sop_class,
         result=result,
         error=error,
-        original_attributes=_original_attributes(one) if result in ("stored", "new version") else None,
+        original_attributes=recorded.original_attributes if isinstance(recorded, Recorded) else (),
     )
-
-
-def _original_attributes(one: Ready) -> MetadataJson | None:
-    """What is told of the values that were coerced: an item of the Original Attributes Sequence."""
-    told = one.description
-    coerced = coerced_of(told)
-    if not coerced:
-        return None
-    came = Came(source=told.source, received_at=told.received_at, coerced=coerced)
-    item: MetadataJson = overlay_of(one.scan.metadata, came, [])[ORIGINAL_ATTRIBUTES]["Value"][-1]
-    return item
 
 
 def _meaning_of(error: Exception) -> ReadingRoomError:

@@ -46,7 +46,8 @@ class Ready:
 class Outcome:
     """What became of one object sent; either `result` or `error`. UIDs are None where they could not be read.
 
-    `original_attributes` tells what was coerced: an item of the Original Attributes Sequence (PS3.3 C.12.1.1.9).
+    `original_attributes` tells what is shown otherwise than it came: items of the Original Attributes Sequence (PS3.3
+    C.12.1.1.9).
     """
 
     study_uid: str | None = None
@@ -55,7 +56,7 @@ class Outcome:
     sop_class: str | None = None
     result: Result | None = None
     error: ReadingRoomError | None = None
-    original_attributes: MetadataJson | None = None
+    original_attributes: Sequence[MetadataJson] = ()
 
 
 class Spool:

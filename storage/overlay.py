@@ -122,6 +122,13 @@ def overlay_of(received: MetadataJson, came: Came, corrections: Sequence[Correct
     return dict(sorted(overlay.items()))
 
 
+def told_changes(received: MetadataJson, shown: MetadataJson) -> list[MetadataJson]:
+    """What the Original Attributes Sequence of a shown data set tells of changes since it was received."""
+    before = received.get(ORIGINAL_ATTRIBUTES, {}).get("Value", [])
+    items: list[MetadataJson] = shown[ORIGINAL_ATTRIBUTES]["Value"][len(before) :]
+    return items
+
+
 def difference(received: MetadataJson, shown: MetadataJson) -> dict[str, Any]:
     """The layer that makes `shown` of `received`; of a value that the JSON only names, it has no more than the VR."""
     tags = sorted({*received, *shown})

@@ -304,7 +304,7 @@ def _reference(one: Outcome, root: str) -> dict[str, Any]:
     if one.original_attributes or one.result in ("new version", "kept first"):
         item["00081196"] = {"vr": "US", "Value": [_COERCED]}
     if one.original_attributes:
-        item[ORIGINAL_ATTRIBUTES] = {"vr": "SQ", "Value": [one.original_attributes]}
+        item[ORIGINAL_ATTRIBUTES] = {"vr": "SQ", "Value": list(one.original_attributes)}
     return item
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, TypedDict
 
@@ -27,7 +27,7 @@ from storage.catalog.patients import patient_of
 from storage.catalog.readmission import Removing, Return, readmit, reject
 from storage.catalog.writers import insert_for, series_place
 from storage.objects import Description, MetadataJson, Scan, dump
-from storage.overlay import Came, Correction, Layer, coerced_of, put_over
+from storage.overlay import Came, Correction, Layer, coerced_of, put_over, told_changes
 from storage.rejection import Rejection, rejection_of
 
 Duplicates = Literal["version", "reject", "keep-first"]
@@ -125,10 +125,14 @@ class Received:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """What became of one received instance, and under which version it is held."""
+    """What became of one received instance, and under which version it is held.
+
+    `original_attributes` tells what is shown otherwise than it came: by coercion, or by corrections that it came under.
+    """
 
     result: Result
     version: int
+    original_attributes: Sequence[MetadataJson] = ()
 
     @property
     def is_superfluous(self) -> bool:
@@ -148,6 +152,7 @@ class _Current:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Accepted:
+    index: int
     received: Received
     version: int
     is_current: bool
@@ -257,7 +262,7 @@ def record_instances(
             followed, events = readmitted.followed, events + readmitted.events
         accepted = _decide(connection, owner_facility, mine, results, duplicates, followed)
         if accepted:
-            events.append(_record_study(connection, accepted, keys, now, settle_due_at))
+            events.append(_record_study(connection, accepted, results, keys, now, settle_due_at))
     for index, note in notes.items():
         if removing and not results[index].is_superfluous:
             one = received[index]
@@ -321,7 +326,7 @@ def _decide(
             continue
         results[index] = result
         currents[one.instance_uid] = _Current(row_id=None, study_id=None, version=version, sha256=one.sha256)
-        accepted[one.instance_uid].append(_Accepted(received=one, version=version, is_current=True))
+        accepted[one.instance_uid].append(_Accepted(index=index, received=one, version=version, is_current=True))
     if superseded:
         connection.execute(
             t.instance.update().where(t.instance.c.id.in_([c.row_id for c in superseded])).values(is_current=False)
@@ -329,7 +334,7 @@ def _decide(
         for study_id in {c.study_id for c in superseded if c.study_id}:
             recount_study(connection, study_id)
     return [
-        one if one is versions[-1] else _Accepted(received=one.received, version=one.version, is_current=False)
+        one if one is versions[-1] else replace(one, is_current=False)
         for versions in accepted.values()
         for one in versions
     ]
@@ -338,11 +343,12 @@ def _decide(
 def _record_study(
     connection: sa.Connection,
     accepted: Sequence[_Accepted],
+    results: dict[int, Recorded],
     keys: ListedKeys,
     now: datetime,
     settle_due_at: datetime,
 ) -> dict[str, Any]:
-    """Write the accepted instances of one study; returns the event to append."""
+    """Write the accepted instances of one study, and into `results` what of them is changed; gives the event."""
     first = accepted[0].received
     study = _lock_study(connection, first, keys, now)
     corrections: Sequence[Correction] = ()
@@ -370,6 +376,9 @@ def _record_study(
             instances.append(_instance_row(one, columns, study.id, series_id))
             headers[instances[-1]["id"]] = shown
             blobs.append({"instance": instances[-1]["id"], **blob})
+            if columns["overlay_version"]:
+                told = told_changes(one.received.metadata, shown)
+                results[one.index] = replace(results[one.index], original_attributes=told)
             if one.is_current:
                 sop_classes.add(columns["sop_class"])
                 size_bytes += one.received.size_bytes

@@ -30,7 +30,7 @@ from storage.catalog.find import find_instance, read_overlay
 from storage.changes import read_change
 from tests import multipart
 from tests.retrieve import AS_STORED_PARTS, JSON, compressed, in_syntax, jpeg_ls, keep, read, url_of
-from tests.stow import AS_STORED
+from tests.stow import AS_STORED, store
 from tests.synthetic import cine, ct_series, new_uid, part10, text_report
 
 ALL = pytest.mark.rooms("sqlite", "postgres", "s3")
@@ -245,7 +245,11 @@ def test_what_arrives_later_comes_under_the_correction(
     corrected(client, url_of(study[0], level="study"))
     clock.advance(timedelta(minutes=5))
     late = ct_series(1, study_uid=study[0].StudyInstanceUID, Modality="SR")[0]
-    keep(client, late)
+    answer = store(client, part10(late))
+    (item,) = answer.stored.values()
+    assert (answer.status, item["00081196"]["Value"]) == (202, [0xB000])
+    (told,) = item["04000561"]["Value"]
+    assert told["04000550"]["Value"][0]["00100020"]["Value"] == ["RR-0001"]
     assert read(client.get(url_of(late), headers=AS_STORED).content).PatientName == "Right^Rita"
     assert len(client.get("/dicomweb/studies", params={"PatientID": "R2"}, headers=JSON).json()) == 1
 
