@@ -117,18 +117,34 @@ def compose(metadata: MetadataJson, find_bulk: FindBulk) -> Composed:
     pixels = _find_pixels(dataset, find_bulk, _declared(metadata))
     if pixels.coding is not None and not _is_described(dataset):
         dataset = _with_description(dataset, pixels.frames, pixels.coding)
-    try:
-        written = _Writer(find_bulk, utf_8=False).data_set(dataset, pixels)
-    except _NoSuchCharacter:
-        dataset[_CHARACTER_SET] = {"vr": "CS", "Value": [_UTF_8]}
-        written = _Writer(find_bulk, utf_8=True).data_set(dict(sorted(dataset.items())), pixels)
     file_meta = new_file_meta(
         check_uid("SOP Class UID (0008,0016)", first_value(dataset, "00080016")),
         check_uid("SOP Instance UID (0008,0018)", first_value(dataset, "00080018")),
         pixels.transfer_syntax,
     )
-    whole = [file_meta, *written]
+    whole = [file_meta, *_written(dataset, find_bulk, pixels)]
     return Composed(sum(len(piece) if isinstance(piece, bytes) else piece.length for piece in whole), whole)
+
+
+def encode(dataset: MetadataJson) -> bytes:
+    """A data set without bulk data in Explicit VR Little Endian; raises as `compose` does."""
+    dataset = {key: dataset[key] for key in sorted(dataset) if not _is_left_out(key)}
+    _check_elements(dataset)
+    written = _written(dataset, _no_bulk, _Pixels())
+    return b"".join(piece for piece in written if isinstance(piece, bytes))
+
+
+def _no_bulk(uri: str, _is_pixel_data: bool) -> NoReturn:
+    _refuse(f"there is no bulk data {uri[:200]!r}")
+
+
+def _written(dataset: MetadataJson, find_bulk: FindBulk, pixels: _Pixels) -> list[bytes | BulkPart]:
+    """The elements, in the character set that the data set names or in UTF-8."""
+    try:
+        return _Writer(find_bulk, utf_8=False).data_set(dataset, pixels)
+    except _NoSuchCharacter:
+        dataset = dict(sorted({**dataset, _CHARACTER_SET: {"vr": "CS", "Value": [_UTF_8]}}.items()))
+        return _Writer(find_bulk, utf_8=True).data_set(dataset, pixels)
 
 
 def _is_left_out(key: str) -> bool:
@@ -463,10 +479,8 @@ def _encoded(text: str, codecs: Codecs) -> bytes:
         return text.encode()
     if not codecs:
         raise _NoSuchCharacter
-    if codecs == ("utf8",):
-        return text.encode()
     try:
-        raw = encode_string(text, codecs)
+        raw = text.encode(codecs[0]) if len(codecs) == 1 else encode_string(text, codecs)
     except (UnicodeError, LookupError):
         raise _NoSuchCharacter from None
     if decode_bytes(raw, list(codecs), TEXT_VR_DELIMS) != text:

@@ -32,7 +32,8 @@ from server.dicomweb.negotiation import (
     frame_offers,
     instance_offers,
 )
-from server.dicomweb.respond import Made, Part, Piece, multipart, not_modified, single_part
+from server.dicomweb.respond import Made, Part, Piece, multipart, not_modified, single_part, weak
+from server.dicomweb.zipped import ZIP, in_a_zip, zipped
 from server.room import Room
 from storage.catalog.find import StoredInstance, find_instance
 from storage.encode import GENERATION
@@ -90,7 +91,7 @@ async def retrieve_instance(request: Request) -> Response:
         instance = as_received(instance)
     accept = accepted(request)
     offers = await _offers(room, keepings_of(request), instance, accept, has_single_part=True)
-    offer = choose(accept, (*offers, bulk.ALL))
+    offer = choose(accept, (*offers, *in_a_zip(offers), bulk.ALL))
     if offer == bulk.ALL:
         return await bulk.instance_bulk(request)
     return await send_instance(request, instance, offer)
@@ -101,9 +102,11 @@ async def send_instance(request: Request, instance: StoredInstance, offer: Offer
     room: Room = request.app.state.room
     is_anew = offer.transfer_syntax != instance.transfer_syntax or instance.overlay_version
     how = f"-{offer.transfer_syntax}-{GENERATION}" if is_anew else ""
-    etag = f'"{instance.etag}{how}"'
+    etag = f'"{instance.etag}{how}"' if offer.media_type != ZIP else weak(f'"{instance.etag}{how}-zip"')
     if unchanged := not_modified(request, etag):
         return unchanged
+    if offer.media_type == ZIP:
+        return await zipped(request, room, [(instance, offer)], name=instance.instance_uid, etag=etag)
     body = file_body(room, instance, offer)
     if not offer.multipart:
         return await single_part(request, room, offer, body, etag=etag)
@@ -133,19 +136,31 @@ async def _retrieve_all(request: Request, study_uid: str, series_uid: str | None
     etag = f'W/"{of.id}-{of.version}-{crc32(repr((accept, is_original)).encode()):x}"'
     if unchanged := not_modified(request, etag):
         return unchanged
-    parts: list[Part] = []
-    offers: dict[Offer, None] = {}
-    for instance in instances:
-        there_are = await _offers(room, keepings_of(request), instance, accept, has_single_part=False)
-        if offer := agree(accept, there_are):
-            location = with_version(instance_url(caller.service_root, instance), None, original=is_original)
-            parts.append(Part(media_type=offer.part_type, location=location, body=file_body(room, instance, offer)))
-        offers |= dict.fromkeys(there_are)
-    if not parts:
-        choose(accept, (*offers, bulk.ALL))
+    there_are = [
+        await _offers(room, keepings_of(request), instance, accept, has_single_part=False) for instance in instances
+    ]
+    in_parts = tuple(dict.fromkeys(offer for offers in there_are for offer in offers))
+    best = choose(accept, (*in_parts, *in_a_zip(in_parts), bulk.ALL))
+    if best == bulk.ALL:
         return await (bulk.series_bulk if series_uid else bulk.study_bulk)(request)
-    missing = len(instances) - len(parts)
+    is_zip = best.media_type == ZIP
+    chosen = [
+        (instance, offer)
+        for instance, offers in zip(instances, there_are, strict=True)
+        if (offer := agree(accept, in_a_zip(offers) if is_zip else offers))
+    ]
+    missing = len(instances) - len(chosen)
     warning = f"{missing} of {len(instances)} instances are in no acceptable transfer syntax" if missing else ""
+    if is_zip:
+        return await zipped(request, room, chosen, name=series_uid or study_uid, etag=etag, warning=warning)
+    parts = (
+        Part(
+            media_type=offer.part_type,
+            location=with_version(instance_url(caller.service_root, instance), None, original=is_original),
+            body=file_body(room, instance, offer),
+        )
+        for instance, offer in chosen
+    )
     return await multipart(request, room, "application/dicom", parts, etag=etag, warning=warning)
 
 

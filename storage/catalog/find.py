@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import batched
 from typing import Any
 
 import sqlalchemy as sa
@@ -286,6 +287,20 @@ def iter_metadata(
     )
     for (blob,) in connection.execute(statement.execution_options(yield_per=200)):
         yield bytes(blob)
+
+
+def each_metadata(connection: sa.Connection, instances: Sequence[StoredInstance]) -> Iterator[bytes]:
+    """The same for each of `instances`, in their order; as it was received for those without an overlay."""
+    columns = t.instance_metadata.c
+    statement = sa.select(columns.instance, columns.json, columns.received).where(
+        columns.instance.in_(sa.bindparam("instances", expanding=True))
+    )
+    for some in batched(instances, 200):
+        rows = connection.execute(statement, {"instances": [instance.id for instance in some]})
+        found = {row.instance: row for row in rows}
+        for instance in some:
+            row = found[instance.id]
+            yield bytes(row.json if instance.overlay_version else row.received or row.json)
 
 
 def _json(original: bool) -> sa.ColumnElement[bytes]:

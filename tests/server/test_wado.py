@@ -182,7 +182,7 @@ def test_an_icon_that_is_compressed_too_keeps_an_instance_from_being_decompresse
         ("application/dicom; transfer-syntax=1.2.840.10008.1.2.4.50", 406),
         ("application/dicom; transfer-syntax=1.2.840.10008.1.2", 406),
         ('multipart/related; type="application/dicom+xml"', 406),
-        ("application/zip", 406),
+        ("application/zip; transfer-syntax=1.2.840.10008.1.2", 406),
         ("text/html", 406),
         ("text/html, */*;q=0.1", 200),
     ],
