@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 from conformance.dicomweb.checks import Fault, NotApplicable
@@ -33,7 +34,7 @@ class Cast:
         self._held: set[str] | None = None
         self._offers: dict[str, str] = {}
         self._metadata: dict[str, dict[str, Any]] = {}
-        self._made = 0
+        self._numbers = count(1)
         self._studies = dict.fromkeys(sample.study_uid for sample in samples)
 
     def store_samples(self) -> None:
@@ -56,7 +57,7 @@ class Cast:
         self.store_samples()
         other = Cast(peer, self.samples, can_store=self.can_store)
         other._held = self._held
-        other._made = self._made + 1_000_000
+        other._numbers = self._numbers
         return other
 
     def answer_to(self, name: str) -> Answer:
@@ -97,8 +98,7 @@ class Cast:
         """An image that nobody stored yet, to be removed at the end; in a study of its own unless one is named."""
         if not self.can_store:
             raise NotApplicable("nothing may be stored here (--no-store)")
-        self._made += 1
-        sample = self.samples.new(f"new{self._made}", study=study, letter=letter, **attributes)
+        sample = self.samples.new(f"new{next(self._numbers)}", study=study, letter=letter, **attributes)
         self._studies[sample.study_uid] = None
         return sample
 

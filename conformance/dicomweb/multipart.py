@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _MEDIA = re.compile(rf"({_TOKEN}/{_TOKEN})")
-_PARAMETER = re.compile(rf'\s*;\s*({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\]|\\.)*)"|([^;]*))')
+_PARAMETER = re.compile(rf'\s*;\s*({_TOKEN})=(?:({_TOKEN})(?=\s*(?:;|$))|"((?:[^"\\]|\\.)*)"|([^;"]*))')
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _FIELD = re.compile(rf"({_TOKEN}):[ \t]*(.*?)[ \t]*")
 

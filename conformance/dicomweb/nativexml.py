@@ -57,6 +57,8 @@ def read_native(text: bytes) -> Native:
         root = etree.fromstring(text, parser)
     except etree.XMLSyntaxError as error:
         raise ValueError(f"the document is no well-formed XML: {error}") from None
+    if b"<!DOCTYPE" in text:
+        raise ValueError("the document has a document type declaration, which no reader follows")
     reader = _Reader()
     if root.tag not in ("NativeDicomModel", f"{{{NAMESPACE}}}NativeDicomModel"):
         reader.note("root", f"the root element is {root.tag}, not NativeDicomModel")
