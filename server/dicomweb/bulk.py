@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import anyio.to_thread
@@ -40,10 +40,10 @@ from server.dicomweb.respond import Made, Part, Piece, Stored, multipart, not_mo
 from server.room import Room
 from storage.catalog.find import (
     StoredInstance,
+    each_metadata,
     find_series,
     find_study,
     list_instances,
-    read_metadata,
 )
 from storage.objects import BASE_URL_MARK, find_bulk
 from storage.part10 import EXPLICIT_BIG
@@ -124,17 +124,11 @@ async def _retrieve_all(request: Request) -> Response:
     room: Room = request.app.state.room
     caller, accept = caller_of(request), accepted(request)
     version = version_of(request) if "instance" in request.path_params else None
-    found = await room.read_apart(_find_all, caller.scope, version=version, **request.path_params)
-    etag = f'W/"{zlib.crc32(repr((accept, [instance.bytes_etag for instance, _ in found])).encode()):x}-bulk"'
-    if unchanged := not_modified(request, etag):
+    values = await room.read_apart(_find_all, caller.scope, caller.service_root, version, **request.path_params)
+    etags = list(dict.fromkeys(value.instance.bytes_etag for value in values))
+    etag = f'W/"{zlib.crc32(repr((accept, etags)).encode()):x}-bulk"'
+    if values and (unchanged := not_modified(request, etag)):
         return unchanged
-    values = [
-        value
-        for instance, stored in found
-        for metadata in [zlib.decompress(stored)]
-        for path in _paths(metadata)
-        for value in _values(caller.service_root, instance, path, metadata, version=version, is_alone=False)
-    ]
     if not values:
         raise NotFound("There is no bulk data here; the metadata holds it all.")
     agreed = [(value, offer) for value in values if (offer := agree(accept, value.offers))]
@@ -149,17 +143,28 @@ async def _retrieve_all(request: Request) -> Response:
 def _find_all(
     connection: sa.Connection,
     scope: Scope,
+    service_root: str,
     version: int | None,
     study: str,
     series: str = "",
     instance: str = "",
     facility: str = "",
-) -> list[tuple[StoredInstance, bytes]]:
-    """The instances of a path, with their JSON; `facility` is part of the path and, by now, of `scope`."""
+) -> list[Value]:
+    """All bulk values below a path; `facility` is part of the path and, by now, of `scope`."""
+    found: Iterable[tuple[StoredInstance, bytes]]
     if instance:
-        return [find_with_metadata(connection, scope, study, series, instance, version)]
-    of = find_series(connection, scope, study, series) if series else find_study(connection, scope, study)
-    return [(one, read_metadata(connection, one.id)) for one in list_instances(connection, of)]
+        found = [find_with_metadata(connection, scope, study, series, instance, version)]
+    else:
+        of = find_series(connection, scope, study, series) if series else find_study(connection, scope, study)
+        instances = list_instances(connection, of)
+        found = zip(instances, each_metadata(connection, instances), strict=True)
+    return [
+        value
+        for one, stored in found
+        for metadata in [zlib.decompress(stored)]
+        for path in _paths(metadata)
+        for value in _values(service_root, one, path, metadata, version=version, is_alone=False)
+    ]
 
 
 def _paths(metadata: bytes) -> list[str]:

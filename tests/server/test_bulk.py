@@ -171,3 +171,35 @@ def synthetic_report(client: httpx.Client) -> FileDataset:
     report = synthetic.text_report()
     keep(client, report)
     return report
+
+
+def test_a_part_of_a_value_is_sent_for_a_range(client: httpx.Client) -> None:
+    """RFC 9110 14: of one value in one part, what is asked for; and all of it where it has changed since."""
+    (dataset,) = ct_series(1)
+    keep(client, dataset)
+    url = f"{url_of(dataset)}/bulkdata/7FE00010"
+    whole = client.get(url, headers=OCTETS)
+    assert whole.headers["accept-ranges"] == "bytes"
+    part = client.get(url, headers=OCTETS | {"Range": "bytes=10-29"})
+    assert (part.status_code, part.content) == (206, dataset.PixelData[10:30])
+    assert part.headers["content-range"] == f"bytes 10-29/{len(dataset.PixelData)}"
+    held = {"Range": "bytes=-4", "If-Range": whole.headers["etag"]}
+    assert client.get(url, headers=OCTETS | held).content == dataset.PixelData[-4:]
+    other = client.get(url, headers=OCTETS | {"Range": "bytes=-4", "If-Range": '"another"'})
+    assert (other.status_code, other.content) == (200, dataset.PixelData)
+    assert client.get(url, headers=OCTETS | {"Range": "bytes=999999-"}).status_code == 416
+
+
+@pytest.mark.parametrize("level", ["study", "series", "instance", "value"])
+def test_head_and_a_held_copy_cost_no_body(client: httpx.Client, level: str) -> None:
+    (dataset,) = ct_series(1)
+    keep(client, dataset)
+    url = f"{url_of(dataset)}/bulkdata/7FE00010"
+    if level != "value":
+        url = f"{url_of(dataset, level=level)}/bulkdata"
+    answer = client.get(url, headers=NATIVE_FRAMES)
+    head = client.head(url, headers=NATIVE_FRAMES)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["etag"] == answer.headers["etag"]
+    held = client.get(url, headers=NATIVE_FRAMES | {"If-None-Match": answer.headers["etag"]})
+    assert (held.status_code, held.content) == (304, b"")
