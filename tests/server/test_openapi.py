@@ -101,6 +101,17 @@ class Fuzzed:
         self.schema = schemathesis.openapi.from_dict(self.document)
         self.schema.app = client.app
 
+    def refill(self) -> None:
+        """Have all there again that an earlier case may have removed: what is stored again is restored."""
+        keep(self.client, *self.series)
+
+    def prepare(self, operation: Any) -> None:
+        """Make a case of an operation possible that the one before it has used up."""
+        if operation.method.lower() == "delete":
+            self.refill()
+        elif operation.path.endswith("/restore"):
+            self.client.delete(f"/dicomweb/studies/{self.series[0].StudyInstanceUID}")
+
     def places(self, path: str) -> list[dict[str, str]]:
         """What stands in the gaps of a path, for each of the instances that are held."""
         all_of_them = [
@@ -149,6 +160,11 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
             print(f"\nschemathesis: {fuzzed.asked} cases asked and answered as documented")
 
 
+@pytest.fixture(autouse=True)
+def _refilled(fuzzed: Fuzzed) -> None:
+    fuzzed.refill()
+
+
 def bodies(fuzzed: Fuzzed, *, valid: bool) -> st.SearchStrategy[tuple[bytes, str]]:
     """Bodies to store, with their Content-Type: instances that can be kept; or those mixed with what cannot."""
     files = [part10(one) for one in fuzzed.series]
@@ -182,6 +198,7 @@ def test_what_the_document_calls_valid_is_answered(fuzzed: Fuzzed, name: str) ->
 
 def drawn(fuzzed: Fuzzed, operation: Any, mode: GenerationMode, data: st.DataObject) -> st.SearchStrategy[Case]:
     """Cases of an operation on what the archive holds."""
+    fuzzed.prepare(operation)
     given_body: dict[str, Any] = {}
     if operation.method.upper() == "PATCH":
         good = CHANGES[
@@ -200,7 +217,7 @@ def drawn(fuzzed: Fuzzed, operation: Any, mode: GenerationMode, data: st.DataObj
     return operation.as_strategy(mode, path_parameters=places, **given_body)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [one.name for one in OPERATIONS if one.parameters or one.answers or one.takes])
 def test_what_the_document_calls_invalid_gets_a_documented_answer(fuzzed: Fuzzed, name: str) -> None:
     operation = fuzzed.operation(name)
 
