@@ -28,6 +28,7 @@ from storage.part10 import EXPLICIT_LITTLE, check_uid, element_head, new_file_me
 from storage.values import Codecs, character_set
 
 _PIECE = 1 << 20
+_MOST_LOOKED_INTO = 1 << 28  # of a frame that does not say what it is; it is read as a whole
 _LONGEST = UNDEFINED - 1  # a length is even, and 0xFFFFFFFF is none (PS3.5 7.1)
 _UTF_8 = "ISO_IR 192"
 _CHARACTER_SET, _PIXEL_DATA, _FRAME_COUNT = "00080005", "7FE00010", "00280008"
@@ -153,8 +154,10 @@ def _is_left_out(key: str) -> bool:
 
 
 def _declared(metadata: MetadataJson) -> list[str]:
+    """The transfer syntaxes that the metadata names, whatever else it says in their place."""
     found = (metadata.get(key) for key in (_TRANSFER_SYNTAX, _AVAILABLE_TRANSFER_SYNTAX))
-    return [str(value) for element in found if isinstance(element, dict) for value in element.get("Value") or ()]
+    values = [element.get("Value") for element in found if isinstance(element, dict)]
+    return [uid for some in values if isinstance(some, list) for uid in some if isinstance(uid, str)]
 
 
 def _check_elements(dataset: MetadataJson) -> None:
@@ -225,6 +228,11 @@ def _find_pixels(dataset: MetadataJson, find_bulk: FindBulk, declared: Sequence[
     stated = next((uid for uid in declared if uid in first.transfer_syntaxes), "")
     is_told = stated or len(first.transfer_syntaxes) == 1 or first.is_video
     if not first.is_video and not (is_told and _is_described(dataset)):
+        if first.length > _MOST_LOOKED_INTO:
+            raise TooLarge(
+                f"{first.name} is longer than {_MOST_LOOKED_INTO} bytes, too long to be looked into; "
+                "name its transfer syntax, and send the Image Pixel Description."
+            )
         coding = read_coding(first.read(0, first.length))
         if not is_told and coding.transfer_syntax in first.transfer_syntaxes:
             stated = coding.transfer_syntax
@@ -236,7 +244,7 @@ def _frame_count(dataset: MetadataJson) -> int:
     value = first_value(dataset, _FRAME_COUNT)
     try:
         return int(value) if value is not None else int(_is_described(dataset))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0
 
 
@@ -295,7 +303,7 @@ def _check_native_length(dataset: MetadataJson, length: int) -> None:
         rows, columns, bits = (int(first_value(dataset, key)) for key in ("00280010", "00280011", "00280100"))
         samples = int(first_value(dataset, "00280002") or 1)
         frames = int(first_value(dataset, _FRAME_COUNT) or 1)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return  # no image is described; what is missing is for who reads it to miss
     needed = (rows * columns * samples * bits * frames + 7) // 8
     fitting = [needed]

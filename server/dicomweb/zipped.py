@@ -81,14 +81,17 @@ async def _archive(room: Room, chosen: Chosen, name: str) -> AsyncIterator[bytes
     file_ids = list(_file_ids(chosen))
     directory = asyncio.create_task(room.read_apart(_directory, chosen, file_ids, name))
     sink = _Sink()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
-        for (instance, offer), file_id in zip(chosen, file_ids, strict=True):
-            entry = _entry("/".join(file_id), instance)
-            with archive.open(entry, "w", force_zip64=_most_bytes(instance) > _LARGE) as file:
-                async for piece in read_pieces(room, file_body(room, instance, offer)):
-                    file.write(piece)  # its checksum takes less time than to wake a thread for it
-                    yield sink.take()
-        archive.writestr(_entry("DICOMDIR", chosen[0][0]), await directory)
+    try:
+        with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
+            for (instance, offer), file_id in zip(chosen, file_ids, strict=True):
+                entry = _entry("/".join(file_id), instance)
+                with archive.open(entry, "w", force_zip64=_most_bytes(instance) > _LARGE) as file:
+                    async for piece in read_pieces(room, file_body(room, instance, offer)):
+                        file.write(piece)  # its checksum takes less time than to wake a thread for it
+                        yield sink.take()
+            archive.writestr(_entry("DICOMDIR", chosen[0][0]), await directory)
+    finally:
+        directory.cancel()  # of a client that went away
     yield sink.take()
 
 

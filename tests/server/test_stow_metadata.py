@@ -448,6 +448,17 @@ def test_metadata_past_its_bound_is_too_large(client: httpx.Client, monkeypatch:
     assert response.status_code == 413
 
 
+def test_a_long_frame_has_to_say_what_it_is(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.compose._MOST_LOOKED_INTO", 10)
+    dataset, frames = lossless_cine(1)
+    metadata, _ = apart(dataset)
+    response = post(client, body_of([metadata], [("bulk/1", "image/jls", frames[0])]))
+    assert response.status_code == 409
+    assert "name its transfer syntax" in reasons(response)
+    kind = f"image/jls; transfer-syntax={JPEGLSLossless}"
+    assert send(client, metadata, bulk=[("bulk/1", kind, frames[0])]).status == 200
+
+
 def test_sequences_too_deep_are_refused(client: httpx.Client) -> None:
     metadata, bulk = apart(ct_series(1)[0])
     for _ in range(70):
@@ -470,7 +481,7 @@ _ELEMENTS = st.fixed_dictionaries(
 
 @given(
     changes=st.dictionaries(
-        st.sampled_from("00080005 00100010 00280008 00280010 00082218 7FE00010 00091001".split()),
+        st.sampled_from("00020010 00080005 00083002 00100010 00280008 00280010 00082218 7FE00010 00091001".split()),
         st.one_of(_ELEMENTS, _JSON_VALUES),
         max_size=3,
     )
