@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from server.rendering.cielab import rgb_of
 from server.rendering.grayscale import Picture
 from server.rendering.item import Item
-from server.rendering.overlays import plane_of
+from server.rendering.overlays import GROUPS, plane_of
 
 _EDGES = (
     "ShutterLeftVerticalEdge",
@@ -33,7 +33,7 @@ def covered(picture: Picture, dataset: Item) -> Picture:
             is_open &= _circle(dataset, rows, columns)
         elif shape == "POLYGONAL":
             is_open &= _polygon(dataset, rows, columns)
-        elif shape == "BITMAP" and (group := dataset.whole("ShutterOverlayGroup")) is not None:
+        elif shape == "BITMAP" and (group := dataset.whole("ShutterOverlayGroup")) in GROUPS:
             is_open &= ~_bitmap(dataset, group, rows, columns)
     lab = [int(value) for value in dataset.numbers("ShutterPresentationColorCIELabValue")]
     if len(lab) == 3 and lab != [0, 0x8080, 0x8080]:

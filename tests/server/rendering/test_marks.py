@@ -367,6 +367,11 @@ def test_a_bitmap_shutter_of_a_presentation_state_covers_with_its_overlay() -> N
     assert np.array_equal(picture == 255, ~bits)
 
 
+@pytest.mark.parametrize("group", [0, 0x7FE0, 0x6001])
+def test_a_shutter_whose_bitmap_is_none_covers_nothing(group: int) -> None:
+    assert pixels(drawn(WHITE, image=shutter("BITMAP", ShutterOverlayGroup=group))).min() == 255
+
+
 def test_a_shutter_may_be_colored() -> None:
     image = shutter("RECTANGULAR", **RECTANGLE, ShutterPresentationColorCIELabValue=list(RED))
     picture = pixels(drawn(WHITE, image=image))
