@@ -33,7 +33,7 @@ from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.ingest import Ingest
 from server.listing import list_attributes
 from server.purging import purge_due
-from server.renditions import Renditions
+from server.renditions import open_renditions
 from server.room import Room
 from server.settings import Settings
 from server.settle import describe_stale, settle_studies
@@ -90,9 +90,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 memory_bytes=settings.codec_memory_bytes,
                 seconds=settings.codec_seconds,
             )
-            renditions = Renditions(
-                settings.data / "renditions", max_bytes=settings.rendition_bytes, workers=settings.workers
-            )
+            renditions = open_renditions(settings)
             try:
                 yield Room(
                     settings=settings,

@@ -10,7 +10,7 @@ import tomllib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -562,13 +562,20 @@ def purge_(
         raise Invalid("Say how long what was removed is kept: --days, or the setting purge_after_days.")
     from server.archive import open_archive
     from server.purging import purge
+    from server.renditions import open_renditions
 
     clock = SystemClock()
     with open_archive(settings) as (engine, blobs), err.status("purging") as status:
         before = clock.now() - timedelta(days=settings.purge_after_days)
-        purged = purge(
-            engine, blobs, clock, before=before, advance=lambda done: status.update(f"{done.instances} instances")
-        )
+        with closing(open_renditions(settings)) as renditions:
+            purged = purge(
+                engine,
+                blobs,
+                clock,
+                before=before,
+                forget=renditions.forget,
+                advance=lambda done: status.update(f"{done.instances} instances"),
+            )
     out.print(f"Purged {purged.instances:,} instances of {purged.studies:,} studies, {purged.size_bytes:,} bytes.")
 
 

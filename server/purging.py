@@ -46,7 +46,9 @@ def purge_due(room: Room) -> int:
     if days is None:
         return 0
     before = room.clock.now() - timedelta(days=days)
-    return purge(room.engine, room.blobs, room.clock, before=before, at_most=_AT_ONCE).instances
+    return purge(
+        room.engine, room.blobs, room.clock, before=before, at_most=_AT_ONCE, forget=room.renditions.forget
+    ).instances
 
 
 def purge(
@@ -56,6 +58,7 @@ def purge(
     *,
     before: datetime,
     at_most: int | None = None,
+    forget: Callable[[str], None] = lambda _: None,
     advance: Callable[[Purged], None] = lambda _: None,
 ) -> Purged:
     """Purge what was removed before a time, study by study.
@@ -66,12 +69,14 @@ def purge(
     ----------
     at_most
         So many studies, and leave the rest for another time.
+    forget
+        Removes what else was made of an object, whose sha256 it is given; as `server.renditions.Renditions.forget`.
     """
     purged = Purged()
     with engine.connect() as connection:
         due = due_for_purge(connection, before, at_most)
     for owner_facility, study_uid in due:
-        _purge_study(engine, blobs, clock, owner_facility, study_uid, before, purged)
+        _purge_study(engine, blobs, clock, owner_facility, study_uid, before, purged, forget)
         advance(purged)
     if purged.instances:
         log.info("purged %d instances of %d studies, %d bytes", purged.instances, purged.studies, purged.size_bytes)
@@ -86,6 +91,7 @@ def _purge_study(
     study_uid: str,
     before: datetime,
     purged: Purged,
+    forget: Callable[[str], None],
 ) -> None:
     with begin_recorded(engine, blobs, owner_facility, study_uid, clock=clock) as (connection, record):
         lock_study(connection, owner_facility, study_uid)
@@ -101,6 +107,7 @@ def _purge_study(
     with engine.connect() as connection:
         instances, leaves_corrections = condemned(connection, owner_facility, study_uid)
     for one in instances:
+        forget(bytes(one.sha256).hex())
         blobs.delete(one.object_key)
         if one.opaque_reason:
             blobs.delete(f"{one.object_key.rpartition('/')[0]}/zarr.json")

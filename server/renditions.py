@@ -19,6 +19,8 @@ from pathlib import Path
 
 import google_crc32c
 
+from server.settings import Settings
+
 log = logging.getLogger(__name__)
 
 _NAME_BYTES = 16
@@ -30,6 +32,11 @@ _PENDING_BYTES = 32 << 20
 _STALE_SECONDS = 3600.0
 _TOUCH_SECONDS = 600.0
 _REST_SECONDS = 60.0
+
+
+def open_renditions(settings: Settings) -> Renditions:
+    """The renditions in the data folder."""
+    return Renditions(settings.data / "renditions", max_bytes=settings.rendition_bytes, workers=settings.workers)
 
 
 class Renditions:

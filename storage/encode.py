@@ -204,7 +204,7 @@ def encode_frame(values: Values, spec: ArraySpec, target: str) -> bytes:
         raise NotAcceptable(f"The pixels cannot be written in {target}: {error}.") from None
 
 
-def transcode_frame(bitstream: bytes, spec: ArraySpec, target: str, *, verify: bool = False) -> bytes:
+def transcode_frame(bitstream: bytes | bytearray, spec: ArraySpec, target: str, *, verify: bool = False) -> bytes:
     """One frame in another transfer syntax.
 
     The first frame of each kind that this process encodes is decoded again, for what does not come back as it was is
@@ -229,7 +229,7 @@ def transcode_frame(bitstream: bytes, spec: ArraySpec, target: str, *, verify: b
     if reason := refusal(spec, target):
         raise NotAcceptable(f"The pixels cannot be written in {target}: {reason}.")
     if recode := _RECODERS.get((spec.transfer_syntax, target)):
-        return _recoded(recode, bitstream, target)
+        return _recoded(recode, bytes(bitstream), target)
     try:
         values = decode_frame(bitstream, spec)
         photometric = decoded_photometric(bitstream, spec)
@@ -245,7 +245,7 @@ def transcode_frame(bitstream: bytes, spec: ArraySpec, target: str, *, verify: b
     return encoded
 
 
-def transcode_exactly(bitstream: bytes, spec: ArraySpec, target: str) -> bytes:
+def transcode_exactly(bitstream: bytes | bytearray, spec: ArraySpec, target: str) -> bytes:
     """The same for files, which outlive this server: every frame is decoded again."""
     return transcode_frame(bitstream, spec, target, verify=True)
 

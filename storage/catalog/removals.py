@@ -306,7 +306,7 @@ def condemned(connection: sa.Connection, owner_facility: str, study_uid: str) ->
     is_removed = (c.owner_facility == i.owner_facility) & (c.instance_uid == i.instance_uid)
     is_condemned = is_removed & (c.state == "purging") & (c.study_uid == study_uid)
     wanted = (
-        sa.select(i.id, i.object_key, i.opaque_reason, i.size_bytes, i.study)
+        sa.select(i.id, i.object_key, i.opaque_reason, i.size_bytes, i.sha256, i.study)
         .join_from(t.instance, t.removal, is_condemned)
         .where(c.owner_facility == owner_facility)
     )

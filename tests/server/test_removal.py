@@ -332,7 +332,8 @@ def test_removal_and_restoration_are_told_as_events(room: Room, client: httpx.Cl
 
 
 def run_purge(room: Room, clock: SetClock, days: float = 0) -> int:
-    return purge(room.engine, room.blobs, room.clock, before=clock.now() - timedelta(days=days)).instances
+    before = clock.now() - timedelta(days=days)
+    return purge(room.engine, room.blobs, room.clock, before=before, forget=room.renditions.forget).instances
 
 
 @EVERYWHERE
@@ -384,9 +385,13 @@ def test_nothing_of_the_patient_is_left_of_a_purged_study(room: Room, client: ht
     keep(client, *slices)
     other = cine(PatientID="RR-0002")
     keep(client, other)
+    for dataset in (*slices, other):
+        client.get(f"{url_of(dataset)}/frames/1", headers={"Accept": "image/jls"}).raise_for_status()
+    room.renditions.flush()
     delete(client, slices[0], "study")
     clock.advance(timedelta(days=1))
     assert run_purge(room, clock) == 2
+    assert len([path for path in (room.settings.data / "renditions").rglob("*") if path.is_file()]) == 1
     for table in (t.study, t.series, t.patient, t.instance, t.instance_metadata):
         assert len(room.query(lambda c, table=table: c.execute(sa.select(table)).all())) == 1, table.name
     assert client.get(url_of(slices[0], level="study")).status_code == 410

@@ -27,6 +27,7 @@ from pydicom.uid import (
 
 from server.room import Room
 from storage import pixels
+from storage.arrays import ArraySpec
 from storage.encode import TARGETS, encoded_spec, targets_of, transcode_frame
 from storage.objects import scan
 from tests import synthetic
@@ -55,12 +56,16 @@ def encodings(room: Room, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     called: list[str] = []
     call = room.codecs.call
 
-    def counted(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if function is transcode_frame:
-            called.append(args[2])
-        return call(function, *args, **kwargs)
+    def in_a_child(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        called.append(args[2])
+        return call(transcode_frame, *args, **kwargs)
 
-    monkeypatch.setattr(room.codecs, "call", counted)
+    def here(bitstream: bytes, spec: ArraySpec, target: str) -> bytes:
+        called.append(target)
+        return transcode_frame(bitstream, spec, target)
+
+    monkeypatch.setattr(room.codecs, "call", in_a_child)
+    monkeypatch.setattr("server.dicomweb.frames.transcode_frame", here)
     return called
 
 
