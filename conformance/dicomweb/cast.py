@@ -99,7 +99,8 @@ class Cast:
         if not self.can_store:
             raise NotApplicable("nothing may be stored here (--no-store)")
         sample = self.samples.new(f"new{next(self._numbers)}", study=study, letter=letter, **attributes)
-        self._studies[sample.study_uid] = None
+        if sample.study_uid:  # a check may want one without
+            self._studies[sample.study_uid] = None
         return sample
 
     def stored(self, **attributes: Any) -> Sample:

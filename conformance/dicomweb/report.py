@@ -98,7 +98,7 @@ def print_results(console: Console, results: Results, *, verbose: bool = False) 
     console.print()
     console.print(table)
     if results.left:
-        console.print(f"{len(results.left)} studies that the suite has stored are still on the server.")
+        console.print("Still on the server, of what the suite has stored: " + ", ".join(results.left))
 
 
 def to_json(results: Results) -> str:
