@@ -1,6 +1,6 @@
 """The DICOM conformance statement, made from the code: the tables that the server runs on are those of the page.
 
-The order of its sections is that of the template in PS3.2 Annex N.
+Its chapters are those of the template in PS3.2 Annex N, in their order; the finer numbering is its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from storage.pixels import DECODABLE
 _OVERVIEW = """\
 # DICOM conformance statement
 
-Made from the code by `make docs`; do not edit. The sections follow the template of DICOM PS3.2 Annex N; what the
-template asks for and this product does not have is named as such.
+Made from the code by `make docs`; do not edit. The chapters are those of the template of DICOM PS3.2 Annex N, in
+their order, and the numbering within them is our own; what the template asks for and this product does not have is
+named as such.
 
 **Product:** readingroom, a standards server for teleradiology. **Edition of the standard:** 2026a.
 
@@ -105,7 +106,8 @@ as it is kept. Implicit VR Little Endian and Explicit VR Big Endian are taken an
 ### 5.4 Transfer syntaxes
 
 Every transfer syntax is kept. "Decoded" is what frames can be read from; "made" is what frames, and but for lossy ones
-instances, of another transfer syntax are written in where it carries their pixels.
+instances, of another transfer syntax are written in where it carries their pixels
+([transcoding](transcoding.md) says which).
 
 | Transfer syntax | UID | kept | sent as kept | decoded | made | media types of frames |
 |---|---|---|---|---|---|---|
@@ -124,20 +126,21 @@ key that is none is ignored with a Warning 299. More keys, private ones too, can
 """
 
 _FAILURES = """\
-### 5.6 Status codes and failure reasons
+### 7.2 Status codes and failure reasons
 
 | Meaning | HTTP status | Failure Reason (0008,1197) of an instance |
 |---|---|---|
 """
 
-_REST = """\
-
-A store answers 200 where all instances were stored, 202 where some were not or something was changed on the way
-(Warning Reason B000H), and 409 where none was.
-
-### 5.7 Media storage
+_MEDIA = """\
+### 5.6 Media storage
 
 None. An answer of `application/zip` holds a file-set with its DICOMDIR (PS3.10), for general purpose.
+
+### 5.7 Not there yet
+
+Non-Patient Instances (chapter 12), the pixel data resources of 10.4, the Worklist service (chapter 11) and the services
+of chapters 13 to 15: answered by 404.
 
 ## 6 Configuration
 
@@ -146,8 +149,17 @@ coercion rules, limits: see [settings](settings.md). The service root is `/dicom
 
 ## 7 Network and media communication
 
+### 7.1 Transport
+
 HTTP/1.1 over TCP, IPv4 or IPv6; requests and answers of any length, streamed; byte ranges on single-part bodies;
 `gzip` of metadata and search answers. HTTP/2 and TLS by a proxy in front.
+
+"""
+
+_REST = """\
+
+A store answers 200 where all instances were stored, 202 where some were not or something was changed on the way
+(Warning Reason B000H), and 409 where none was.
 
 ## 8 Security
 
@@ -188,6 +200,7 @@ def statement_page() -> str:
             _SEARCH,
             *_keys(),
             "\n",
+            _MEDIA,
             _FAILURES,
             *_failures(),
             _REST.format(taken=taken, default="`ISO_IR 100`"),
