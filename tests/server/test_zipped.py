@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import imagecodecs
 import numpy as np
+import orjson
 import pydicom
 import pytest
 from pydicom import FileDataset
@@ -60,6 +61,32 @@ def test_the_files_that_were_sent_come_back_in_a_zip(
     assert [files[name] for name in names] == expected
     uid = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "instance": "SOPInstanceUID"}[level]
     assert answer.headers["content-disposition"] == f'attachment; filename="{chest_ct[0][uid].value}.zip"'
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_corrected_study_is_packed_as_corrected_and_as_received_where_that_is_asked_for(
+    client: httpx.Client, chest_ct: list[FileDataset], level: str
+) -> None:
+    sent = keep(client, *chest_ct)
+    was = str(chest_ct[0].PatientName)
+    changes = [{"00100010": {"vr": "PN", "Value": [{"Alphabetic": "Right^Rita"}]}}]
+    answer = client.patch(
+        url_of(chest_ct[0], level="study"),
+        params={"reason": "wrong worklist item"},
+        content=orjson.dumps(changes),
+        headers={"Content-Type": "application/dicom+json"},
+    )
+    assert answer.status_code == 200, answer.text
+    url = url_of(chest_ct[0], level=level)
+    for params, name in (({}, "Right^Rita"), ({"original": "true"}, was)):
+        answer = client.get(url, params=params, headers=AS_STORED)
+        files = files_of(answer)
+        directory = pydicom.dcmread(io.BytesIO(files.pop("DICOMDIR")))
+        patients = [one.PatientName for one in directory.DirectoryRecordSequence if "PatientName" in one]
+        assert patients == [name]
+        assert {str(read(file).PatientName) for file in files.values()} == {name}
+        if params:
+            assert list(files.values()) == (sent if level != "instance" else sent[:1])
 
 
 def test_files_are_stored_plainly(client: httpx.Client, chest_ct: list[FileDataset]) -> None:
