@@ -42,7 +42,6 @@ MATCHED_VRS = frozenset("AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV T
 """What can be made searchable; bulk values and whole sequences cannot."""
 
 _MOST_SEQUENCES = 4
-_PART = re.compile(r"[0-9A-F]{8}|[0-9A-F]{3}[13579BDF]xx[0-9A-F]{2}:.+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -237,11 +236,6 @@ def private_name(group: str, element: str, creator: str) -> str:
 def creator_of(part: str) -> str:
     """The Private Creator that `private_name` was made with; empty for an attribute that is not private."""
     return part.partition(":")[2].replace("%2E", ".").replace("%25", "%")
-
-
-def is_name(text: str) -> bool:
-    """Whether a text can be a key's name."""
-    return all(_PART.fullmatch(part) for part in text.split("."))
 
 
 def _dictionary_vr(part: str) -> str:
