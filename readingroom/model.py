@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, get_args
 
 Permission = Literal["remove", "correct", "original"]
 """What not everybody may do: delete and restore, change what was received, see what a correction hides."""
@@ -39,3 +41,245 @@ class Actor:
 
 LOCAL_OPERATOR = Actor(id="local-operator", name="Local operator", may=frozenset(get_args(Permission)))
 """The one actor of an installation without authentication, which therefore serves loopback only."""
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One series of a study as the catalog shows it, corrections included."""
+
+    series_uid: str
+    modality: str | None = None
+    number: int | None = None
+    description: str | None = None
+    body_part: str | None = None
+    laterality: str | None = None
+    instance_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """One study of one facility, as the catalog shows it.
+
+    `revision` counts how often it has settled: findings and events name the one that they were made from. `patient` is
+    the catalog's key of the patient, the same in every study of that person; it is no Patient ID.
+    """
+
+    study_uid: str
+    facility: str
+    patient: str
+    revision: int = 1
+    patient_id: str | None = None
+    issuer: str | None = None
+    patient_name: str | None = None
+    birth_date: str | None = None
+    sex: str | None = None
+    study_date: str | None = None
+    study_time: str | None = None
+    accession_number: str | None = None
+    description: str | None = None
+    modalities: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    series: tuple[Series, ...] = ()
+    instance_count: int = 0
+    received_at: datetime | None = None
+
+    def has(self, *modalities: str) -> bool:
+        """Whether a series is of one of these modalities, as PS3.16 CID 33 codes them."""
+        return not frozenset(self.modalities).isdisjoint(modalities)
+
+    def region(self, *body_parts: str) -> bool:
+        """Whether a series shows one of these regions, as Body Part Examined (0018,0015) names them."""
+        return not frozenset(self.body_parts).isdisjoint(body_parts)
+
+
+# -- the work ----------------------------------------------------------------------------------------------------------
+
+Priority = Literal["stat", "asap", "urgent", "routine"]
+"""How soon; the words of FHIR's request-priority."""
+PRIORITIES: tuple[Priority, ...] = ("routine", "urgent", "asap", "stat")
+"""From the lowest to the highest: the rank is the index."""
+
+ItemKind = Literal["read", "second", "peer", "critical", "followup", "external"]
+"""What a work item asks for; `external` is any UPS workitem or Task that others create."""
+ItemState = Literal["waiting", "assigned", "ready", "claimed", "held", "completed", "cancelled"]
+
+
+def priority_rank(priority: Priority) -> int:
+    """0 for routine to 3 for stat."""
+    return PRIORITIES.index(priority)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What was asked for, by whom, at which facility."""
+
+    accession_number: str
+    facility: str
+    priority: Priority = "routine"
+    patient_id: str | None = None
+    issuer: str | None = None
+    procedure: str | None = None
+    reason: str | None = None
+    ordered_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkItem:
+    """One reading to be done. A UPS workitem and a FHIR Task are views of it.
+
+    `priority` is what was ordered; `rank` what holds now (`priority_rank`), which findings may have raised.
+    `study_type` is the class of the contract that its SLA comes from; `modality`, `body_part` and `subspecialty` (a
+    NUCC or local code) are what routing matches.
+    """
+
+    id: str
+    kind: ItemKind
+    state: ItemState
+    facility: str
+    version: int
+    study_uid: str | None = None
+    accession_number: str | None = None
+    priority: Priority = "routine"
+    rank: int = 0
+    is_flagged: bool = False
+    modality: str | None = None
+    body_part: str | None = None
+    subspecialty: str | None = None
+    study_type: str | None = None
+    patient_state: str | None = None
+    owner: str | None = None
+    created_at: datetime | None = None
+    ready_at: datetime | None = None
+    claim_expires_at: datetime | None = None
+    warn_at: datetime | None = None
+    due_at: datetime | None = None
+
+
+SlaMark = Literal["warn", "due", "breached", "paused", "resumed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sla:
+    """When an item is due and when to warn; pauses for these reasons do not count."""
+
+    due_at: datetime
+    warn_at: datetime | None = None
+    pause_reasons: tuple[str, ...] = ()
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """A coded concept (PS3.3 section 8): its system is DCM, SCT, RADLEX or a URI."""
+
+    value: str
+    system: str
+    meaning: str
+
+
+Category = Literal[1, 2, 3]
+"""How actionable (ACR): within minutes, hours, days."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Where something was seen: an instance, its frames (1-based; none: all of it), and a box in pixels.
+
+    `box` is left, top, right, bottom in columns and rows of the stored image, right and bottom exclusive.
+    """
+
+    series_uid: str
+    instance_uid: str
+    frames: tuple[int, ...] = ()
+    box: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """Which algorithm said it, and what it is cleared for.
+
+    `clearance` is the FDA's number (K123456, DEN123456, P123456), None for one that is not cleared. `modalities` and
+    `body_parts` are its indications for use; empty means any.
+    """
+
+    name: str
+    version: str
+    manufacturer: str = ""
+    clearance: str | None = None
+    modalities: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    is_research: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something seen in a study, by a reader or a plugin, always with its provenance."""
+
+    text: str
+    code: Code | None = None
+    category: Category | None = None
+    probability: float | None = None
+    evidence: tuple[Evidence, ...] = ()
+    algorithm: Algorithm | None = None
+    measurements: Mapping[str, float] = field(default_factory=dict)
+
+
+# -- people and places -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """One way to reach a person: `channel` is the name of what carries it (smtp, webhook, voice, sms)."""
+
+    name: str
+    role: str
+    channel: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facility:
+    """A place that sends studies. `zone` is an IANA time zone, `state` the code of where its patients are."""
+
+    id: str
+    name: str
+    kind: str | None = None
+    parent: str | None = None
+    state: str | None = None
+    zone: str = "UTC"
+    contacts: tuple[Contact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A radiologist.
+
+    `subspecialties` are NUCC or local codes; `skills` modalities, regions or both: CT, CT/HEAD, */HEAD.
+    """
+
+    id: str
+    name: str
+    subspecialties: tuple[str, ...] = ()
+    skills: tuple[str, ...] = ()
+    zone: str = "UTC"
+    is_overflow: bool = False
+    free_at: datetime | None = None
+    """When the reader is predicted to be free; only in a snapshot of the queue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Escalation:
+    """A duty to reach a person; it ends by an acknowledgement, never by time or failure."""
+
+    id: str
+    facility: str
+    item: str | None = None
+    study_uid: str | None = None
+    reason: str = ""
+    category: Category | None = None
+    state: Literal["open", "acknowledged", "cancelled"] = "open"
+    rung: int = 0
+    opened_at: datetime | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
