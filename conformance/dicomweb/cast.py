@@ -195,6 +195,7 @@ _PROBES: dict[str, Callable[[Cast], Answer]] = {
     ),
     "zip": lambda cast: cast.peer.get(cast["ct1"].study, accept="application/zip"),
     "bulkdata": lambda cast: cast.peer.get(f"{cast['ct1'].path}/bulkdata", accept='multipart/related; type="*/*"'),
+    "pixeldata": lambda cast: cast.peer.get(f"{cast['ct1'].path}/pixeldata", accept='multipart/related; type="*/*"'),
     "capabilities": lambda cast: cast.peer.ask("OPTIONS", "/", accept="application/vnd.sun.wadl+xml, */*;q=0.1"),
     "non-patient": lambda cast: cast.peer.get("/color-palettes", accept=JSON),
     "uri": _uri,

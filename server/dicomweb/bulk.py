@@ -1,4 +1,4 @@
-"""Retrieve bulk data by URI, and all of an instance, series or study (PS3.18 10.4.1.1.5).
+"""Retrieve bulk data by URI, and all of an instance, series or study, or their pixels (PS3.18 10.4.1.1.5, 10.4.1.1.7).
 
 A value goes as it lies in the file, in little-endian order. Compressed pixel data goes frame by frame, and a video as
 the one stream that it is.
@@ -120,17 +120,32 @@ async def study_bulk(request: Request) -> Response:
     return await _retrieve_all(request)
 
 
-async def _retrieve_all(request: Request) -> Response:
+async def pixel_data(request: Request) -> Response:
+    """Retrieve the pixel data of an instance, a series or a study, and no other bulk data.
+
+    Each part says where the metadata has its value, as PS3.18 10.4.3.3.6 demands: several frames say the same.
+    """
+    return await _retrieve_all(request, is_pixels=True)
+
+
+async def _retrieve_all(request: Request, *, is_pixels: bool = False) -> Response:
     room: Room = request.app.state.room
     caller, accept = caller_of(request), accepted(request)
     version = version_of(request) if "instance" in request.path_params else None
     values = await room.read_apart(_find_all, caller.scope, caller.service_root, version, **request.path_params)
+    if is_pixels:
+        values = [
+            replace(value, location=_uri(caller.service_root, value.instance, value.path, version))
+            for value in values
+            if value.path in _PIXELS
+        ]
     etags = list(dict.fromkeys(value.instance.bytes_etag for value in values))
-    etag = f'W/"{zlib.crc32(repr((accept, etags)).encode()):x}-bulk"'
+    etag = f'W/"{zlib.crc32(repr((accept, etags)).encode()):x}-{"pixels" if is_pixels else "bulk"}"'
     if values and (unchanged := not_modified(request, etag)):
         return unchanged
     if not values:
-        raise NotFound("There is no bulk data here; the metadata holds it all.")
+        what = "There is no pixel data here" if is_pixels else "There is no bulk data here; the metadata holds it all"
+        raise NotFound(f"{what}.")
     agreed = [(value, offer) for value in values if (offer := agree(accept, value.offers))]
     if not agreed:
         choose(accept, tuple(dict.fromkeys(offer for value in values for offer in value.offers)))
@@ -172,6 +187,11 @@ def _paths(metadata: bytes) -> list[str]:
     return [path.decode() for path in _PATH.findall(metadata)]
 
 
+def _uri(service_root: str, instance: StoredInstance, path: str, version: int | None) -> str:
+    """The BulkDataURI of a value."""
+    return with_version(f"{instance_url(service_root, instance)}/bulkdata/{path}", version)
+
+
 def _values(
     service_root: str,
     instance: StoredInstance,
@@ -182,8 +202,7 @@ def _values(
     is_alone: bool = True,
 ) -> Iterator[Value]:
     """The parts that a bulk value is sent in: one, or one a frame where its pixels are compressed."""
-    url = instance_url(service_root, instance)
-    location = with_version(f"{url}/bulkdata/{path}", version)
+    location = _uri(service_root, instance, path, version)
     syntax = instance.transfer_syntax
     if path not in _PIXELS or syntax in NATIVE:
         offers: tuple[Offer, ...] = _ANY_VALUE
@@ -199,7 +218,7 @@ def _values(
         is_one = is_alone and instance.frame_count == 1
         for number in range(1, instance.frame_count + 1):
             yield Value(
-                location=with_version(f"{url}/frames/{number}", version),
+                location=with_version(f"{instance_url(service_root, instance)}/frames/{number}", version),
                 offers=frame_offers(syntax, has_single_part=is_one),
                 instance=instance,
                 path=path,
@@ -272,4 +291,7 @@ routes = [
     Route("/studies/{study}/series/{series}/instances/{instance}/bulkdata", instance_bulk),
     Route("/studies/{study}/series/{series}/bulkdata", series_bulk),
     Route("/studies/{study}/bulkdata", study_bulk),
+    Route("/studies/{study}/series/{series}/instances/{instance}/pixeldata", pixel_data),
+    Route("/studies/{study}/series/{series}/pixeldata", pixel_data),
+    Route("/studies/{study}/pixeldata", pixel_data),
 ]

@@ -521,6 +521,18 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=_RANGE_ERRORS,
         parameters=(_VERSION,),
     ),
+    *(
+        _retrieve(
+            f"Retrieve{parent}PixelData",
+            f"{path}/pixeldata",
+            f"Retrieve the pixel data of {_a(parent)}",
+            "10.4.1.1.7",
+            (_BYTES,),
+            parameters=(_VERSION,) if parent == "Instance" else (),
+            success=(200, 206, 304),
+        )
+        for parent, path in _PARENTS[:3]
+    ),
     _retrieve(
         "RetrieveFrames",
         FRAMES,

@@ -1,4 +1,4 @@
-"""Bulk data over HTTP: by URI, frame by frame, all of a study (PS3.18 10.4.1.1.5)."""
+"""Bulk data over HTTP: by URI, frame by frame, all or the pixels of a study (PS3.18 10.4.1.1.5, 10.4.1.1.7)."""
 
 from __future__ import annotations
 
@@ -152,6 +152,35 @@ def test_all_bulk_data_comes_in_one_message(client: httpx.Client, level: str) ->
     assert [body for _, body in parts_of(octets)] == [dataset.PixelData]
 
 
+@pytest.mark.parametrize("level", ["study", "series", "instance"])
+def test_pixel_data_comes_without_other_bulk_data_and_is_named_as_in_the_metadata(
+    client: httpx.Client, level: str
+) -> None:
+    """PS3.18 10.4.3.3.6: no icon, no palette, no private value; frames say where the whole value is."""
+    dataset = palette(ExplicitVRLittleEndian)
+    dataset.add_new(0x00090010, "LO", "MAKER")
+    dataset.add_new(0x00091010, "OB", b"other" * 500)
+    lossless = synthetic.encapsulated([b"a" * 10, b"b" * 10])
+    lossless.StudyInstanceUID, lossless.SeriesInstanceUID = dataset.StudyInstanceUID, dataset.SeriesInstanceUID
+    lossless.InstanceNumber = 2
+    keep(client, dataset, lossless)
+    accept = {"Accept": 'multipart/related; type="*/*"; transfer-syntax=*'}
+    parts = parts_of(client.get(f"{url_of(dataset, level=level)}/pixeldata", headers=accept))
+    expected = [(dataset, dataset.PixelData)]
+    if level != "instance":
+        expected += [(lossless, b"a" * 10), (lossless, b"b" * 10)]
+    uris = [client.get(f"{url_of(one)}/metadata").json()[0]["7FE00010"]["BulkDataURI"] for one, _ in expected]
+    assert [(headers["content-location"], body) for headers, body in parts] == [
+        (uri, body) for uri, (_, body) in zip(uris, expected, strict=True)
+    ]
+
+
+def test_pixel_data_that_is_not_there_is_not_found(client: httpx.Client) -> None:
+    report = synthetic_report(client)
+    for url in (url_of(report), url_of(report, level="study"), "/dicomweb/studies/1.2.3"):
+        assert client.get(f"{url}/pixeldata").status_code == 404
+
+
 def test_bulk_data_that_is_not_acceptable_is_missed_out_and_said_so(client: httpx.Client) -> None:
     """PS3.18 10.4.3: 206."""
     (dataset,) = ct_series(1)
@@ -190,13 +219,14 @@ def test_a_part_of_a_value_is_sent_for_a_range(client: httpx.Client) -> None:
     assert client.get(url, headers=OCTETS | {"Range": "bytes=999999-"}).status_code == 416
 
 
+@pytest.mark.parametrize("resource", ["bulkdata", "pixeldata"])
 @pytest.mark.parametrize("level", ["study", "series", "instance", "value"])
-def test_head_and_a_held_copy_cost_no_body(client: httpx.Client, level: str) -> None:
+def test_head_and_a_held_copy_cost_no_body(client: httpx.Client, level: str, resource: str) -> None:
     (dataset,) = ct_series(1)
     keep(client, dataset)
     url = f"{url_of(dataset)}/bulkdata/7FE00010"
     if level != "value":
-        url = f"{url_of(dataset, level=level)}/bulkdata"
+        url = f"{url_of(dataset, level=level)}/{resource}"
     answer = client.get(url, headers=NATIVE_FRAMES)
     head = client.head(url, headers=NATIVE_FRAMES)
     assert (head.status_code, head.content) == (200, b"")

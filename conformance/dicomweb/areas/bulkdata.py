@@ -1,4 +1,4 @@
-"""Bulk data: by the URIs of the metadata, and all of an instance, series or study (PS3.18 10.4.1.1.5)."""
+"""Bulk data by the URIs of the metadata, and all or the pixels of an instance, series or study (PS3.18 10.4.1.1)."""
 
 from __future__ import annotations
 
@@ -184,3 +184,47 @@ def head(peer: Peer, cast: Cast) -> None:
     ensure(
         answer.headers.get("content-length") == wanted, f"Content-Length is {answer.headers.get('content-length')!r}"
     )
+
+
+@check("BULK-019", "10.4.1.1.7", MAY)
+def pixels_are_offered(peer: Peer, cast: Cast) -> None:
+    """The pixel data of an instance is at its /pixeldata."""
+    cast["ct1"]
+    if why := cast.missing("pixeldata"):
+        raise Fault(why)
+    ensure(peer.get(f"{cast['ct1'].path}/pixeldata", accept=ANY_PARTS).parts(), "there is no part")
+
+
+@check("BULK-020", "10.4.3.3.6", needs="pixeldata")
+def pixels_of_an_instance(peer: Peer, cast: Cast) -> None:
+    """The /pixeldata of an instance is its pixel data, at the URI that the metadata has for it."""
+    uri = uri_of(peer, cast, "cine", _PIXELS)
+    parts = peer.get(f"{cast['cine'].path}/pixeldata", accept=ANY_PARTS).parts()
+    found = [urljoin(peer.base + "/", part.headers.get("content-location", "")) for part in parts]
+    ensure(found == [uri], f"the parts are at {found}, not at {uri}")
+    ensure(parts[0].body == cast["cine"].dataset.PixelData, f"{len(parts[0].body)} bytes are not the pixel data")
+
+
+@check("BULK-021", "10.4.3.3.6", needs="pixeldata")
+def pixels_of_frames(peer: Peer, cast: Cast) -> None:
+    """Every part of compressed pixel data has the URI of the metadata as its Content-Location."""
+    uri = uri_of(peer, cast, "rle", _PIXELS)
+    parts = peer.get(f"{cast['rle'].path}/pixeldata", accept=f"{ANY_PARTS}; transfer-syntax=*").parts()
+    found = {urljoin(peer.base + "/", part.headers.get("content-location", "")) for part in parts}
+    ensure(found == {uri}, f"the parts are at {sorted(found)}, not at {uri}")
+
+
+@check("BULK-022", "10.4.3.3.6", needs="pixeldata")
+def pixels_of_a_series_and_study(peer: Peer, cast: Cast) -> None:
+    """The /pixeldata of a series and of a study are the pixel data of all their instances, and nothing else."""
+    pixels = sorted(cast[f"ct{number}"].dataset.PixelData for number in range(1, 6))
+    for path in (cast["ct1"].series, cast["ct1"].study):
+        found = sorted(part.body for part in peer.get(f"{path}/pixeldata", accept=ANY_PARTS).parts())
+        ensure(found == pixels, f"{len(found)} parts of {path} are not the {len(pixels)} pixel data")
+
+
+@check("BULK-023", "10.4.3.1", needs="pixeldata")
+def pixels_of_nothing(peer: Peer, cast: Cast) -> None:
+    """The /pixeldata of what is not there is answered by 404."""
+    cast.held()
+    peer.get(f"/studies/{cast.samples.uid('nowhere')}/pixeldata", accept=ANY_PARTS).expect(404)
