@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-Permission = Literal["remove", "correct", "original"]
-"""What not everybody may do: delete and restore, change what was received, see what a correction hides."""
+Permission = Literal["remove", "correct", "original", "supervise"]
+"""What not everybody may do: delete and restore, change what was received, see what a correction hides, give work that
+one reader has to another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +131,9 @@ class WorkItem:
     """One reading to be done. A UPS workitem and a FHIR Task are views of it.
 
     `priority` is what was ordered; `rank` what holds now (`priority_rank`), which findings may have raised.
-    `study_type` is the class of the contract that its SLA comes from; `modality`, `body_part` and `subspecialty` (a
-    NUCC or local code) are what routing matches.
+    `findings` says in a line what flagged it. `owner` is the reader who has claimed it, `offered_to` whom it was
+    assigned to. `study_type` is the class of the contract that its SLA comes from; `modality`, `body_part` and
+    `subspecialty` (a NUCC or local code) are what routing matches.
     """
 
     id: str
@@ -144,12 +146,14 @@ class WorkItem:
     priority: Priority = "routine"
     rank: int = 0
     is_flagged: bool = False
+    findings: str = ""
     modality: str | None = None
     body_part: str | None = None
     subspecialty: str | None = None
     study_type: str | None = None
     patient_state: str | None = None
     owner: str | None = None
+    offered_to: str | None = None
     created_at: datetime | None = None
     ready_at: datetime | None = None
     claim_expires_at: datetime | None = None

@@ -38,6 +38,7 @@ from server.room import Room
 from server.settings import Settings
 from server.settle import describe_stale, settle_studies
 from server.web.viewer import viewer_routes
+from server.worklist.items import expire_claims
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write, database_url, open_engine
 from storage.catalog.keys import with_configured
@@ -182,13 +183,14 @@ def _note_the_end(is_stopping: threading.Event) -> None:
 
 
 async def _run_timers(room: Room, metrics: Metrics) -> None:
-    """Look at the rows that fall due: studies that settle, attributes to list, writers that died, what to purge."""
+    """Look at the rows that fall due: studies that settle, attributes to list, claims, dead writers, what to purge."""
     rounds = 0
     while True:
         try:
             await anyio.to_thread.run_sync(settle_studies, room, limiter=room.db)
             await anyio.to_thread.run_sync(describe_stale, room, limiter=room.db)
             await anyio.to_thread.run_sync(list_attributes, room, metrics, limiter=room.db)
+            await anyio.to_thread.run_sync(expire_claims, room.engine, room.clock.now(), limiter=room.db)
             if rounds % int(_SWEEP_SECONDS / _SETTLE_SECONDS) == 0:
                 await anyio.to_thread.run_sync(room.ingest.sweep_others, limiter=room.db)
                 await anyio.to_thread.run_sync(purge_due, room, limiter=room.db)

@@ -176,6 +176,7 @@ def _wanted(request: Request, known: frozenset[str]) -> Wanted:
     return Wanted(
         types=types,
         study_uid=study_uid,
+        item=False,
         begin=_moment(parameters.get("from"), "from"),
         end=_moment(parameters.get("to"), "to"),
     )

@@ -29,6 +29,7 @@ from storage.catalog.overlays import (
     rewrite_study,
 )
 from storage.catalog.rows import header_of
+from storage.catalog.work_items import restate_items
 from storage.changes import Changes, Level
 from storage.dicomjson import MetadataJson
 from storage.overlay import Correction, Layer, put_over
@@ -177,6 +178,7 @@ def record_correction(connection: sa.Connection, correction: Correction) -> dict
     relist_entities(connection, "series", covered)
     relist_entities(connection, "study", [study.id])
     recount_study(connection, study.id)
+    restate_items(connection, correction.owner_facility, correction.study_uid)
     return corrected
 
 

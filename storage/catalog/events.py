@@ -65,16 +65,21 @@ class Event:
     type: str
     study_uid: str | None
     facility: str | None
+    item: str | None
     at: datetime
     payload: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which events: of these types, of a study, from a time on and before another; without one of these, all."""
+    """Which events: of these types, of a study, from a time on and before another; without one of these, all.
+
+    `item` is the id of a work item; True for those of any of them, False for those of none.
+    """
 
     types: tuple[str, ...] = ()
     study_uid: str | None = None
+    item: str | bool | None = None
     begin: datetime | None = None
     end: datetime | None = None
 
@@ -102,13 +107,17 @@ def latest_event(connection: sa.Connection, scope: Scope, wanted: Wanted) -> Eve
 
 def _matching(scope: Scope, wanted: Wanted) -> sa.Select[Any]:
     c = t.event.c
-    statement = sa.select(c.seq, c.type, c.study_uid, c.facility, c.at, c.payload)
+    statement = sa.select(c.seq, c.type, c.study_uid, c.facility, c.item, c.at, c.payload)
     if scope.facilities is not None:
         statement = statement.where(c.facility.in_(sorted(scope.facilities)))
     if wanted.types:
         statement = statement.where(c.type.in_(wanted.types))
     if wanted.study_uid is not None:
         statement = statement.where(c.study_uid == wanted.study_uid)
+    if isinstance(wanted.item, str):
+        statement = statement.where(c.item == wanted.item)
+    elif wanted.item is not None:
+        statement = statement.where(c.item.is_not(None) if wanted.item else c.item.is_(None))
     if wanted.begin is not None:
         statement = statement.where(c.at >= wanted.begin)
     if wanted.end is not None:
@@ -122,6 +131,7 @@ def _event(row: Any) -> Event:
         type=row.type,
         study_uid=row.study_uid,
         facility=row.facility,
+        item=row.item,
         at=row.at,
         payload=orjson.loads(row.payload),
     )

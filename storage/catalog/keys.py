@@ -27,7 +27,7 @@ from readingroom.errors import Invalid
 from storage.catalog import schema as t
 from storage.catalog.rows import SERIES_EXTRA, SERIES_TAGS, STUDY_EXTRA, STUDY_TAGS
 
-Level = Literal["study", "series", "instance"]
+Level = Literal["study", "series", "instance", "work_item"]
 LEVELS: tuple[Level, ...] = ("study", "series", "instance")
 
 TIMEZONE = "00080201"
@@ -36,7 +36,12 @@ TIMEZONE = "00080201"
 WORDS = "~"
 """Stands before the name of a PN key where its words and sounds are listed, for fuzzy matching."""
 
-LISTED: Mapping[Level, sa.Table] = {"study": t.study_value, "series": t.series_value, "instance": t.instance_value}
+LISTED: Mapping[Level, sa.Table] = {
+    "study": t.study_value,
+    "series": t.series_value,
+    "instance": t.instance_value,
+    "work_item": t.work_item_value,
+}
 
 MATCHED_VRS = frozenset("AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV TM UC UI UL UR US UT UV".split())
 """What can be made searchable; bulk values and whole sequences cannot."""

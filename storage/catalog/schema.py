@@ -282,6 +282,67 @@ side_record = sa.Table(
     sa.Column("is_withdrawn", sa.Boolean, nullable=False, doc="its transaction may not commit any more"),
 )
 
+work_item = sa.Table(
+    "work_item",
+    metadata,
+    _id(),
+    sa.Column("workitem_uid", Text, nullable=False, unique=True, doc="its SOP Instance UID as a UPS"),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("study_uid", Text),
+    sa.Column("accession_number", Text),
+    sa.Column("priority", sa.String(16), nullable=False, doc="as it was ordered"),
+    sa.Column("rank", sa.Integer, nullable=False, doc="what holds now: the index in `readingroom.model.PRIORITIES`"),
+    sa.Column("is_flagged", sa.Boolean, nullable=False),
+    sa.Column("findings", Text, nullable=False, doc="what flagged it, in one line"),
+    sa.Column("modality", Text),
+    sa.Column("body_part", Text),
+    sa.Column("subspecialty", Text),
+    sa.Column("study_type", Text),
+    sa.Column("patient_state", Text),
+    sa.Column("owner", Text, doc="id of the reader who has claimed it, or had at its end"),
+    sa.Column("offered_to", Text, doc="id of the reader whom it was assigned to"),
+    sa.Column("claim_token", Text, doc="the Transaction UID; shown to nobody"),
+    sa.Column("claimed_at", UtcDateTime),
+    sa.Column("claim_expires_at", UtcDateTime),
+    sa.Column("held_from", sa.String(16), doc="the state that it goes back to"),
+    sa.Column("reason", Text, nullable=False, doc="of being held or cancelled"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Column("ready_at", UtcDateTime),
+    sa.Column("warn_at", UtcDateTime),
+    sa.Column("due_at", UtcDateTime),
+    sa.Column("order_at", UtcDateTime, nullable=False, doc="due_at; without one, long after what is due"),
+    sa.Column("attributes", sa.LargeBinary, nullable=False, doc="DICOM JSON of the UPS that no column has"),
+    sa.Column("version", sa.Integer, nullable=False),
+    # One reading of a study, however often it settles.
+    sa.Index(
+        "uq_work_item_read", "facility", "study_uid", unique=True, **_where("kind = 'read' AND study_uid IS NOT NULL")
+    ),
+    # The next items to read are cut from these: a few rows from the head of each class.
+    sa.Index(
+        "ix_work_item_next",
+        *("is_flagged", "rank", "order_at", "id", "facility", "warn_at"),
+        **_where("state = 'ready' AND kind != 'external'"),
+    ),
+    sa.Index(
+        "ix_work_item_next_of",
+        *("facility", "is_flagged", "rank", "order_at", "id", "warn_at"),
+        **_where("state = 'ready' AND kind != 'external'"),
+    ),
+    sa.Index(
+        "ix_work_item_risk",
+        *("warn_at", "id", "facility", "is_flagged", "rank"),
+        **_where("state = 'ready' AND kind != 'external'"),
+    ),
+    sa.Index("ix_work_item_study_uid", "study_uid"),
+    sa.Index("ix_work_item_accession", "accession_number"),
+    sa.Index("ix_work_item_owner", "owner", "state"),
+    sa.Index("ix_work_item_offered_to", "offered_to", **_where("state = 'assigned'")),
+    sa.Index("ix_work_item_expiry", "claim_expires_at", **_where("claim_expires_at IS NOT NULL")),
+)
+
 
 def _values(of: str) -> sa.Table:
     """Values of one level that searches match beside its columns: of names, in sequences, and as configured."""
@@ -301,6 +362,7 @@ def _values(of: str) -> sa.Table:
 study_value = _values("study")
 series_value = _values("series")
 instance_value = _values("instance")
+work_item_value = _values("work_item")
 
 search_key = sa.Table(
     "search_key",
@@ -346,7 +408,9 @@ event = sa.Table(
     sa.Column("facility", Text),
     sa.Column("at", UtcDateTime, nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False, doc="JSON"),
+    sa.Column("item", sa.String(32), doc="id of the work item that it is of"),
     sa.Index("ix_event_study", "study_uid", "seq"),
+    sa.Index("ix_event_item", "item", "seq", **_where("item IS NOT NULL")),
     sa.Index("ix_event_at", "at", "seq"),
     sqlite_autoincrement=True,
 )

@@ -29,7 +29,12 @@ Part = Literal[
     "study.row", "study.extra", "study.header", "series.row", "series.extra", "series.header", "instance.metadata"
 ]
 
-_TABLES: dict[Level, sa.Table] = {"study": t.study, "series": t.series, "instance": t.instance}
+_TABLES: dict[Level, sa.Table] = {
+    "study": t.study,
+    "series": t.series,
+    "instance": t.instance,
+    "work_item": t.work_item,
+}
 _COLUMNS: dict[Level, tuple[sa.ColumnElement[Any], ...]] = {
     "study": (t.study.c.id, t.study.c.study_date),
     "series": (t.series.c.id, t.series.c.series_number),
@@ -143,12 +148,18 @@ def search(connection: sa.Connection, scope: Scope, wanted: Search) -> Sequence[
     if facilities:
         values["facilities"] = facilities if len(facilities) > 1 else facilities[0]
     values.update((f"after_{index}", value) for index, value in enumerate(wanted.after or ()))
+    return connection.execute(statement, values | bound(conditions)).all()
+
+
+def bound(conditions: tuple[Condition, ...]) -> dict[str, Any]:
+    """The values that a statement with the tests of `conditions` is run with."""
+    values: dict[str, Any] = {}
     for name, term in _named(conditions):
         if term.how is How.ANY_OF:
             values[f"{name}_0"] = list(term.values)
         else:
             values.update((f"{name}_{index}", value) for index, value in enumerate(term.values))
-    return connection.execute(statement, values).all()
+    return values
 
 
 def order_key(level: Level, hit: sa.Row[Any], *, is_under: bool = False) -> OrderKey:
@@ -284,8 +295,13 @@ def _where(shape: _Shape) -> Iterator[sa.ColumnElement[bool]]:
         yield owner.in_(names) if shape.facilities > 1 else owner == names
     if shape.continued:
         yield _is_after(shape.level, is_under=shape.by_number)
+    yield from holds(shape.conditions)
+
+
+def holds(conditions: tuple[Condition, ...]) -> Iterator[sa.ColumnElement[bool]]:
+    """That all conditions hold; their values are bound with `bound`."""
     in_items: dict[tuple[Level, str], list[tuple[Key, sa.FromClause]]] = defaultdict(list)
-    for c, condition in enumerate(shape.conditions):
+    for c, condition in enumerate(conditions):
         key = condition[0][0].key
         alternatives = [(f"v{c}_{a}", terms) for a, terms in enumerate(condition)]
         if not all(map(_is_of_values, chain.from_iterable(condition))):

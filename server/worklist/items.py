@@ -1,0 +1,430 @@
+"""The commands on work items. Each is checked against `states`, and writes row, search values and event together.
+
+A command is given to a `Work`, which is one transaction by one actor; its events are told as its last act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from pydicom.uid import generate_uid
+
+from readingroom.clock import Clock
+from readingroom.errors import Conflict, Invalid, NotFound, Refused
+from readingroom.model import Actor, ItemKind, Order, Priority, Scope, Study, WorkItem, priority_rank
+from server.worklist.states import Command, check
+from storage.catalog import schema as t
+from storage.catalog.engine import begin_write
+from storage.catalog.events import append_events
+from storage.catalog.studies import ensure_facility
+from storage.catalog.work_items import (
+    StoredItem,
+    expired_claims,
+    find_item,
+    insert_item,
+    item_by_id,
+    reading_of,
+    update_item,
+)
+from storage.objects import MetadataJson
+
+CHANGED = "ItemChanged"
+"""The type of the events that tell of work items."""
+
+THE_SERVER = Actor(id="server", name="This server", kind="server")
+"""Who gives the commands that nobody gave: an expiry, an item for a study that has settled."""
+
+EVERYWHERE = Scope()
+CLAIM_LASTS = timedelta(hours=2)
+_LONG_AFTER = timedelta(days=3650)
+_AT_ONCE = 100
+_REASON_CHARACTERS = 1024
+_SHOWN = tuple(WorkItem.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One transaction on the worklist, by one actor who sees one scope of it; `events` are what is to be told of it."""
+
+    connection: sa.Connection
+    now: datetime
+    actor: Actor
+    scope: Scope = EVERYWHERE
+    claim_lasts: timedelta = CLAIM_LASTS
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def find(self, workitem_uid: str) -> StoredItem:
+        """An item in scope, locked until the transaction ends; raises `NotFound`."""
+        return find_item(self.connection, self.scope, workitem_uid, locked=True)
+
+
+@contextmanager
+def working(
+    engine: sa.Engine, clock: Clock, actor: Actor, scope: Scope, *, claim_lasts: timedelta = CLAIM_LASTS
+) -> Iterator[Work]:
+    """A transaction of its own; what it did is durable, and told, when it ends."""
+    with begin_write(engine) as connection:
+        work = Work(connection=connection, now=clock.now(), actor=actor, scope=scope, claim_lasts=claim_lasts)
+        yield work
+        append_events(connection, work.events)
+
+
+# -- coming into being -------------------------------------------------------------------------------------------------
+
+
+def create_item(
+    work: Work,
+    *,
+    facility: str,
+    kind: ItemKind,
+    workitem_uid: str | None = None,
+    is_ready: bool = True,
+    priority: Priority = "routine",
+    attributes: MetadataJson | None = None,
+    **columns: Any,
+) -> StoredItem:
+    """Put an item on the worklist; `columns` are further ones of `schema.work_item`.
+
+    Raises
+    ------
+    Conflict
+        There is an item of that UID, or one to read that study.
+    """
+    ensure_facility(work.connection, facility)
+    id = t.new_id()
+    item = StoredItem(
+        id=id,
+        workitem_uid=workitem_uid or f"2.25.{int(id, 16)}",
+        kind=kind,
+        state="ready" if is_ready else "waiting",
+        facility=facility,
+        version=1,
+        created_at=work.now,
+        changed_at=work.now,
+        ready_at=work.now if is_ready else None,
+        order_at=columns.get("due_at") or work.now + _LONG_AFTER,
+        priority=priority,
+        rank=priority_rank(priority),
+        attributes=orjson.dumps(attributes or {}),
+        **columns,
+    )
+    if not insert_item(work.connection, item):
+        raise Conflict(f"There is a work item {item.workitem_uid} already, or one to read its study.")
+    _tell(work, None, item, "created")
+    return item
+
+
+def item_for_study(work: Work, study: Study, order: Order | None = None) -> StoredItem:
+    """The item to read a study that has settled: made now, or by its order, or when it settled before.
+
+    However often it is called for a study, there is one.
+    """
+    found = reading_of(work.connection, study.facility, study.study_uid, study.accession_number)
+    described: dict[str, Any] = {
+        "study_uid": study.study_uid,
+        "accession_number": study.accession_number,
+        "modality": next(iter(study.modalities), None),
+        "body_part": next(iter(study.body_parts), None),
+    }
+    if found is None:
+        priority = order.priority if order else "routine"
+        try:
+            return create_item(work, facility=study.facility, kind="read", priority=priority, **described)
+        except Conflict:  # somebody else has made it at this moment
+            found = reading_of(work.connection, study.facility, study.study_uid)
+            if found is None:
+                raise
+    if found.study_uid is None:
+        found = _change(work, found, "study arrived", **described)
+    return make_ready(work, found) if found.state == "waiting" else found
+
+
+def item_for_order(work: Work, order: Order, **columns: Any) -> StoredItem:
+    """An item for an order whose images are still to come."""
+    known = {"00100020": order.patient_id, "00100021": order.issuer}
+    attributes = {tag: {"vr": "LO", "Value": [value]} for tag, value in known.items() if value}
+    return create_item(
+        work,
+        facility=order.facility,
+        kind="read",
+        is_ready=False,
+        priority=order.priority,
+        attributes=attributes,
+        accession_number=order.accession_number,
+        **columns,
+    )
+
+
+# -- who reads it ------------------------------------------------------------------------------------------------------
+
+
+def make_ready(work: Work, item: StoredItem) -> StoredItem:
+    """Say that everything is there that it takes."""
+    return _step(work, item, "make ready", ready_at=work.now)
+
+
+def await_input(work: Work, item: StoredItem, reason: str = "") -> StoredItem:
+    """Say that something is missing again."""
+    return _step(work, item, "await", reason=reason, offered_to=None)
+
+
+def offer_item(work: Work, item: StoredItem, reader: str, because: str = "") -> StoredItem:
+    """Assign an item to a reader, who may decline it."""
+    return _step(work, item, "offer", told={"because": because}, offered_to=_reader(reader))
+
+
+def decline_item(work: Work, item: StoredItem, *, reader: str, reason: str = "") -> StoredItem:
+    """Give back what was offered."""
+    check("decline", item, work.actor, reader=reader)
+    return _step(work, item, "decline", told={"reader": reader, "because": reason}, offered_to=None)
+
+
+def claim_item(work: Work, item: StoredItem, *, token: str | None = None, reader: str = "") -> StoredItem:
+    """Take an item on: of all who try at once, one gets it.
+
+    Parameters
+    ----------
+    token
+        The Transaction UID that the claimant has chosen; one is made otherwise, and stands in `claim_token`.
+    reader
+        For whom it is claimed, who must be the one whom it is offered to; by default that one, or the actor.
+    """
+    check("claim", item, work.actor, reader=reader)
+    is_own = item.kind != "external"
+    return _step(
+        work,
+        item,
+        "claim",
+        owner=reader or item.offered_to or work.actor.id,
+        offered_to=None,
+        claim_token=token or str(generate_uid(prefix=None)),
+        claimed_at=work.now,
+        # A UPS does not go back from IN PROGRESS (PS3.4 CC.1.1): those who made it know their performers.
+        claim_expires_at=work.now + work.claim_lasts if is_own else None,
+    )
+
+
+def renew_claim(work: Work, item: StoredItem, *, token: str) -> StoredItem:
+    """Say that the claimant is still at it, so that the claim lasts anew; tells nobody."""
+    check("release", item, work.actor, token=token)
+    if item.claim_expires_at is None:
+        return item
+    renewed = replace(item, claim_expires_at=work.now + work.claim_lasts, version=item.version + 1)
+    update_item(work.connection, item, renewed)
+    return renewed
+
+
+def release_item(work: Work, item: StoredItem, *, token: str, reason: str = "") -> StoredItem:
+    """Give back what was claimed, unread."""
+    return _step(work, item, "release", token=token, told={"because": reason}, **_NOBODYS)
+
+
+def hold_item(work: Work, item: StoredItem, reason: str, *, token: str | None = None) -> StoredItem:
+    """Put an item aside for a reason: a prior or an order that is missing. A claim stays, and does not expire."""
+    if not reason.strip():
+        raise Invalid("Say why the item is held.")
+    return _step(work, item, "hold", token=token, reason=_line(reason), held_from=item.state, claim_expires_at=None)
+
+
+def resume_item(work: Work, item: StoredItem, *, token: str | None = None) -> StoredItem:
+    """Go on where an item was put aside."""
+    is_claimed = item.held_from == "claimed"
+    return _step(
+        work,
+        item,
+        "resume",
+        token=token,
+        reason="",
+        state=item.held_from,
+        held_from=None,
+        claim_expires_at=work.now + work.claim_lasts if is_claimed and item.kind != "external" else None,
+    )
+
+
+def reassign_item(work: Work, item: StoredItem, reader: str | None, reason: str = "") -> StoredItem:
+    """Give an item that one reader has to another; to nobody for None, so that it is ready for all."""
+    values: dict[str, Any] = {**_NOBODYS, "offered_to": _reader(reader) if reader else None, "held_from": None}
+    if reader is None:
+        values["state"] = "ready"
+    return _step(work, item, "reassign", told={"because": reason}, reason="", **values)
+
+
+_NOBODYS: Mapping[str, Any] = {
+    "owner": None,
+    "offered_to": None,
+    "claim_token": None,
+    "claimed_at": None,
+    "claim_expires_at": None,
+}
+
+
+# -- how soon ----------------------------------------------------------------------------------------------------------
+
+
+def reprioritise_item(work: Work, item: StoredItem, priority: Priority, reason: str = "") -> StoredItem:
+    """Change how soon an item is to be read. A plugin may raise it, and never lowers it."""
+    rank = priority_rank(priority)
+    if rank < item.rank and work.actor.kind == "plugin":
+        raise Refused(f"{work.actor.id} may raise the priority of work item {item.workitem_uid}, not lower it.")
+    if rank == item.rank:
+        return item
+    return _step(work, item, "reprioritise", told={"because": reason}, rank=rank)
+
+
+def flag_item(work: Work, item: StoredItem, findings: str, priority: Priority | None = None) -> StoredItem:
+    """Put an item before all others for what was found in it, and raise its priority to at least this."""
+    rank = max(item.rank, priority_rank(priority) if priority else 0)
+    if item.is_flagged and (item.rank, item.findings) == (rank, findings):
+        return item
+    return _step(work, item, "reprioritise", rank=rank, is_flagged=True, findings=_line(findings))
+
+
+def schedule_item(work: Work, item: StoredItem, *, due_at: datetime | None, warn_at: datetime | None) -> StoredItem:
+    """Say when an item is due, and from when on it is at risk of being late."""
+    if (due_at, warn_at) == (item.due_at, item.warn_at):
+        return item
+    order_at = due_at or item.created_at + _LONG_AFTER
+    return _step(work, item, "schedule", due_at=due_at, warn_at=warn_at, order_at=order_at)
+
+
+# -- its content and its end -------------------------------------------------------------------------------------------
+
+
+def update_attributes(
+    work: Work, item: StoredItem, attributes: MetadataJson, *, token: str | None = None, **columns: Any
+) -> StoredItem:
+    """Set attributes of the UPS that no column has, and columns that follow from them; empty ones stay, empty."""
+    merged = dict(sorted({**orjson.loads(item.attributes), **attributes}.items()))
+    if item.claim_expires_at is not None:
+        columns["claim_expires_at"] = work.now + work.claim_lasts
+    return _step(
+        work, item, "update", token=token, told={"set": sorted(attributes)}, attributes=orjson.dumps(merged), **columns
+    )
+
+
+def complete_item(work: Work, item: StoredItem, *, token: str) -> StoredItem:
+    """End an item with its work done."""
+    return _step(work, item, "complete", token=token, claim_expires_at=None)
+
+
+def cancel_item(
+    work: Work,
+    item: StoredItem,
+    reason: str = "",
+    *,
+    token: str | None = None,
+    attributes: MetadataJson | None = None,
+) -> StoredItem:
+    """End an item without; what is claimed is cancelled by its claimant. `attributes` are set with it."""
+    merged = orjson.loads(item.attributes) | (attributes or {})
+    return _step(
+        work,
+        item,
+        "cancel",
+        token=token,
+        reason=_line(reason),
+        held_from=None,
+        claim_expires_at=None,
+        attributes=orjson.dumps(dict(sorted(merged.items()))),
+    )
+
+
+def request_cancellation(work: Work, item: StoredItem, reason: str, **told: Any) -> None:
+    """Ask whoever has an item to cancel it (PS3.4 CC.2.2); it stays as it is."""
+    _tell(work, item, item, "cancellation requested", reason=_line(reason), **told)
+
+
+def expire_claims(engine: sa.Engine, now: datetime, claim_lasts: timedelta = CLAIM_LASTS) -> int:
+    """Give back what was claimed and never finished; returns how many. Called once a second."""
+    with engine.connect() as connection:
+        due = expired_claims(connection, now, _AT_ONCE)
+    expired = 0
+    for id in due:
+        with begin_write(engine) as connection:
+            work = Work(connection=connection, now=now, actor=THE_SERVER, claim_lasts=claim_lasts)
+            try:
+                item = item_by_id(connection, id, locked=True)
+            except NotFound:
+                continue
+            # Asked again under the lock: it may have been finished, or renewed, meanwhile.
+            if item.state != "claimed" or item.claim_expires_at is None or item.claim_expires_at > now:
+                continue
+            _step(work, item, "expire", told={"reader": item.owner}, **_NOBODYS)
+            append_events(connection, work.events)
+            expired += 1
+    return expired
+
+
+def _step(
+    work: Work,
+    item: StoredItem,
+    command: Command,
+    *,
+    token: str | None = None,
+    told: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> StoredItem:
+    step = check(command, item, work.actor, token=token)
+    if step.target is not None:
+        values = {"state": step.target, **values}
+    return _change(work, item, step.done, told=told, **values)
+
+
+def _change(
+    work: Work, item: StoredItem, what: str, *, told: Mapping[str, Any] | None = None, **values: Any
+) -> StoredItem:
+    changed = replace(item, **values, version=item.version + 1, changed_at=work.now)
+    update_item(work.connection, item, changed)
+    _tell(work, item, changed, what, **(told or {}))
+    return changed
+
+
+def _tell(work: Work, before: StoredItem | None, item: StoredItem, what: str, **told: Any) -> None:
+    """Note the event: what was done by whom, and how the item was before, as far as it was otherwise."""
+    was = {}
+    if before is not None:
+        was = {name: getattr(before, name) for name in _SHOWN if getattr(before, name) != getattr(item, name)}
+    payload = {
+        "what": what,
+        "item": item.id,
+        "workitem": item.workitem_uid,
+        "kind": item.kind,
+        "state": item.state,
+        "version": item.version,
+        "actor": work.actor.id,
+        "reader": item.owner or item.offered_to,
+        "reason": item.reason,
+        "before": was,
+        **{name: value for name, value in told.items() if value},
+    }
+    work.events.append(
+        {
+            "type": CHANGED,
+            "version": 1,
+            "study_uid": item.study_uid,
+            "facility": item.facility,
+            "item": item.id,
+            "at": work.now,
+            "payload": orjson.dumps(payload),
+        }
+    )
+
+
+def _reader(reader: str) -> str:
+    if not (0 < len(reader) <= 64 and reader.isprintable()):
+        raise Invalid("A reader is named by an id of 1 to 64 characters.")
+    return reader
+
+
+def _line(text: str) -> str:
+    """A text of one line."""
+    line = " ".join(text.split())
+    if len(line) > _REASON_CHARACTERS:
+        raise Invalid(f"A reason is one line of at most {_REASON_CHARACTERS} characters.")
+    return line
