@@ -16,7 +16,7 @@ from pathlib import Path
 # Children are forked, which a process with numerical threads must not do; and the client is not to cost cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks import giant, qido, stow, table, wado
+from benchmarks import giant, made, qido, stow, table, wado
 from benchmarks.measure import Goal, Result, Row, Workload, compare
 from benchmarks.peers import REPOSITORY, Missing, Nginx, Orthanc, Peer, Readingroom, compress
 from benchmarks.phantom import SmallStudy
@@ -122,7 +122,7 @@ class Bench:
 
     def reading(self) -> None:
         """Load the series, then index after index, and measure every search and retrieval on each."""
-        retrievals = self.chosen(wado.WORKLOADS)
+        retrievals = self.chosen((*wado.WORKLOADS, *made.WORKLOADS))
         frame = self.chosen([wado.FRAME_WORKLOAD])
         home = self.home / "reading"
         ours, orthanc, nginx = Readingroom(home / "readingroom"), Orthanc(home / "orthanc"), Nginx(home / "nginx")

@@ -145,6 +145,11 @@ class Peer(abc.ABC):
                     total += int(line.split()[1]) * 1024
         return total
 
+    def forget_peaks(self) -> None:
+        """Let the peaks of its processes' memory begin anew, from what they hold now (proc(5), clear_refs)."""
+        for pid in self.pids():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
 
 def _stat_fields(pid: int) -> list[str]:
     # The name in parentheses may hold spaces; field 0 here is the process state.

@@ -184,6 +184,10 @@ class SmallStudy:
         # 7 and DAYS share no factor: days and modalities mix, and every span of days holds its share of the studies.
         return (FIRST_DAY + timedelta(days=self.number * 7 % DAYS)).strftime("%Y%m%d")
 
+    @property
+    def patient_name(self) -> str:
+        return f"Phantom^N{self.number // 2:09d}"
+
     def cast(self) -> bytes:
         """Make its only instance."""
         return small_mould().cast(
@@ -192,7 +196,7 @@ class SmallStudy:
             instance_uid=uid(3, 7_000_000_000 + self.number),
             accession=self.accession,
             patient_id=f"P{self.number // 2:011d}",
-            patient_name=f"Phantom^N{self.number // 2:09d}",
+            patient_name=self.patient_name,
             study_date=self.study_date,
             modality=self.modality,
             number="1",

@@ -100,6 +100,41 @@ def _alone(make: Callable[[int], Ask], studies: int, count: int) -> Callable[[Pe
     return run
 
 
+def _by_name(text: Callable[[SmallStudy], str]) -> Callable[[int], Ask]:
+    """Ask for the studies of one patient by name."""
+
+    def make(number: int) -> Ask:
+        study = SmallStudy(number=number)
+
+        def is_right(rows: list[Any]) -> bool:
+            names = {_value(row, "00100010")["Alphabetic"] for row in rows}
+            return study.study_uid in {_value(row, "0020000D") for row in rows} and study.patient_name in names
+
+        return text(study), is_right
+
+    return make
+
+
+def _exact_name(study: SmallStudy) -> str:
+    return f"PatientName={study.patient_name}"
+
+
+def _fuzzy_name(study: SmallStudy) -> str:
+    family, given = study.patient_name.lower().split("^")
+    return f"fuzzymatching=true&PatientName={given}%20{family}"
+
+
+def _fuzzy(studies: int, count: int) -> Callable[[Peer], Sample]:
+    """The same patients by their names as they are written, and by their words in another order and case."""
+
+    def run(peer: Peer) -> Sample:
+        exact = percentile(_searching(_by_name(_exact_name), studies, count=count, seed=4)(peer), 0.95)
+        fuzzy = percentile(_searching(_by_name(_fuzzy_name), studies, count=count, seed=4)(peer), 0.95)
+        return Sample(values=(exact, fuzzy, fuzzy / exact), requests=2 * count)
+
+    return run
+
+
 def _eight(make: Callable[[int], Ask], studies: int, count: int) -> Callable[[Peer], Sample]:
     def task(peer: Peer, seed: int) -> Callable[[Callable[[], object]], list[float]]:
         def work(go: Callable[[], object]) -> list[float]:
@@ -167,5 +202,15 @@ def workloads(studies: int) -> tuple[Workload, ...]:
             name="qido-deep",
             rows=(Row(title="QIDO last page of 100", goals=(Goal(limit=3),), aims=(Goal(limit=2),)),),
             run=_alone(deep, studies, 100),
+        ),
+        Workload(
+            name="qido-fuzzy",
+            rows=(
+                Row(title="QIDO by Patient's Name, p95"),
+                Row(title="QIDO by Patient's Name, fuzzy, p95"),
+                Row(title="QIDO fuzzy, times exact, p95", unit="x", goals=(Goal(limit=3),)),
+            ),
+            run=_fuzzy(studies, 200),
+            kinds=frozenset({"readingroom"}),
         ),
     )

@@ -83,12 +83,14 @@ def is_frame(expected: bytes) -> Callable[[Reply], None]:
 
 def _is_instance(number: int) -> Callable[[Reply], None]:
     def check(reply: Reply) -> None:
-        _check_file(only_part(reply.expect(200)), number)
+        check_file(only_part(reply.expect(200)), number)
 
     return check
 
 
-def _check_file(file: bytes, number: int) -> None:
+def check_file(file: bytes | memoryview, number: int) -> None:
+    """Raise WrongAnswer unless these bytes are that instance, pixels and all."""
+    file = bytes(file)
     named = phantom.instance_uid(NATIVE, number).encode() in file[:2048]
     if file[128:132] != b"DICM" or not named or not file.endswith(phantom.native_frame(number)):
         raise WrongAnswer(f"{len(file)} bytes are not instance {number} as a file with its pixels")
@@ -169,7 +171,7 @@ def whole_study(peer: Peer) -> Sample:
         raise WrongAnswer(f"{len(files)} instances of a study of {NATIVE_COUNT}")
     for file in files:
         # The stamp of the first pixels says which one it is: the peers may send them in any order.
-        _check_file(file, int.from_bytes(file[-phantom.FRAME_BYTES :][:8], "little"))
+        check_file(file, int.from_bytes(file[-phantom.FRAME_BYTES :][:8], "little"))
     connection.close()
     return Sample(values=(reply.seconds * 1000,), requests=1)
 

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import imagecodecs
 import pydicom
 import pytest
 
-from benchmarks import giant, multipart, phantom, qido, stow, table, wado
+from benchmarks import giant, made, multipart, phantom, qido, stow, table, wado
 from benchmarks.client import Connection, Reply, WrongAnswer, crowd, fetch_all
 from benchmarks.measure import Goal, Result, Row, Sample, Workload, compare
 from benchmarks.peers import Missing, Nginx, Orthanc, Peer
@@ -255,6 +256,27 @@ def test_a_frame_with_one_wrong_byte_is_a_wrong_answer() -> None:
     wrong[-1] ^= 1
     with pytest.raises(WrongAnswer, match="not the 524288 bytes"):
         check(reply_of(multipart.pack([bytes(wrong)]), content_type=multipart.STOW_TYPE))
+
+
+def test_a_zip_comes_apart_into_its_instances_without_the_directory() -> None:
+    file = next(phantom.ct_series(wado.NATIVE, 1))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("DICOMDIR", b"a directory")
+        archive.writestr("IMAGES/I0000001", file)
+    assert made.in_zip(reply_of(buffer.getvalue(), content_type="application/zip")) == [file]
+    wado.check_file(file, 1)
+    with pytest.raises(WrongAnswer, match="not instance 2"):
+        wado.check_file(file, 2)
+
+
+@pytest.mark.parametrize(
+    ("encode", "decode"),
+    [(made.encode_htj2k, imagecodecs.htj2k_decode), (made.encode_jpeg_ls, imagecodecs.jpegls_decode)],
+)
+def test_the_codec_that_is_called_alone_is_lossless(encode: made.Encode, decode: made.Decode) -> None:
+    pixels = phantom.slice_pixels(5)
+    assert (decode(encode(pixels)) == pixels).all()
 
 
 def test_metadata_that_lacks_an_instance_or_attributes_is_a_wrong_answer() -> None:

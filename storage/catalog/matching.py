@@ -74,6 +74,8 @@ class How(Enum):
     """A date, the time on it, a last date, the time on it: PS3.4 C.2.2.2.5.4."""
     WORD = auto()
     """A word of a name that begins so: two values, as for `PREFIX`; or that sounds so: the third, empty for none."""
+    FURTHER_WORD = auto()
+    """The same, of persons whom a word has found already."""
     EMPTY = auto()
     ZONE = auto()
     NO_ZONE = auto()

@@ -71,6 +71,9 @@ _NARROW = frozenset((*_BY_UID, *(KEYS[tag] for tag in ("00080050", "00100010", "
 
 _QUICK_PAGE, _QUICK_OFFSET = 250, 1000
 
+_FEW = 200
+"""Rows of one word: for so many it is quicker to look at each person's other words than to list those of everybody."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
@@ -132,6 +135,7 @@ def search(connection: sa.Connection, scope: Scope, wanted: Search) -> Sequence[
     if wanted.zone:
         offsets = list(connection.execute(_OFFSETS).scalars())
         conditions = tuple(in_zones(condition, wanted.zone, offsets) for condition in conditions)
+    conditions = tuple(tuple(_rarest_first(connection, terms) for terms in condition) for condition in conditions)
     facilities = sorted(scope.facilities or ())
     statement = _statement(
         _Shape(
@@ -160,6 +164,35 @@ def bound(conditions: tuple[Condition, ...]) -> dict[str, Any]:
         else:
             values.update((f"{name}_{index}", value) for index, value in enumerate(term.values))
     return values
+
+
+def _rarest_first(connection: sa.Connection, terms: Alternative) -> Alternative:
+    """The same terms, so that the rarest of several words leads to the persons: a family name may be everybody's."""
+    words = [term for term in terms if term.how is How.WORD]
+    if len(words) < 2:
+        return terms
+    counted = [
+        (
+            connection.execute(_count(term.key, term.group), dict(zip("012", term.values, strict=True))).scalar_one(),
+            term,
+        )
+        for term in words
+    ]
+    (count, rarest), *others = sorted(counted, key=lambda pair: pair[0])
+    if count >= _FEW:
+        return terms
+    further = (term._replace(how=How.FURTHER_WORD) for _, term in others)
+    return (rarest, *further, *(term for term in terms if term.how is not How.WORD))
+
+
+@lru_cache(maxsize=64)
+def _count(key: Key, group: int | None) -> sa.Select[Any]:
+    """How many rows hold a word, up to `_FEW`."""
+    rows = _of_word(
+        Term(key, How.WORD, (), group), LISTED[key.level].c, [sa.bindparam(name, type_=sa.Text()) for name in "012"]
+    )
+    few = sa.union_all(*(sa.select(one.limit(_FEW).subquery()) for one in rows)).limit(_FEW).subquery()
+    return sa.select(sa.func.count()).select_from(few)
 
 
 def order_key(level: Level, hit: sa.Row[Any], *, is_under: bool = False) -> OrderKey:
@@ -339,30 +372,53 @@ def _rows(terms: Alternative, name: str) -> sa.Select[Any]:
     Several terms are of one person: a pattern is of one row of a name, words are of any.
     """
     by_row: dict[object, list[tuple[str, Term]]] = defaultdict(list)
+    further = []
     for number, term in enumerate(terms):
+        if term.how is How.FURTHER_WORD:
+            further.append((f"{name}_{number}", term))
+            continue
         by_row[number if term.how is How.WORD else ("group", term.group)].append((f"{name}_{number}", term))
     found = [_holding(named) for named in by_row.values()]
     rows = (sa.intersect(*found) if len(found) > 1 else found[0]).subquery()
-    return sa.select(rows.c.entity, rows.c.item)
+    return sa.select(rows.c.entity, rows.c.item).where(*(_has_word(rows, *named) for named in further))
+
+
+def _has_word(rows: sa.FromClause, name: str, term: Term) -> sa.ColumnElement[bool]:
+    """Whether the person of a row has that word too."""
+    held = LISTED[term.key.level].alias().c
+    same = (held.entity == rows.c.entity, held.item == rows.c.item, held.number // 3 == rows.c.person)
+    return sa.or_(*(one.where(*same).exists() for one in _of_word(term, held, _word_parameters(name))))
+
+
+def _of_word(
+    term: Term, held: sa.ColumnCollection[str, sa.ColumnElement[Any]], values: Sequence[sa.BindParameter[Any]]
+) -> list[sa.Select[Any]]:
+    """Entity, item and person of the rows that hold a word or what begins with it, and of those that sound so."""
+    starts, ends, sound = values
+    rows = sa.select(held.entity, held.item, (held.number // 3).label("person"))
+    rows = rows.where(held.key == WORDS + term.key.name)
+    if term.group is not None:
+        rows = rows.where(held.number % 3 == term.group)
+    return [rows.where(held.value >= starts, held.value < ends), rows.where(held.value == sound)]
+
+
+def _word_parameters(name: str) -> list[sa.BindParameter[Any]]:
+    return [sa.bindparam(f"{name}_{index}", type_=sa.Text()) for index in range(3)]
 
 
 def _holding(named: Sequence[tuple[str, Term]]) -> sa.Select[Any]:
     """Entity, item and person of the rows of values that hold what each of these terms of one key asks for."""
     name, term = named[0]
     held = LISTED[term.key.level].c
+    if term.how is How.WORD:
+        either = sa.union_all(*_of_word(term, held, _word_parameters(name))).subquery()
+        return sa.select(either.c.entity, either.c.item, either.c.person)
     person = (held.number // 3).label("person") if term.key.vr == "PN" else held.number.label("person")
     rows = sa.select(held.entity, held.item, person)
     if term.group is not None:
         rows = rows.where(held.number % 3 == term.group)
-    if term.how is not How.WORD:
-        tests = [_compare(held.value, term, name) for name, term in named]
-        return rows.where(held.key == term.key.name, *tests)
-    starts, ends, sound = (sa.bindparam(f"{name}_{index}", type_=sa.Text()) for index in range(3))
-    rows = rows.where(held.key == WORDS + term.key.name)
-    either = sa.union_all(
-        rows.where(held.value >= starts, held.value < ends), rows.where(held.value == sound)
-    ).subquery()
-    return sa.select(either.c.entity, either.c.item, either.c.person)
+    tests = [_compare(held.value, term, name) for name, term in named]
+    return rows.where(held.key == term.key.name, *tests)
 
 
 def _in_one_item(keyed: Sequence[tuple[Key, sa.FromClause]]) -> sa.Select[Any]:
@@ -449,7 +505,7 @@ def _compare(column: sa.ColumnElement[Any], term: Term, name: str) -> sa.ColumnE
             )
         case How.EMPTY:
             return sa.or_(column.is_(None), column == "") if isinstance(column.type, sa.Text) else column.is_(None)
-        case How.WORD:
+        case How.WORD | How.FURTHER_WORD:
             raise AssertionError("words are rows of their own")
         case How.ZONE:
             return t.study.c.timezone_offset == value[0]

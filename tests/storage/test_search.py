@@ -351,6 +351,19 @@ def test_a_fuzzy_name_matches_by_its_words_and_sounds(
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("value", ["Hans Mueller", "Smith J*", "Wei Li", "Anna Smyth", "mary o'brien", "peter hans"])
+def test_words_that_all_are_common_find_what_a_rare_one_leads_to(
+    named: dict[str, sa.Engine], kind: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    led = studies(named[kind], is_fuzzy=True, PatientName=value)
+    read_by = studies(named[kind], is_fuzzy=True, NameOfPhysiciansReadingStudy=value)
+    assert led or read_by or value == "mary o'brien"
+    monkeypatch.setattr("storage.catalog.search._FEW", 0)
+    assert studies(named[kind], is_fuzzy=True, PatientName=value) == led
+    assert studies(named[kind], is_fuzzy=True, NameOfPhysiciansReadingStudy=value) == read_by
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_the_words_of_a_fuzzy_name_are_of_one_person(named: dict[str, sa.Engine], kind: str) -> None:
     def found(value: str) -> list[str]:
         return studies(named[kind], is_fuzzy=True, NameOfPhysiciansReadingStudy=value)
