@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-import tomllib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,18 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import sqlalchemy as sa
 import typer
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from conformance.command import conformance_app
 from readingroom.clock import SystemClock
-from readingroom.errors import Invalid, NotFound, ReadingRoomError
+from readingroom.errors import Invalid, ReadingRoomError
 from readingroom.model import Scope
-from server.settings import Settings
+from server.console import Config, Data, Database, err, load_settings, out, print_table
 
 if TYPE_CHECKING:
     from storage.catalog.corrections import Target
@@ -38,11 +34,8 @@ if TYPE_CHECKING:
 warnings.filterwarnings("ignore", module="pydicom")
 
 # Commands import what they need when they run: help comes at once.
-# What a command answers goes to stdout; progress and errors go to stderr, so that answers can be piped.
 _DEMO = "demo"  # the source by which a demo object is known
 _SHOWN = 40
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 app = typer.Typer(
     name="readingroom",
@@ -58,9 +51,6 @@ zarr_app = typer.Typer(no_args_is_help=True, help="Open stored series as zarr ar
 app.add_typer(zarr_app, name="zarr")
 app.add_typer(conformance_app, name="conformance")
 
-Data = Annotated[Path | None, typer.Option(help="Folder of the store and the catalog.", show_default="var/data")]
-Config = Annotated[Path | None, typer.Option(help="Settings file (TOML).", show_default="readingroom.toml if there")]
-Database = Annotated[str | None, typer.Option(help="Database URL.", show_default="SQLite in the data folder")]
 Facility = Annotated[str | None, typer.Option(help="The facility that owns it.", show_default="the setting 'facility'")]
 
 
@@ -80,23 +70,6 @@ def main() -> None:
 def _fail(message: str) -> None:
     err.print(f"[bold red]readingroom:[/] {escape(message)}")
     sys.exit(1)
-
-
-def load_settings(config: Path | None, **options: Any) -> Settings:
-    """Settings from the options given, then the environment, then the file; raises `Invalid` naming what is wrong."""
-    if config is not None:
-        if not config.is_file():
-            raise NotFound(f"There is no settings file {config}.")
-        os.environ["READINGROOM_CONFIG"] = str(config.resolve())
-    try:
-        return Settings(**{name: value for name, value in options.items() if value is not None})
-    except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)]
-        raise Invalid(f"The settings are not right. {'; '.join(wrong)}. See docs/reference/settings.md.") from None
-    except SettingsError as error:
-        raise Invalid(f"The settings are not right: {error}; a list is written as JSON.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise Invalid(f"The settings file is no TOML: {error}.") from None
 
 
 @contextmanager
@@ -374,7 +347,7 @@ def history(
             rows.append((*about, keyword_for_tag(int(tag, 16)) or tag, _value_of(before), _value_of(after)))
             about = ("", "", "", "")
     if rows:
-        _print_table(("version", "at", "by", "why", "attribute", "was", "is"), rows)
+        print_table(("version", "at", "by", "why", "attribute", "was", "is"), rows)
     else:
         out.print("Nothing has been corrected.")
 
@@ -455,7 +428,7 @@ def scrub(
     else:
         out.print(f"Read {scrubbed.objects:,} objects, {scrubbed.size_bytes:,} bytes.")
         if scrubbed.damages:
-            _print_table(
+            print_table(
                 ("damage", "object", "instance", "detail"),
                 [(one.kind, one.object_key, one.instance_uid or "", one.detail) for one in scrubbed.damages],
             )
@@ -631,16 +604,9 @@ def _counted(results: Mapping[str, int]) -> str:
 
 
 def _print_failures(failures: Sequence[tuple[str, str]]) -> None:
-    _print_table(("not stored", "why"), failures[:_SHOWN])
+    print_table(("not stored", "why"), failures[:_SHOWN])
     if len(failures) > _SHOWN:
         out.print(f"... and {len(failures) - _SHOWN} more; --report FILE writes them all.")
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(*(Column(name, overflow="fold") for name in columns), box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    out.print(table)
 
 
 if __name__ == "__main__":
