@@ -1,6 +1,117 @@
-"""The contract of readingroom: the only package that a plugin imports."""
+"""The contract of readingroom: the only package that a plugin imports.
 
+It keeps semantic versioning: what is listed here, and every hook that is not marked EXPERIMENTAL, stays as it is until
+the next major version.
+"""
+
+from typing import Any
+
+from readingroom import deprecated
 from readingroom.clock import Clock, SetClock, SystemClock
-from readingroom.model import LOCAL_OPERATOR, Actor, Scope
+from readingroom.context import Context, FramePlace, Layout
+from readingroom.errors import (
+    Conflict,
+    GiveUp,
+    Invalid,
+    NotFound,
+    PluginFailed,
+    ReadingRoomError,
+    Refused,
+    RetryLater,
+    Unavailable,
+)
+from readingroom.hooks import hookimpl
+from readingroom.model import (
+    LOCAL_OPERATOR,
+    PRIORITIES,
+    Actor,
+    Algorithm,
+    Code,
+    Contact,
+    Escalation,
+    Evidence,
+    Facility,
+    Finding,
+    Order,
+    Patient,
+    Reader,
+    Rung,
+    Scope,
+    Series,
+    Sla,
+    Snapshot,
+    Source,
+    Study,
+    Waiting,
+    WorkItem,
+    priority_rank,
+)
+from readingroom.results import (
+    Coerce,
+    Metric,
+    Notified,
+    Prior,
+    PriorSummary,
+    Proposal,
+    Reject,
+    Triage,
+    Veto,
+)
 
-__all__ = ["LOCAL_OPERATOR", "Actor", "Clock", "Scope", "SetClock", "SystemClock"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "LOCAL_OPERATOR",
+    "PRIORITIES",
+    "Actor",
+    "Algorithm",
+    "Clock",
+    "Code",
+    "Coerce",
+    "Conflict",
+    "Contact",
+    "Context",
+    "Escalation",
+    "Evidence",
+    "Facility",
+    "Finding",
+    "FramePlace",
+    "GiveUp",
+    "Invalid",
+    "Layout",
+    "Metric",
+    "NotFound",
+    "Notified",
+    "Order",
+    "Patient",
+    "PluginFailed",
+    "Prior",
+    "PriorSummary",
+    "Proposal",
+    "Reader",
+    "ReadingRoomError",
+    "Refused",
+    "Reject",
+    "RetryLater",
+    "Rung",
+    "Scope",
+    "Series",
+    "SetClock",
+    "Sla",
+    "Snapshot",
+    "Source",
+    "Study",
+    "SystemClock",
+    "Triage",
+    "Unavailable",
+    "Veto",
+    "Waiting",
+    "WorkItem",
+    "hookimpl",
+    "priority_rank",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Names that are going away (PEP 562)."""
+    return globals()[deprecated.replacement(name)]

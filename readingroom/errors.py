@@ -17,11 +17,17 @@
     │   ├── Duplicate           that SOP Instance UID is held with other bytes
     │   └── Changed             it is no longer what the caller read
     ├── Refused                 not allowed
-    └── Unavailable             not now: full disk, busy, cold tier
-        └── OutOfSpace          the store cannot take more bytes
+    ├── Unavailable             not now: full disk, busy, cold tier
+    │   ├── OutOfSpace          the store cannot take more bytes
+    │   └── RetryLater          a job that wants to be done again, not before a time
+    ├── GiveUp                  a job that will never succeed
+    └── PluginFailed            a plugin raised, died, took too long, or gave what nobody can use
 """
 
 from __future__ import annotations
+
+from datetime import timedelta
+from math import ceil
 
 
 class ReadingRoomError(Exception):
@@ -102,3 +108,36 @@ class Unavailable(ReadingRoomError):
 
 class OutOfSpace(Unavailable):
     """The store cannot take more bytes."""
+
+
+class RetryLater(Unavailable):
+    """This job cannot be done now; do it again later.
+
+    Parameters
+    ----------
+    after
+        How long to wait at least.
+    """
+
+    def __init__(self, message: str | None = None, *, after: timedelta = timedelta(minutes=1)) -> None:
+        super().__init__(message, retry_after=ceil(after.total_seconds()))
+        self.after = after
+
+
+class GiveUp(ReadingRoomError):
+    """This job will never succeed; the message says why."""
+
+
+class PluginFailed(ReadingRoomError):
+    """A plugin failed.
+
+    Parameters
+    ----------
+    reason
+        How: ``error`` (it raised), ``crash``, ``time``, ``memory``, ``output`` (it printed without end), ``answer``
+        (of a wrong type, or too large), ``garbled`` (no answer at all), ``start`` (it could not be started).
+    """
+
+    def __init__(self, message: str | None = None, *, reason: str = "error") -> None:
+        super().__init__(message)
+        self.reason = reason

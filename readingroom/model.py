@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
 Permission = Literal["remove", "correct", "original", "supervise"]
@@ -95,6 +95,27 @@ class Study:
         return not frozenset(self.body_parts).isdisjoint(body_parts)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patient:
+    """A patient as the catalog knows them; `id` is its key, and no Patient ID.
+
+    `studies` are the others of that patient that may be looked at, the newest first.
+    """
+
+    id: str
+    patient_id: str | None = None
+    issuer: str | None = None
+    studies: tuple[Study, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where an object came from: the facility that it will belong to, and what brought it (``stow``, an AE title)."""
+
+    facility: str
+    name: str
+
+
 # -- the work ----------------------------------------------------------------------------------------------------------
 
 Priority = Literal["stat", "asap", "urgent", "routine"]
@@ -172,6 +193,32 @@ class Sla:
     warn_at: datetime | None = None
     pause_reasons: tuple[str, ...] = ()
     because: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """An item that waits for a reader, in a snapshot of the queue.
+
+    `eligible` are the ids of the readers whom licence, credential and shift allow it. `read_seconds` is how long
+    reading it is expected to take.
+    """
+
+    item: WorkItem
+    eligible: tuple[str, ...] = ()
+    read_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The head of the queue at one moment, in the order of the built-in policy, with those who could read it.
+
+    `utilisation` is the share of the readers' time that the work at hand is predicted to take.
+    """
+
+    at: datetime
+    waiting: tuple[Waiting, ...] = ()
+    readers: tuple[Reader, ...] = ()
+    utilisation: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,3 +334,15 @@ class Escalation:
     rung: int = 0
     opened_at: datetime | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One step of an escalation's ladder: whom to reach, and how long after it was opened.
+
+    Contacts whose `role` is that of the rung are tried in their order.
+    """
+
+    number: int
+    role: str
+    after: timedelta

@@ -1,0 +1,541 @@
+"""Every hook that a plugin may implement; what it says here is its documentation.
+
+The parts of each text are always the same: *Fired*, *Runs*, *Returns*, *If it fails*, *Delivered again*, *Added in* and
+*Example*. A plugin asks for the arguments that it uses and leaves the others out, so a hook may get more of them later.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from readingroom.context import Context
+from readingroom.hooks import decide, react, register
+from readingroom.model import (
+    Contact,
+    Escalation,
+    Facility,
+    Order,
+    Patient,
+    Rung,
+    Sla,
+    SlaMark,
+    Snapshot,
+    Source,
+    Study,
+    WorkItem,
+)
+from readingroom.results import (
+    Coerce,
+    Metric,
+    Notified,
+    Prior,
+    PriorSummary,
+    Proposal,
+    Reject,
+    Triage,
+    Veto,
+)
+
+# -- register: once ----------------------------------------------------------------------------------------------------
+
+
+@register(seconds=30)
+def register_settings() -> type[Any]:
+    """The model of the plugin's settings.
+
+    Fired: when the plugin is loaded, before any other hook of it.
+
+    Runs: once in each process of the plugin.
+
+    Returns: a class derived from `pydantic.BaseModel`. The table ``[plugins.NAME]`` of the settings, without what the
+    server itself reads there, has to fit it; the instance is ``ctx.settings``. Without this hook the plugin takes no
+    settings.
+
+    If it fails: the plugin is not loaded. The server starts without it and says so.
+
+    Delivered again: with every start of the plugin's process.
+
+    Added in: 0.1
+
+    Example::
+
+        from pydantic import BaseModel
+        from readingroom import hookimpl
+
+        class Settings(BaseModel):
+            threshold: float = 0.5
+
+        @hookimpl
+        def register_settings():
+            return Settings
+    """
+    raise NotImplementedError
+
+
+@register(seconds=30)
+def started(ctx: Context) -> None:
+    """The plugin's process has started.
+
+    Fired: after the settings were found right, before any other hook.
+
+    Runs: in each process of the plugin, for at most 30 seconds: the place to load a model into memory.
+
+    Returns: nothing.
+
+    If it fails: the plugin is not loaded.
+
+    Delivered again: with every start of the plugin's process.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import hookimpl
+
+        @hookimpl
+        def started(ctx):
+            ctx.log.info("ready")
+    """
+
+
+@register(seconds=10)
+def stopping(ctx: Context) -> None:
+    """The plugin's process is about to end.
+
+    Fired: when the server stops, or replaces the process.
+
+    Runs: for at most 10 seconds; then the process is killed. A process that is killed is not told.
+
+    Returns: nothing.
+
+    If it fails: that is logged.
+
+    Delivered again: with every end of the plugin's process.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import hookimpl
+
+        @hookimpl
+        def stopping(ctx):
+            ctx.log.info("done")
+    """
+
+
+# -- decide: somebody waits --------------------------------------------------------------------------------------------
+
+
+@decide(answers="all", fails="open", milliseconds=20)
+def accept_instance(header: dict[str, Any], source: Source) -> Reject | Coerce | None:
+    """Whether an object may come in, and whether it is shown with other attributes.
+
+    Fired: after the header of an object was read, before anything of it is kept. `header` is its data set in the DICOM
+    JSON model (PS3.18 annex F), as it was received and without bulk data.
+
+    Runs: inline, for every object, in the order of the settings. An upload waits for it.
+
+    Returns: `Reject` to refuse the object, `Coerce` to change what is shown of it, None to take it as it is. The first
+    `Reject` ends it. Every `Coerce` is applied to what the one before has made.
+
+    If it fails: the object is stored as if the plugin had said nothing. With ``on_error = "reject"`` in its settings it
+    is refused, and the sender told to try again.
+
+    Delivered again: the same object may come twice; the answer has to be the same.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import Reject, hookimpl
+
+        @hookimpl
+        def accept_instance(header):
+            if header.get("00280301", {}).get("Value") == ["YES"]:
+                return Reject(because="Burned In Annotation is YES; send the image without it.")
+            return None
+    """
+
+
+@decide(answers="first", fails="open", milliseconds=50)
+def sla_for(item: WorkItem, order: Order | None, facility: Facility) -> Sla | None:
+    """When a work item is due.
+
+    Fired: when an item is created, and when its priority changes.
+
+    Runs: inline.
+
+    Returns: an `Sla`, or None to leave it to the next plugin, and at last to the contract of the facility.
+
+    If it fails: as if the plugin had said nothing.
+
+    Delivered again: with each change of priority; the answer has to depend on the arguments alone.
+
+    Added in: 0.1
+
+    Example::
+
+        from datetime import timedelta
+        from readingroom import Sla, hookimpl
+
+        @hookimpl
+        def sla_for(item):
+            if item.priority != "stat" or item.created_at is None:
+                return None
+            return Sla(due_at=item.created_at + timedelta(minutes=20), because="STAT within 20 minutes")
+    """
+
+
+@decide(answers="first", fails="open", milliseconds=50)
+def ladder_for(escalation: Escalation, facility: Facility) -> tuple[Rung, ...] | None:
+    """Whom to reach in which order, and when to go on to the next.
+
+    Fired: when an escalation is opened.
+
+    Runs: inline.
+
+    Returns: the rungs in their order, or None to leave it to the next plugin, and at last to the built-in ladder.
+
+    If it fails: as if the plugin had said nothing.
+
+    Delivered again: no; the ladder is kept with the escalation.
+
+    Added in: 0.1
+
+    Example::
+
+        from datetime import timedelta
+        from readingroom import Rung, hookimpl
+
+        @hookimpl
+        def ladder_for(escalation):
+            if escalation.category != 1:
+                return None
+            return (
+                Rung(number=1, role="referrer", after=timedelta(0)),
+                Rung(number=2, role="desk", after=timedelta(minutes=10)),
+                Rung(number=3, role="supervisor", after=timedelta(minutes=20)),
+            )
+    """
+
+
+@decide(answers="all", fails="closed", milliseconds=100)
+def veto_purge(study: Study, reason: str) -> Veto | None:
+    """Whether what was removed of a study may be deleted for good.
+
+    Fired: before anything of the study is purged.
+
+    Runs: inline, but nobody waits: a purge is a background task.
+
+    Returns: `Veto` to keep it, or None. One veto is enough.
+
+    If it fails: nothing is purged; that is a veto.
+
+    Delivered again: with every attempt to purge.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import Veto, hookimpl
+
+        @hookimpl
+        def veto_purge(study):
+            if study.has("MG"):
+                return Veto(because="mammograms are kept for twenty years")
+            return None
+    """
+
+
+@decide(answers="all", fails="open", milliseconds=100)
+def metrics() -> tuple[Metric, ...]:
+    """Numbers for the metrics page.
+
+    Fired: when ``/metrics`` is read.
+
+    Runs: inline.
+
+    Returns: `Metric` values. Their names get the prefix ``readingroom_plugin_``, and the label ``plugin``.
+
+    If it fails: they are left out.
+
+    Delivered again: with every read.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import Metric, hookimpl
+
+        seen = 0
+
+        @hookimpl
+        def metrics():
+            return (Metric(name="studies_seen_total", value=seen, kind="counter", help="Studies looked at"),)
+    """
+    raise NotImplementedError
+
+
+# -- react: from the durable queue -------------------------------------------------------------------------------------
+
+
+@react()
+def study_arrived(study: Study, order: Order | None, ctx: Context) -> None:
+    """A study has begun to come in.
+
+    Fired: with the first instance of a study.
+
+    Runs: from the queue, for at most a minute.
+
+    Returns: nothing.
+
+    If it fails: it is tried again, later each time, and given up as a dead letter that an operator sees.
+
+    Delivered again: yes, with the same ``ctx.delivery``.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import hookimpl
+
+        @hookimpl
+        def study_arrived(study, ctx):
+            ctx.log.info("study of %s has begun to come in", study.facility)
+    """
+
+
+@react()
+def study_changed(study: Study, added: tuple[str, ...], removed: tuple[str, ...], ctx: Context) -> None:
+    """A study that had settled is another one now.
+
+    Fired: when instances came late, were removed or corrected, and the study has settled once more. `added` and
+    `removed` are SOP Instance UIDs; ``study.revision`` has moved on.
+
+    Runs: from the queue, for at most a minute.
+
+    Returns: nothing. Triage is called again by itself.
+
+    If it fails: it is tried again, later each time, and given up as a dead letter that an operator sees.
+
+    Delivered again: yes, with the same ``ctx.delivery``.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import hookimpl
+
+        @hookimpl
+        def study_changed(study, added, ctx):
+            ctx.log.info("%d instances came late, revision %d", len(added), study.revision)
+    """
+
+
+@react(answers="all", seconds=120)
+def find_priors(study: Study, patient: Patient, ctx: Context) -> tuple[Prior, ...]:
+    """Earlier studies of the patient that are worth comparing with.
+
+    Fired: when a study has settled.
+
+    Runs: from the queue, for at most two minutes. `patient` has the studies of that patient in this archive.
+
+    Returns: `Prior` values; none is a good answer. Those of all plugins are joined by Study Instance UID, and the
+    highest relevance counts.
+
+    If it fails: it is tried again until triage is due; then the item says that this plugin found none.
+
+    Delivered again: yes, with the same ``ctx.delivery``; the answer replaces the one before.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import Prior, hookimpl
+
+        @hookimpl
+        def find_priors(study, patient):
+            return tuple(
+                Prior(study_uid=prior.study_uid, relevance=0.8, because="the same region")
+                for prior in patient.studies
+                if prior.region(*study.body_parts)
+            )
+    """
+    raise NotImplementedError
+
+
+@react(answers="all", seconds=300)
+def triage_study(study: Study, order: Order | None, priors: tuple[Prior, ...], ctx: Context) -> Triage | None:
+    """What is to be seen in a study, and how soon it has to be read.
+
+    Fired: when a study has settled, and again when it has changed.
+
+    Runs: from the queue, for at most five minutes. ``ctx.pixels`` and ``ctx.metadata`` give the study.
+
+    Returns: a `Triage`, or None to abstain. Findings of all plugins are kept with who found them. A priority only
+    raises that of the item, never lowers it.
+
+    If it fails: it is tried again until triage is due; then the item goes on and says that it was not triaged.
+
+    Delivered again: yes, with the same ``ctx.delivery``; the answer replaces the one before.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import Finding, Triage, hookimpl
+
+        @hookimpl
+        def triage_study(study, ctx):
+            if not study.has("CT"):
+                return None
+            brightest = max(int(ctx.pixels.volume(series).max()) for series in study.series)
+            if brightest < 3000:
+                return None
+            return Triage(findings=(Finding(text="Metal"),), because=f"a pixel of {brightest}")
+    """
+
+
+@react(answers="all", seconds=120)
+def summarize_priors(study: Study, priors: tuple[Prior, ...], ctx: Context) -> PriorSummary | None:
+    """What the priors tell, for who reads the study.
+
+    Fired: when the priors of a study are known.
+
+    Runs: from the queue, for at most two minutes.
+
+    Returns: a `PriorSummary` that cites its sources, or None.
+
+    If it fails: it is tried again; nothing waits for it.
+
+    Delivered again: yes, with the same ``ctx.delivery``; the answer replaces the one before.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import PriorSummary, hookimpl
+
+        @hookimpl
+        def summarize_priors(priors):
+            if not priors:
+                return None
+            text = f"{len(priors)} earlier studies, the last of {priors[0].study_date or 'an unknown day'}."
+            return PriorSummary(text=text, cites=tuple(prior.study_uid for prior in priors))
+    """
+
+
+@react(answers="all", seconds=2)
+def assign(snapshot: Snapshot, ctx: Context) -> tuple[Proposal, ...]:
+    """Who should read what.
+
+    Fired: when the queue has changed, and once a minute.
+
+    Runs: from the queue, for at most two seconds. The readers in the snapshot are those whom licence, credential and
+    shift allow the item.
+
+    Returns: `Proposal` values. The core looks whether each is still allowed, and applies it.
+
+    If it fails: the built-in order alone holds until the next snapshot.
+
+    Delivered again: no; there is a newer snapshot.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import Proposal, hookimpl
+
+        @hookimpl
+        def assign(snapshot):
+            return tuple(
+                Proposal(item=waiting.item.id, reader=waiting.eligible[0], because="the only one on shift")
+                for waiting in snapshot.waiting
+                if len(waiting.eligible) == 1
+            )
+    """
+    raise NotImplementedError
+
+
+@react()
+def item_changed(item: WorkItem, before: WorkItem | None, ctx: Context) -> None:
+    """A work item has gone from one state to another.
+
+    Fired: after each transition; `before` is None where the item was created.
+
+    Runs: from the queue, for at most a minute.
+
+    Returns: nothing.
+
+    If it fails: it is tried again, later each time, and given up as a dead letter that an operator sees.
+
+    Delivered again: yes, with the same ``ctx.delivery``.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import hookimpl
+
+        @hookimpl
+        def item_changed(item, before, ctx):
+            ctx.log.info("item %s is %s", item.id, item.state)
+    """
+
+
+@react()
+def sla_crossed(item: WorkItem, sla: Sla, mark: SlaMark, ctx: Context) -> None:
+    """The clock of an item has passed a mark, or was stopped or started again.
+
+    Fired: once for each item and mark.
+
+    Runs: from the queue, for at most a minute. The core has ranked the item anew by then.
+
+    Returns: nothing.
+
+    If it fails: it is tried again, later each time, and given up as a dead letter that an operator sees.
+
+    Delivered again: yes, with the same ``ctx.delivery``.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import hookimpl
+
+        @hookimpl
+        def sla_crossed(item, mark, ctx):
+            if mark == "breached":
+                ctx.log.warning("item %s is late", item.id)
+    """
+
+
+@react(answers="first")
+def notify_contact(escalation: Escalation, rung: Rung, contact: Contact, ctx: Context) -> Notified | None:
+    """Reach a person.
+
+    Fired: when a rung of an escalation's ladder is due, for each contact of its role.
+
+    Runs: from the queue, for at most a minute.
+
+    Returns: `Notified` where the message was handed over, None where the channel of the contact is not this plugin's.
+
+    If it fails: the next channel is tried, then the next rung. An escalation is never closed by failure.
+
+    Delivered again: yes, with the same ``ctx.delivery``: give it to what carries the message, so that nobody is called
+    twice.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import Notified, hookimpl
+
+        @hookimpl
+        def notify_contact(escalation, contact, ctx):
+            if contact.channel != "log":
+                return None
+            ctx.log.warning("%s: %s", contact.name, escalation.reason)
+            return Notified(reference=ctx.delivery, at=ctx.clock.now())
+    """
