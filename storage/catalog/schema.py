@@ -364,6 +364,52 @@ series_value = _values("series")
 instance_value = _values("instance")
 work_item_value = _values("work_item")
 
+escalation = sa.Table(
+    "escalation",
+    metadata,
+    _id(),
+    sa.Column("key", Text, nullable=False, unique=True, doc="what it is for: of one cause there is one"),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("item", Text, doc="id of the work item"),
+    sa.Column("study_uid", Text),
+    sa.Column("reason", Text, nullable=False),
+    sa.Column("category", sa.Integer, doc="of an actionable finding: 1 minutes, 2 hours, 3 days"),
+    sa.Column("details", sa.LargeBinary, nullable=False, doc="JSON"),
+    sa.Column("ladder", sa.LargeBinary, nullable=False, doc="JSON of its rungs, as they were when it was opened"),
+    sa.Column("state", sa.String(16), nullable=False, doc="open, acknowledged, cancelled"),
+    sa.Column(
+        "rung", sa.Integer, nullable=False, doc="how many rungs were climbed; goes on past the last, which repeats"
+    ),
+    sa.Column("due_at", UtcDateTime, doc="when the next is; NULL once it is closed"),
+    sa.Column("opened_at", UtcDateTime, nullable=False),
+    sa.Column("closed_at", UtcDateTime),
+    sa.Column("closed_by", Text, doc="who acknowledged or cancelled it"),
+    sa.Column("read_back", Text, nullable=False, doc="what the person reached said back; of a cancelled one, why"),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Index("ix_escalation_due", "due_at", **_where("due_at IS NOT NULL")),
+    sa.Index("ix_escalation_open", "facility", "opened_at", **_where("state = 'open'")),
+    sa.Index("ix_escalation_item", "item"),
+    sa.Index("ix_escalation_study_uid", "study_uid"),
+)
+
+escalation_attempt = sa.Table(
+    "escalation_attempt",
+    metadata,
+    _id(),
+    sa.Column("escalation", sa.ForeignKey("escalation.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("rung", sa.Integer, nullable=False),
+    sa.Column("name", Text, nullable=False),
+    sa.Column("role", Text, nullable=False),
+    sa.Column("channel", Text, nullable=False),
+    sa.Column("address", Text, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, doc="notified, failed"),
+    sa.Column("plugin", Text, nullable=False, doc="whose channel carried it; empty where none did"),
+    sa.Column("reference", Text, nullable=False, doc="what the channel knows the message by"),
+    sa.Column("error", Text, nullable=False),
+    sa.UniqueConstraint("escalation", "rung", "channel", "address"),
+)
+
 search_key = sa.Table(
     "search_key",
     metadata,

@@ -1,0 +1,256 @@
+"""Escalations: duties to reach a person. One ends by an acknowledgement or by a person who cancels it, and never by
+itself: not by time, not by a failure, not by a ladder that has no more rungs (its last one is climbed again and again).
+
+The clock is a row (`due_at`). Whoever acknowledges and whoever climbs lock the same row, so an acknowledgement that has
+committed always wins.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from readingroom.errors import Conflict, Invalid, NotFound, Refused
+from readingroom.jsonio import from_json, to_json
+from readingroom.model import Category, Rung
+from server.worklist.items import EVERYWHERE, THE_SERVER, Work
+from storage.catalog import schema as t
+from storage.catalog.engine import begin_write
+from storage.catalog.escalations import (
+    StoredEscalation,
+    due_escalations,
+    escalation_of,
+    find_escalation,
+    insert_escalation,
+    update_escalation,
+)
+from storage.catalog.events import append_events
+from storage.catalog.studies import ensure_facility
+
+log = logging.getLogger(__name__)
+
+OPENED, CLIMBED, EXHAUSTED = "EscalationOpened", "EscalationClimbed", "EscalationExhausted"
+ACKNOWLEDGED, CANCELLED = "EscalationAcknowledged", "EscalationCancelled"
+
+_ROLES = ("referrer", "referrer", "backup", "desk", "supervisor")
+
+
+def _ladder(gap: timedelta) -> tuple[Rung, ...]:
+    return tuple(Rung(number=number + 1, role=role, after=number * gap) for number, role in enumerate(_ROLES))
+
+
+LADDERS: Mapping[Category | None, tuple[Rung, ...]] = {
+    1: _ladder(timedelta(minutes=10)),
+    2: _ladder(timedelta(minutes=30)),
+    3: _ladder(timedelta(hours=12)),
+    None: _ladder(timedelta(minutes=15)),
+}
+"""Whom to reach, by ACR category, where no plugin says otherwise: call, call again, backup, desk, supervisor.
+Category 1 is to be communicated within minutes (an hour at most), 2 within hours, 3 within days."""
+
+_AT_ONCE = 100
+_LEAST_WAIT = timedelta(minutes=1)
+_LONGEST_TEXT = 2000
+
+Climbed = Callable[[sa.Connection, StoredEscalation, Rung], None]
+"""Told, in the transaction, that a rung was climbed: enqueues what reaches its contacts."""
+
+
+def open_escalation(
+    work: Work,
+    *,
+    key: str,
+    facility: str,
+    reason: str,
+    item: str | None = None,
+    study_uid: str | None = None,
+    category: Category | None = None,
+    ladder: Sequence[Rung] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> StoredEscalation:
+    """Have somebody reached. However often it is called with a key, there is one.
+
+    Parameters
+    ----------
+    key
+        What it is for, such as the item and the mark that its clock has passed.
+    ladder
+        Whom to reach and when; by default the one of the category in `LADDERS`.
+    """
+    rungs = checked_ladder(ladder if ladder is not None else LADDERS[category])
+    ensure_facility(work.connection, facility)
+    row = StoredEscalation(
+        id=t.new_id(),
+        key=key,
+        facility=facility,
+        item=item,
+        study_uid=study_uid,
+        reason=_text(reason, "why somebody has to be reached"),
+        category=category,
+        details=orjson.dumps(details or {}),
+        ladder=orjson.dumps(to_json(rungs)),
+        due_at=work.now + rungs[0].after,
+        opened_at=work.now,
+    )
+    if insert_escalation(work.connection, row):
+        _tell(work, row, OPENED)
+        return row
+    found = escalation_of(work.connection, key)
+    assert found is not None, "it is the one that was in the way"
+    return found
+
+
+def acknowledge(work: Work, id: str, *, by: str, read_back: str) -> StoredEscalation:
+    """Close an escalation: a person was reached.
+
+    Parameters
+    ----------
+    by
+        Who was reached.
+    read_back
+        What that person said back: proof that the message has arrived (Joint Commission NPSG.02.03.01).
+
+    Raises
+    ------
+    Conflict
+        It is closed already; says by whom and when.
+    """
+    found = find_escalation(work.connection, work.scope, id, locked=True)
+    _check_open(found)
+    by, read_back = _text(by, "who was reached"), _text(read_back, "what was read back")
+    closed = {"state": "acknowledged", "closed_at": work.now, "closed_by": by, "read_back": read_back, "due_at": None}
+    return _change(work, found, ACKNOWLEDGED, closed, by=by, read_back=read_back)
+
+
+def cancel_escalation(work: Work, id: str, *, reason: str) -> StoredEscalation:
+    """Close an escalation that was opened in error; only a person who may `supervise` can.
+
+    Raises
+    ------
+    Refused
+        The actor may not.
+    Conflict
+        It is closed already.
+    """
+    found = find_escalation(work.connection, work.scope, id, locked=True)
+    if "supervise" not in work.actor.may:
+        raise Refused(f"{work.actor.id} may not cancel an escalation; the permission 'supervise' is needed.")
+    _check_open(found)
+    reason = _text(reason, "why it is cancelled")
+    closed = {
+        "state": "cancelled",
+        "closed_at": work.now,
+        "closed_by": work.actor.id,
+        "read_back": reason,
+        "due_at": None,
+    }
+    return _change(work, found, CANCELLED, closed, reason=reason)
+
+
+def hasten(work: Work, id: str, *, rung: int) -> bool:
+    """Climb on at once, for nobody on that rung could be reached; False where it was closed or climbed meanwhile."""
+    found = find_escalation(work.connection, EVERYWHERE, id, locked=True)
+    if found.state != "open" or found.rung != rung or rung >= len(rungs_of(found)):
+        return False  # of the last rung the next climb is the repetition, which has its time
+    update_escalation(work.connection, found, {"due_at": work.now})
+    return True
+
+
+def climb_due(engine: sa.Engine, now: datetime, climbed: Climbed) -> int:
+    """Climb the next rung of every escalation that is due; returns how many. Called once a second."""
+    with engine.connect() as connection:
+        due = due_escalations(connection, now, _AT_ONCE)
+    count = 0
+    for id in due:
+        with begin_write(engine) as connection:
+            work = Work(connection=connection, now=now, actor=THE_SERVER)
+            try:
+                found = find_escalation(connection, EVERYWHERE, id, locked=True)
+            except NotFound:
+                continue
+            # Asked again under the lock: somebody may have acknowledged meanwhile.
+            if found.state != "open" or found.due_at is None or found.due_at > now:
+                continue
+            _climb(work, found, climbed)
+            append_events(connection, work.events)
+            count += 1
+    return count
+
+
+def rungs_of(found: StoredEscalation) -> tuple[Rung, ...]:
+    """The ladder that was fixed when it was opened."""
+    rungs: tuple[Rung, ...] = from_json(tuple[Rung, ...], orjson.loads(found.ladder))
+    return rungs
+
+
+def checked_ladder(rungs: Sequence[Rung]) -> tuple[Rung, ...]:
+    """The rungs, numbered as they come; raises `Invalid` where there are none, or a later one comes earlier."""
+    if not rungs or any(not rung.role for rung in rungs):
+        raise Invalid("A ladder has at least one rung, and each rung a role.")
+    spans = [rung.after for rung in rungs]
+    if spans != sorted(spans) or spans[0] < timedelta(0):
+        raise Invalid("The rungs of a ladder come one after the other: each no earlier than the one before.")
+    return tuple(replace(rung, number=number) for number, rung in enumerate(rungs, 1))
+
+
+def _climb(work: Work, found: StoredEscalation, climbed: Climbed) -> None:
+    rungs = rungs_of(found)
+    number = found.rung + 1
+    rung = replace(rungs[min(number, len(rungs)) - 1], number=number)
+    # A server that was away does not climb several rungs at once: each contact has the time that the ladder gives.
+    gaps = [after.after - before.after for before, after in pairwise(rungs)]
+    wait = max(gaps[min(number, len(gaps)) - 1] if gaps else LADDERS[None][1].after, _LEAST_WAIT)
+    changed = _change(work, found, CLIMBED, {"rung": number, "due_at": work.now + wait}, role=rung.role)
+    if number == len(rungs) + 1:
+        log.error("escalation %s has nobody left to reach; its last rung is repeated", found.id)
+        _tell(work, changed, EXHAUSTED)
+    climbed(work.connection, changed, rung)
+
+
+def _change(work: Work, found: StoredEscalation, what: str, values: Mapping[str, Any], **told: Any) -> StoredEscalation:
+    update_escalation(work.connection, found, values)
+    changed = replace(found, **values, version=found.version + 1)
+    _tell(work, changed, what, **told)
+    return changed
+
+
+def _tell(work: Work, row: StoredEscalation, what: str, **told: Any) -> None:
+    payload = {
+        "escalation": row.id,
+        "item": row.item,
+        "state": row.state,
+        "rung": row.rung,
+        "category": row.category,
+        "actor": work.actor.id,
+        **told,
+    }
+    work.events.append(
+        {
+            "type": what,
+            "version": 1,
+            "study_uid": row.study_uid,
+            "facility": row.facility,
+            "item": row.item,
+            "at": work.now,
+            "payload": orjson.dumps(payload),
+        }
+    )
+
+
+def _check_open(found: StoredEscalation) -> None:
+    if found.state != "open":
+        raise Conflict(f"Escalation {found.id} was {found.state} by {found.closed_by} at {found.closed_at}.")
+
+
+def _text(text: str, what: str) -> str:
+    text = text.strip()
+    if not text or len(text) > _LONGEST_TEXT:
+        raise Invalid(f"Say {what}, in at most {_LONGEST_TEXT} characters.")
+    return text

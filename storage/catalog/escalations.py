@@ -1,0 +1,174 @@
+"""Rows of escalations and of the attempts to reach somebody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any, Literal
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from readingroom.errors import Conflict, NotFound
+from readingroom.model import Category, Contact, Escalation, Scope
+from storage.catalog import schema as t
+
+EscalationState = Literal["open", "acknowledged", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEscalation:
+    """One row of `schema.escalation`."""
+
+    id: str
+    key: str
+    facility: str
+    item: str | None = None
+    study_uid: str | None = None
+    reason: str
+    category: Category | None = None
+    details: bytes = b"{}"
+    ladder: bytes
+    state: EscalationState = "open"
+    rung: int = 0
+    due_at: datetime | None
+    opened_at: datetime
+    closed_at: datetime | None = None
+    closed_by: str | None = None
+    read_back: str = ""
+    version: int = 1
+
+    def shown(self) -> Escalation:
+        """As plugins see it."""
+        return Escalation(
+            id=self.id,
+            facility=self.facility,
+            item=self.item,
+            study_uid=self.study_uid,
+            reason=self.reason,
+            category=self.category,
+            state=self.state,
+            rung=self.rung,
+            opened_at=self.opened_at,
+            details=orjson.loads(self.details),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt to reach one contact."""
+
+    escalation: str
+    rung: int
+    contact: Contact
+    at: datetime
+    state: Literal["notified", "failed"]
+    plugin: str = ""
+    reference: str = ""
+    error: str = ""
+
+
+_NAMES = tuple(field.name for field in fields(StoredEscalation))
+_COLUMNS = sa.select(*(t.escalation.c[name] for name in _NAMES))
+_ATTEMPT = t.escalation_attempt.c
+
+
+def insert_escalation(connection: sa.Connection, row: StoredEscalation) -> bool:
+    """Add a row; False where there is one of that key."""
+    make: Any = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    added = make(t.escalation).values(**{name: getattr(row, name) for name in _NAMES}).on_conflict_do_nothing()
+    return connection.execute(added.returning(t.escalation.c.id)).one_or_none() is not None
+
+
+def update_escalation(connection: sa.Connection, before: StoredEscalation, values: Mapping[str, Any]) -> None:
+    """Change a row that is as it was read.
+
+    Raises
+    ------
+    Conflict
+        Somebody else has changed it meanwhile.
+    """
+    c = t.escalation.c
+    mine = t.escalation.update().where(c.id == before.id, c.version == before.version)
+    if not connection.execute(mine.values(**values, version=before.version + 1)).rowcount:
+        raise Conflict(f"Escalation {before.id} has been changed meanwhile; read it again.")
+
+
+def find_escalation(connection: sa.Connection, scope: Scope, id: str, *, locked: bool = False) -> StoredEscalation:
+    """One in scope; raises `NotFound`."""
+    statement = _COLUMNS.where(t.escalation.c.id == id, *_in(scope))
+    row = connection.execute(statement.with_for_update() if locked else statement).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no escalation {id}.")
+    return StoredEscalation(**row._mapping)
+
+
+def escalation_of(connection: sa.Connection, key: str) -> StoredEscalation | None:
+    """The one that was opened for a cause."""
+    row = connection.execute(_COLUMNS.where(t.escalation.c.key == key)).one_or_none()
+    return None if row is None else StoredEscalation(**row._mapping)
+
+
+def list_escalations(
+    connection: sa.Connection,
+    scope: Scope,
+    *,
+    state: EscalationState | None = "open",
+    item: str | None = None,
+    limit: int = 100,
+) -> list[StoredEscalation]:
+    """Those in scope, the one that was opened first at first."""
+    statement = _COLUMNS.where(*_in(scope))
+    if state is not None:
+        statement = statement.where(t.escalation.c.state == state)
+    if item is not None:
+        statement = statement.where(t.escalation.c.item == item)
+    ordered = statement.order_by(t.escalation.c.opened_at, t.escalation.c.id).limit(limit)
+    return [StoredEscalation(**row._mapping) for row in connection.execute(ordered)]
+
+
+def due_escalations(connection: sa.Connection, now: datetime, limit: int) -> list[str]:
+    """Ids of those whose next rung is due, the longest due first."""
+    c = t.escalation.c
+    due = sa.select(c.id).where(c.due_at.is_not(None), c.due_at <= now).order_by(c.due_at, c.id).limit(limit)
+    return list(connection.execute(due).scalars())
+
+
+def keep_attempt(connection: sa.Connection, attempt: Attempt) -> None:
+    """Record an attempt; a later one to the same contact on the same rung takes its place."""
+    contact = asdict(attempt.contact)
+    values = {
+        name: getattr(attempt, name) for name in ("escalation", "rung", "at", "state", "plugin", "reference", "error")
+    } | {name: contact[name] for name in ("name", "role", "channel", "address")}
+    make: Any = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = make(t.escalation_attempt).values(id=t.new_id(), **values)
+    told = {name: statement.excluded[name] for name in ("name", "role", "at", "state", "plugin", "reference", "error")}
+    key = [_ATTEMPT.escalation, _ATTEMPT.rung, _ATTEMPT.channel, _ATTEMPT.address]
+    connection.execute(statement.on_conflict_do_update(index_elements=key, set_=told))
+
+
+def list_attempts(connection: sa.Connection, escalation: str) -> list[Attempt]:
+    """The attempts of an escalation, in their order."""
+    c = _ATTEMPT
+    rows = connection.execute(
+        sa.select(t.escalation_attempt).where(c.escalation == escalation).order_by(c.rung, c.at, c.id)
+    )
+    return [
+        Attempt(
+            escalation=row.escalation,
+            rung=row.rung,
+            contact=Contact(name=row.name, role=row.role, channel=row.channel, address=row.address),
+            at=row.at,
+            state=row.state,
+            plugin=row.plugin,
+            reference=row.reference,
+            error=row.error,
+        )
+        for row in rows
+    ]
+
+
+def _in(scope: Scope) -> list[sa.ColumnElement[bool]]:
+    return [] if scope.facilities is None else [t.escalation.c.facility.in_(sorted(scope.facilities))]
