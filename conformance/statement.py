@@ -139,7 +139,7 @@ None. An answer of `application/zip` holds a file-set with its DICOMDIR (PS3.10)
 
 ### 5.7 Not there yet
 
-Non-Patient Instances (chapter 12), the Worklist service (chapter 11) and the services
+The search of Non-Patient Instances (12.6), the Worklist service (chapter 11) and the services
 of chapters 13 to 15: answered by 404.
 
 ## 6 Configuration

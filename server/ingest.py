@@ -30,17 +30,16 @@ from readingroom.clock import Clock
 from readingroom.errors import (
     Conflict,
     NotFound,
-    NotThisStudy,
     OutOfSpace,
     ReadingRoomError,
     Unavailable,
 )
 from server.settings import Settings
-from server.staging import Body, Outcome, Ready, Spool, scan_file, take_file, write_ready
+from server.staging import Body, Outcome, Ready, SentTo, Spool, scan_file, take_file, write_ready
 from server.sweep import sweep
 from storage.blobs import Blobs, LocalBlobs, Staged, meaning_of
-from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
+from storage.catalog.nonpatient import find_version, named_objects, place_of, record_received
 from storage.catalog.readmission import Removing
 from storage.catalog.studies import (
     Identity,
@@ -49,12 +48,11 @@ from storage.catalog.studies import (
     ensure_facility,
     find_current,
     identity,
-    record_instances,
     refusal,
 )
-from storage.catalog.writers import ArrayKey, LeaseLost, Slot, Writer, object_keys, series_place
+from storage.catalog.writers import ArrayKey, LeaseLost, Slot, Writer, object_keys
 from storage.coercion import Coercion, coerce
-from storage.objects import ArraySpec, Description, scan
+from storage.objects import ArraySpec, Description, Scan, scan
 from storage.overlay import extras_of
 from storage.rejection import QUALITY, TITLES
 from storage.sidecars import NeedsRecord, announced, withdraw_expired
@@ -104,7 +102,7 @@ class Ingest:
         *,
         facility: str,
         source: str,
-        study_uid: str | None = None,
+        sent_to: SentTo | None = None,
     ) -> Ready | Outcome:
         """Make one object safe on disk and know everything of it that the catalog will say.
 
@@ -112,8 +110,8 @@ class Ingest:
         ----------
         body
             The Part 10 file: in memory, as a file of somebody else's (left untouched), or a filled `Spool` (taken).
-        study_uid
-            The study it was sent for, where it was sent for one.
+        sent_to
+            Where it was sent to; None where everything goes where it belongs.
 
         Returns
         -------
@@ -128,10 +126,10 @@ class Ingest:
             spool = body if isinstance(body, Spool) else None
             found = scan_file(body.path) if isinstance(body, Spool) else scan(body)
             known = identity(found)
-            if study_uid is not None and known["study_uid"] != study_uid:
-                raise NotThisStudy(f"The object is of study {known['study_uid']}, and was sent to {study_uid}.")
+            if sent_to is not None:
+                sent_to.check(known)
             sha256 = body.sha256 if isinstance(body, Spool) else hashlib.sha256(body).digest()
-            version, held = self._held(facility, known["instance_uid"])
+            version, held = self._held(facility, known)
             if held == sha256:
                 if spool is not None:
                     spool.discard()
@@ -143,7 +141,7 @@ class Ingest:
                 source=source,
                 received_at=self._clock.now(),
                 version=version + 1,
-                extras=extras_of(coerce(found.metadata, self._coercions, facility=facility, source=source)),
+                extras={} if found.category else self._coerced(found, facility, source),
             )
             return write_ready(self._folder, body, found, known, description)
         except (ReadingRoomError, DBAPIError) as error:
@@ -155,9 +153,16 @@ class Ingest:
                 spool.discard()
             raise
 
-    def _held(self, facility: str, instance_uid: str) -> tuple[int, bytes]:
+    def _coerced(self, found: Scan, facility: str, source: str) -> dict[str, str]:
+        """What the rules of this installation change of an object of a study as it comes."""
+        return extras_of(coerce(found.metadata, self._coercions, facility=facility, source=source))
+
+    def _held(self, facility: str, known: Identity) -> tuple[int, bytes]:
         """Version and sha256 of the instance that the facility has; 0 and nothing where it has none."""
+        instance_uid = known["instance_uid"]
         with self._engine.connect() as connection:
+            if known["category"]:
+                return find_version(connection, facility, known["category"], instance_uid)
             return find_current(connection, facility, (instance_uid,)).get(instance_uid, (0, b""))
 
     # -- committing: one thread ---------------------------------------------------------------------------------
@@ -253,7 +258,7 @@ class Ingest:
         """Give each instance its slot and move its object there."""
         keys = [
             ArrayKey(
-                place=series_place(one.description.owner_facility, one.study_uid, one.series_uid),
+                place=place_of(one.scan, one.description.owner_facility),
                 digest=one.scan.spec.digest() if one.scan.spec else "",
             )
             for one in ready
@@ -300,11 +305,11 @@ class Ingest:
         if slot.array_id in self._arrays:
             return
         spec = one.scan.spec
-        group = {
-            "study_uid": one.study_uid,
-            "series_uid": one.series_uid,
-            "owner_facility": one.description.owner_facility,
-        }
+        group = {"owner_facility": one.description.owner_facility}
+        if one.category:
+            group |= {"category": one.category, "instance_uid": one.instance_uid}
+        else:
+            group |= {"study_uid": one.study_uid, "series_uid": one.series_uid}
         documents = {
             f"{key.place}/zarr.json": {"zarr_format": 3, "node_type": "group", "attributes": {"dicom": group}},
             f"{key.place}/{slot.array_name}/zarr.json": (
@@ -335,7 +340,7 @@ class Ingest:
             self._writer.hold(connection, now)
             for facility in {one.owner_facility for one in received} - self._facilities:
                 ensure_facility(connection, facility)
-            recorded = record_instances(
+            recorded = record_received(
                 connection,
                 received,
                 now=now,
@@ -359,8 +364,7 @@ class Ingest:
 
     def _is_recorded(self, object_key: str) -> bool:
         with self._engine.connect() as connection:
-            found = connection.execute(sa.select(t.instance.c.id).where(t.instance.c.object_key == object_key))
-            return found.one_or_none() is not None
+            return bool(named_objects(connection, [object_key]))
 
     # -- writers ------------------------------------------------------------------------------------------------
 
@@ -396,6 +400,7 @@ def _outcome(one: Ready, recorded: Recorded | ReadingRoomError) -> Outcome:
         series_uid=one.series_uid,
         instance_uid=one.instance_uid,
         sop_class=one.sop_class,
+        category=one.category,
         result=result,
         error=error,
         original_attributes=recorded.original_attributes if isinstance(recorded, Recorded) else (),

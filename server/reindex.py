@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import batched
+from itertools import batched, chain
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ import sqlalchemy as sa
 
 from readingroom.errors import Conflict, Invalid, NotFound, ReadingRoomError
 from server import correcting
-from server.scrub import StoreKey, own_description
+from server.scrub import PREFIXES, StoreKey, own_description
 from storage.blobs import Blobs
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
+from storage.catalog.nonpatient import place_of, record_received
 from storage.catalog.removals import replay_purge, replay_removal, replay_restore
-from storage.catalog.studies import Received, Recorded, ensure_facility, identity, record_instances
-from storage.catalog.writers import series_place
+from storage.catalog.studies import Received, Recorded, ensure_facility
 from storage.objects import Scan, scan
 from storage.sidecars import iter_records, withdraw_expired
 from storage.trailer import Description
@@ -56,6 +56,7 @@ _REBUILT = (
     t.patient,
     t.slot_block,
     t.writer,
+    t.non_patient,
     t.zarr_array,
 )
 _TRANSACTION = 256
@@ -99,7 +100,8 @@ def prepare(engine: sa.Engine, *, now: datetime, force: bool) -> None:
                 f"A server or an import is at work on this catalog (process {pid} on {host}). Stop it first; "
                 "if it was killed, its lease runs out within a minute."
             )
-        if connection.execute(sa.select(t.instance.c.id).limit(1)).first() is not None:
+        held = (connection.execute(sa.select(table.c.id).limit(1)).first() for table in (t.instance, t.non_patient))
+        if any(held):
             if not force:
                 raise Conflict(
                     "The catalog is not empty. Name an empty database with --database, or let this one be emptied "
@@ -123,7 +125,7 @@ def list_objects(blobs: Blobs, reindexed: Reindexed, advance: Callable[[int], No
 
     found: list[Listed] = []
     with ThreadPoolExecutor(4, thread_name_prefix="reindex") as pool:
-        for keys in batched(filter(StoreKey.of, blobs.keys("s/")), 1000):
+        for keys in batched(filter(StoreKey.of, chain.from_iterable(map(blobs.keys, PREFIXES))), 1000):
             for one in pool.map(listed, keys):
                 if isinstance(one, Listed):
                     found.append(one)
@@ -176,7 +178,7 @@ def _record(
                 ensure_facility(connection, facility)
             for group in _groups(scans):
                 first_at = group[0][0].told.received_at
-                results += record_instances(
+                results += record_received(
                     connection,
                     [_received(connection, known, one, found) for one, found in group],
                     now=first_at,
@@ -225,9 +227,8 @@ def _read(blobs: Blobs, one: Listed) -> Scan | ReadingRoomError:
     """Scan the received file in an object, and check that it lies where it belongs."""
     try:
         found = _scan(blobs, one)
-        known = identity(found)
-        if one.place.place != series_place(one.told.owner_facility, known["study_uid"], known["series_uid"]):
-            return Invalid("It lies in the folder of another series.")
+        if one.place.place != place_of(found, one.told.owner_facility):
+            return Invalid("It lies in a folder that is not its own.")
         if (found.spec is None) != (one.place.array == "o"):
             return Invalid(
                 f"It is stored as {one.place.array}, but reads otherwise: {found.opaque_reason or 'frames'}."

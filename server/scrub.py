@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from itertools import batched
+from itertools import batched, chain
 from typing import Any, Literal
 
 import orjson
@@ -20,14 +20,19 @@ from readingroom.errors import Invalid, NotFound, ReadingRoomError
 from server.exporting import read_received
 from storage.blobs import Blobs
 from storage.catalog import schema as t
+from storage.catalog.nonpatient import named_objects
 from storage.opaque import read_description as read_opaque_description
 from storage.trailer import Description, read_description, read_index
 
 Kind = Literal["missing", "changed", "index broken", "misdescribed", "unreadable", "orphan"]
 
 _PAGE = 500
-_OBJECT = re.compile(r"(?P<place>s/../../[^/]+)/(?:(?P<array>a\d+)/c\.(?P<slot>\d+)(?:\.0)+|o/(?P<opaque>\d+)/c\.0)")
-_OPAQUE_JSON = re.compile(r"s/../../[^/]+/o/\d+/zarr\.json")
+_PLACE = r"(?P<place>(?:s/..|n/[^/]+)/../[^/]+)"
+_OBJECT = re.compile(_PLACE + r"/(?:(?P<array>a\d+)/c\.(?P<slot>\d+)(?:\.0)+|o/(?P<opaque>\d+)/c\.0)")
+_OPAQUE_JSON = re.compile(_PLACE + r"/o/\d+/zarr\.json")
+
+PREFIXES = ("s/", "n/")
+"""What the keys of objects begin with: those of series, and those of what belongs to no patient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +56,10 @@ class Scrubbed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreKey:
-    """What the key of a stored object says: its series' folder, its array (``o`` for opaque ones) and its slot."""
+    """What the key of a stored object says: its folder, its array (``o`` for opaque ones) and its slot.
+
+    The folder is that of its series, or its own where it belongs to no patient.
+    """
 
     place: str
     array: str
@@ -69,10 +77,13 @@ class StoreKey:
 
 def count(engine: sa.Engine) -> tuple[int, int]:
     """How many objects the catalog names, and their bytes."""
+    objects = size_bytes = 0
     with engine.connect() as connection:
-        statement = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(t.instance.c.size_bytes), 0))
-        objects, size_bytes = connection.execute(statement).one()
-    return objects, int(size_bytes)
+        for table in (t.instance, t.non_patient):
+            statement = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(table.c.size_bytes), 0))
+            more = connection.execute(_with_bytes(statement, table)).one()
+            objects, size_bytes = objects + more[0], size_bytes + int(more[1])
+    return objects, size_bytes
 
 
 def scrub(
@@ -98,7 +109,7 @@ def scrub(
         Told the bytes of each object that is dealt with.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="scrub") as pool:
-        for page in _pages(engine):
+        for page in chain(_pages(engine, t.instance), _pages(engine, t.non_patient)):
             chosen = [row for row in page if sample >= 1 or random.random() < sample]
             for row, damage in zip(chosen, pool.map(partial(_check, blobs), chosen), strict=True):
                 scrubbed.objects += 1
@@ -109,26 +120,21 @@ def scrub(
     scrubbed.damages += _orphans(engine, blobs, now)
 
 
-def _pages(engine: sa.Engine) -> Iterator[Sequence[Any]]:
-    c = t.instance.c
-    statement = (
-        sa.select(
-            c.id,
-            c.instance_uid,
-            c.owner_facility,
-            c.version,
-            c.sha256,
-            c.size_bytes,
-            c.object_key,
-            c.object_bytes,
-            c.opaque_reason,
-            c.chunk_count,
-            c.chunk_offset,
-            c.chunk_length,
-        )
-        .order_by(c.id)
-        .limit(_PAGE)
-    )
+def _pages(engine: sa.Engine, table: sa.Table) -> Iterator[Sequence[Any]]:
+    c = table.c
+    columns: list[sa.ColumnElement[Any]] = [
+        c.id,
+        c.instance_uid,
+        c.owner_facility,
+        c.sha256,
+        c.size_bytes,
+        c.object_key,
+    ]
+    if table is t.instance:
+        columns += [c.object_bytes, c.opaque_reason, c.chunk_count, c.chunk_offset, c.chunk_length]
+    else:
+        columns += [c.size_bytes.label("object_bytes"), sa.literal("it belongs to no patient").label("opaque_reason")]
+    statement = _with_bytes(sa.select(*columns), table).order_by(c.id).limit(_PAGE)
     last = ""
     while True:
         with engine.connect() as connection:
@@ -137,6 +143,11 @@ def _pages(engine: sa.Engine) -> Iterator[Sequence[Any]]:
             return
         yield page
         last = page[-1].id
+
+
+def _with_bytes(statement: sa.Select[Any], table: sa.Table) -> sa.Select[Any]:
+    """`statement` without the rows whose bytes have been purged."""
+    return statement.where(table.c.state != "purged") if table is t.non_patient else statement
 
 
 def _check(blobs: Blobs, row: Any) -> Damage | None:
@@ -190,28 +201,24 @@ def _is_named(engine: sa.Engine, object_key: str) -> bool:
     is_purged = sa.exists().where(
         c.owner_facility == i.owner_facility, c.instance_uid == i.instance_uid, c.state == "purging"
     )
+    of_studies = sa.select(i.id).where(i.object_key == object_key, ~is_purged)
+    n = t.non_patient.c
+    of_nobody = sa.select(n.id).where(n.object_key == object_key, n.state.in_(("kept", "hidden")))
     with engine.connect() as connection:
-        found = connection.execute(sa.select(i.id).where(i.object_key == object_key, ~is_purged))
-        return found.first() is not None
-
-
-def _named(connection: sa.Connection, object_keys: Iterable[str]) -> set[str]:
-    """Those of the keys that a row names."""
-    statement = sa.select(t.instance.c.object_key).where(t.instance.c.object_key.in_(list(object_keys)))
-    return set(connection.execute(statement).scalars())
+        return connection.execute(of_studies.union_all(of_nobody)).first() is not None
 
 
 def _orphans(engine: sa.Engine, blobs: Blobs, now: datetime) -> Iterator[Damage]:
-    for keys in batched(blobs.keys("s/"), _PAGE):
+    for keys in batched(chain.from_iterable(map(blobs.keys, PREFIXES)), _PAGE):
         # The zarr.json of an opaque object belongs to the object; that of an array or a series to no one object.
         objects = {key: key for key in keys if StoreKey.of(key)}
         objects |= {key: f"{key.rpartition('/')[0]}/c.0" for key in keys if _OPAQUE_JSON.fullmatch(key)}
         with engine.connect() as connection:
-            named = _named(connection, objects.values())
+            named = named_objects(connection, objects.values())
             for key, object_key in objects.items():
                 if object_key in named or _is_being_stored(connection, object_key, now):
                     continue
-                if not _named(connection, [object_key]):  # nor has it been committed since we asked
+                if not named_objects(connection, [object_key]):  # nor has it been committed since we asked
                     detail = "No row names it; it was never acknowledged, or the catalog lost it."
                     yield Damage(kind="orphan", object_key=key, instance_uid=None, detail=detail)
 

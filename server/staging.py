@@ -13,17 +13,40 @@ from pathlib import Path
 
 import orjson
 
-from readingroom.errors import Invalid, NotDicom, ReadingRoomError, TooLarge
+from readingroom.errors import Invalid, NotDicom, NotThisStudy, ReadingRoomError, TooLarge
 from storage import opaque
 from storage.blobs import meaning_of
 from storage.catalog.schema import new_id
 from storage.catalog.studies import Identity, Result
+from storage.nonpatient import CATEGORIES
 from storage.objects import Description, MetadataJson, Scan, dump, make_trailer, scan
 
 Body = bytes | bytearray | memoryview
 
 _IN_MEMORY = 8 << 20
 _COPY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentTo:
+    """Where an object was sent to be stored: to the studies or one of them, or to what belongs to no patient."""
+
+    study_uid: str | None = None
+    category: str = ""
+    instance_uid: str | None = None
+
+    def check(self, known: Identity) -> None:
+        """Raise `NotThisStudy` where the object does not belong there."""
+        category, uid = known["category"], known["instance_uid"]
+        if self.category and category != self.category:
+            where = f"/{category}" if category else "/studies"
+            raise NotThisStudy(f"Instance {uid} is no {CATEGORIES[self.category].title}; send it to {where}.")
+        if category and not self.category:
+            raise NotThisStudy(f"Instance {uid} is one of the {CATEGORIES[category].plural}; send it to /{category}.")
+        if self.study_uid is not None and known["study_uid"] != self.study_uid:
+            raise NotThisStudy(f"The object is of study {known['study_uid']}, and was sent to {self.study_uid}.")
+        if self.instance_uid is not None and uid != self.instance_uid:
+            raise NotThisStudy(f"The object is instance {uid}, and was sent to {self.instance_uid}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +63,14 @@ class Ready:
     path: Path
     object_bytes: int
     zarr_json: Path | None
+    category: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What became of one object sent; either `result` or `error`. UIDs are None where they could not be read.
+
+    `category` is that of what belongs to no patient; the UIDs of its study and series are empty.
 
     `original_attributes` tells what is shown otherwise than it came: items of the Original Attributes Sequence (PS3.3
     C.12.1.1.9).
@@ -57,6 +83,7 @@ class Outcome:
     result: Result | None = None
     error: ReadingRoomError | None = None
     original_attributes: Sequence[MetadataJson] = ()
+    category: str = ""
 
 
 class Spool:

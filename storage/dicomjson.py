@@ -496,9 +496,9 @@ def _creators_vr(key: str, creator: str) -> str:
         return "UN"
 
 
-def name_bulk(bulk: list[Bulk], study_uid: str, series_uid: str, instance_uid: str) -> None:
+def name_bulk(bulk: list[Bulk], instance_path: str) -> None:
     """Fill in the URIs of the named values: below the instance, by the path of tags and item numbers to the value."""
-    root = f"{BASE_URL_MARK}/studies/{study_uid}/series/{series_uid}/instances/{instance_uid}/bulkdata/"
+    root = f"{BASE_URL_MARK}{instance_path}/bulkdata/"
     for value in bulk:
         value.element["BulkDataURI"] = root + value.path
 

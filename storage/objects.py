@@ -27,6 +27,7 @@ from storage.dicomjson import (
 )
 from storage.frames import Opaque, find_frames
 from storage.lenient import read_leniently
+from storage.nonpatient import category_of
 from storage.part10 import Front, check_uid, inflate, read_front
 from storage.trailer import (
     Description,
@@ -74,6 +75,8 @@ class Scan:
         Why the object has no chunks; empty where `spec` is given.
     implicit_vr, big_endian
         How the data set is really encoded, and so must be what is added to it.
+    category
+        Of an instance that belongs to no patient (`storage.nonpatient`); empty for one of a study.
     """
 
     transfer_syntax: str
@@ -85,6 +88,7 @@ class Scan:
     size: int
     implicit_vr: bool = False
     big_endian: bool = False
+    category: str = ""
 
 
 def scan(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> Scan:
@@ -113,17 +117,11 @@ def scan(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> Scan:
             size=len(data),
         )
     metadata, walk, reason = read_data_set(data, front, limits)
-    check_uid("SOP Class UID (0008,0016)", first_value(metadata, "00080016"))
-    uids = {
-        name: check_uid(f"{name} ({key[:4]},{key[4:]})", first_value(metadata, key))
-        for name, key in (
-            ("Study Instance UID", "0020000D"),
-            ("Series Instance UID", "0020000E"),
-            ("SOP Instance UID", "00080018"),
-        )
-    }
-    name_bulk(walk.bulk, *uids.values())
+    category = category_of(metadata)
+    name_bulk(walk.bulk, _instance_path(metadata, category))
     spec, chunks = None, Chunks.of(())
+    if category and not reason:
+        reason = "it belongs to no patient"
     if not reason:
         try:
             spec, chunks = find_frames(data, front.transfer_syntax, metadata, walk.pixels, limits)
@@ -139,7 +137,21 @@ def scan(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> Scan:
         size=len(data),
         implicit_vr=front.implicit,
         big_endian=front.order is BIG,
+        category=category,
     )
+
+
+def _instance_path(metadata: MetadataJson, category: str) -> str:
+    """Where an instance is, below the service root; raises `NotDicom` where a UID is missing or is none."""
+
+    def uid(name: str, key: str) -> str:
+        return check_uid(f"{name} ({key[:4]},{key[4:]})", first_value(metadata, key))
+
+    uid("SOP Class UID", "00080016")
+    if category:
+        return f"/{category}/{uid('SOP Instance UID', '00080018')}"
+    study, series = uid("Study Instance UID", "0020000D"), uid("Series Instance UID", "0020000E")
+    return f"/studies/{study}/series/{series}/instances/{uid('SOP Instance UID', '00080018')}"
 
 
 def read_data_set(data: Buffer, front: Front, limits: Limits) -> tuple[MetadataJson, Walk, str]:

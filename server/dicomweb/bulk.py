@@ -52,7 +52,9 @@ from storage.rewrite import little_endian
 ALL = Offer(media_type=OCTET_STREAM, multipart=True, transfer_syntax=EXPLICIT_LITTLE_ENDIAN)
 """What stands, at an instance, series or study, for all its bulk data."""
 
-_ANY_VALUE: tuple[Offer, ...] = (replace(ALL, multipart=False), ALL)
+ANY_VALUE: tuple[Offer, ...] = (replace(ALL, multipart=False), ALL)
+"""What any one value is sent as."""
+
 _PIXELS = frozenset({"7FE00010", "7FE00008", "7FE00009"})
 _DOCUMENT, _DOCUMENT_TYPE = "00420011", "00420012"
 _HARMLESS_DOCUMENTS = frozenset({"application/pdf", "model/mtl", "model/obj", "model/stl"})
@@ -81,7 +83,7 @@ async def retrieve_bulk(request: Request) -> Response:
     instance, stored = await room.read(find_with_metadata, caller.scope, *uids, version)
     accept, keepings = accepted(request), keepings_of(request)
     metadata = zlib.decompress(stored)
-    if path["path"] not in _paths(metadata):
+    if path["path"] not in paths_of(metadata):
         raise NotFound(f"Instance {instance.instance_uid} has no bulk data at {path['path'][:100]!r}.")
     values = list(_values(caller.service_root, instance, path["path"], metadata, version=version))
     first = values[0]
@@ -177,12 +179,12 @@ def _find_all(
         value
         for one, stored in found
         for metadata in [zlib.decompress(stored)]
-        for path in _paths(metadata)
+        for path in paths_of(metadata)
         for value in _values(service_root, one, path, metadata, version=version, is_alone=False)
     ]
 
 
-def _paths(metadata: bytes) -> list[str]:
+def paths_of(metadata: bytes) -> list[str]:
     """The bulk values that the JSON names."""
     return [path.decode() for path in _PATH.findall(metadata)]
 
@@ -205,10 +207,10 @@ def _values(
     location = _uri(service_root, instance, path, version)
     syntax = instance.transfer_syntax
     if path not in _PIXELS or syntax in NATIVE:
-        offers: tuple[Offer, ...] = _ANY_VALUE
+        offers: tuple[Offer, ...] = ANY_VALUE
         if path == _DOCUMENT and (media_type := _document_type(metadata)) in _HARMLESS_DOCUMENTS:
             document = Offer(media_type=media_type)
-            offers = (document, replace(document, multipart=True), *_ANY_VALUE)
+            offers = (document, replace(document, multipart=True), *ANY_VALUE)
         yield _value(location, offers, instance, path, is_alone)
     elif _is_video(syntax):
         streams = [Offer(media_type=name, transfer_syntax=syntax) for name in COMPRESSED[syntax]]

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.auth import caller_of
-from server.dicomweb.files import find_with_metadata, original_of, version_of
+from server.dicomweb.files import find_with_metadata, instance_url, original_of, version_of
 from server.dicomweb.kept import keepings_of
 from server.dicomweb.negotiation import DICOM_JSON, DICOM_XML, Offer, accepted, choose
 from server.dicomweb.respond import CACHING, PIECE_BYTES, Buffers, Made, not_modified, streamed, weak
@@ -35,7 +35,9 @@ from storage.nativexml import to_xml
 from storage.objects import BASE_URL_MARK
 
 _OFFERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json"), XML_PARTS)
-_ONE = (*_OFFERS, Offer(media_type=DICOM_XML))
+ONE = (*_OFFERS, Offer(media_type=DICOM_XML))
+"""What the metadata of one instance is sent as."""
+
 _MARK = BASE_URL_MARK.encode()
 _GZIP = 31
 """zlib's window bits for the gzip format."""
@@ -71,12 +73,31 @@ async def instance_metadata(request: Request) -> Response:
     uids, version = (path["study"], path["series"], path["instance"]), version_of(request)
     original = original_of(request)
     instance, stored = await room.read(find_with_metadata, caller.scope, *uids, version, original=original)
-    offer = choose(accepted(request), _ONE)
-    etag = weak(f'"{instance.etag}-metadata{"-xml" if offer.media_type == DICOM_XML else ""}"')
+    offer = choose(accepted(request), ONE)
+    location = f"{instance_url(caller.service_root, instance)}/metadata"
+    return send_metadata(request, stored, offer, etag=instance.etag, location=location, version=version)
+
+
+def send_metadata(
+    request: Request, stored: bytes, offer: Offer, *, etag: str, location: str, version: int | None
+) -> Response:
+    """The metadata of one instance, as the catalog holds it, in the representation that was agreed.
+
+    Parameters
+    ----------
+    etag
+        The validator of the instance, without quotes.
+    location
+        What a part that holds it says of where it is.
+    version
+        The one that was asked for; None for the current one.
+    """
+    root = caller_of(request).service_root
+    etag = weak(f'"{etag}-metadata{"-xml" if offer.media_type == DICOM_XML else ""}"')
     if unchanged := not_modified(request, etag):
         return unchanged
     is_gzip = _accepts_gzip(request)
-    pieces = _joined([stored], caller.service_root.encode())
+    pieces = _joined([stored], root.encode())
     if version is not None:
         pieces = (_BULK.sub(rb"\1?version=%d" % version, piece) for piece in pieces)
     if offer.media_type == DICOM_XML:
@@ -86,7 +107,7 @@ async def instance_metadata(request: Request) -> Response:
         if not offer.multipart:
             return Buffers([to_xml(dataset)], headers=headers)
         headers["content-type"] = xml.content_type
-        return Buffers([xml.part(dataset, _location(dataset, caller.service_root)), xml.end()], headers=headers)
+        return Buffers([xml.part(dataset, location), xml.end()], headers=headers)
     return Buffers([b"".join(_compressed(pieces) if is_gzip else pieces)], headers=_headers(offer, etag, is_gzip))
 
 

@@ -13,6 +13,7 @@ _PATH_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
     "study": ("Study Instance UID", _UID),
     "series": ("Series Instance UID", _UID),
     "instance": ("SOP Instance UID", _UID),
+    "uid": ("SOP Instance UID", _UID),
     "frames": (
         "Frame numbers, from 1, with commas between",
         {"type": "string", "pattern": r"^[1-9][0-9]{0,3}(,[1-9][0-9]{0,3}){0,5}$"},
@@ -124,6 +125,8 @@ _CONSTANT = {"frames": "1", "path": "7FE00010"}
 
 def _links(operation: Operation) -> dict[str, Any]:
     """Where an answer leads: the first row of a search to all that can be done with what it found."""
+    if operation.service == "Non-Patient Instances":
+        return _links_of_category(operation)
     held = set(_PLACES.findall(operation.path))
     if operation.name.startswith("Search"):
         level = "study" if operation.path == "/studies" else operation.path.rpartition("/")[2].removesuffix("s")
@@ -142,6 +145,16 @@ def _links(operation: Operation) -> dict[str, Any]:
             parameters = {name: values.get(name, _CONSTANT.get(name)) for name in sorted(needed)}
             links[other.name] = {"operationId": other.name, "parameters": parameters}
     return links
+
+
+def _links_of_category(operation: Operation) -> dict[str, Any]:
+    """The same of what belongs to no patient: to what can be done with the first that was found or stored."""
+    if operation.method == "GET":
+        uid = "$response.body#/0/00080018/Value/0"
+    else:
+        uid = "$response.body#/00081199/Value/0/00081155/Value/0"
+    to = (other for other in OPERATIONS if other.path == f"{operation.path}/{{uid}}")
+    return {other.name: {"operationId": other.name, "parameters": {"uid": uid}} for other in to}
 
 
 def _content(operation: Operation, media_type: str) -> dict[str, Any]:

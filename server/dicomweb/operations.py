@@ -6,15 +6,16 @@ test holds it against the routes that the app really has and the media types tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydicom.datadict import keyword_for_tag
 
 from storage.catalog.keys import KEYS, LEVELS, Level
+from storage.nonpatient import CATEGORIES, Category
 
-Service = Literal["Studies", "Changes", "Capabilities"]
+Service = Literal["Studies", "Non-Patient Instances", "Changes", "Capabilities"]
 Schema = dict[str, Any]
 
 
@@ -373,7 +374,7 @@ def keys_of(level: Level, *, fixed: Iterable[str] = ()) -> tuple[Parameter, ...]
 
 
 def _a(parent: str) -> str:
-    return "an instance" if parent == "Instance" else f"a {parent.lower()}"
+    return f"{'an' if parent[0] in 'Ii' else 'a'} {parent.lower()}"
 
 
 def _search(name: str, path: str, title: str, level: Level, fixed: tuple[str, ...] = ()) -> Operation:
@@ -410,6 +411,51 @@ _PARENTS = (("Study", STUDY), ("Series", SERIES), ("Instance", INSTANCE), ("Fram
 _RANGES = (200, 206, 304)
 _RANGE_ERRORS = (404, 406, 409, 410, 416)
 _ORIGINAL_ERRORS = (403, 404, 406, 409, 410)
+
+
+def _of_category(category: Category) -> Iterator[Operation]:
+    """The operations of a category of instances that belong to no patient (chapter 12)."""
+    one = category.title.title().replace(" ", "")
+    several = category.plural.title().replace(" ", "")
+    service: Service = "Non-Patient Instances"
+    for name, path, title in (
+        (f"Store{several}", f"/{category.name}", f"Store {category.plural}"),
+        (f"Store{one}", f"/{category.name}/{{uid}}", f"Store {_a(category.title)} of that UID"),
+    ):
+        yield Operation(
+            name=name,
+            method="POST",
+            path=path,
+            title=title,
+            section="12.5",
+            service=service,
+            takes=(_FILES, "application/dicom", _JSON_PARTS, _XML_PARTS, _JSON, _XML),
+            answers=(_JSON, "application/json", _XML),
+            errors=(406, 409, 413, 415, 507),
+        )
+    yield _retrieve(
+        f"Retrieve{one}",
+        f"/{category.name}/{{uid}}",
+        f"Retrieve {_a(category.title)}",
+        "12.4",
+        (_JSON, "application/json", _XML_PARTS, _XML, _FILES, "application/dicom"),
+        service=service,
+        parameters=(_VERSION,),
+        success=_RANGES,
+        errors=_RANGE_ERRORS,
+    )
+    yield _retrieve(
+        f"Retrieve{one}Bulkdata",
+        f"/{category.name}/{{uid}}/bulkdata/{{path}}",
+        f"Retrieve one bulk data value of {_a(category.title)} by its URI",
+        "",
+        ("application/octet-stream", _BYTES),
+        service=service,
+        parameters=(_VERSION,),
+        success=_RANGES,
+        errors=_RANGE_ERRORS,
+    )
+
 
 OPERATIONS: tuple[Operation, ...] = (
     _search("SearchForStudies", "/studies", "Search for studies", "study"),
@@ -673,4 +719,5 @@ OPERATIONS: tuple[Operation, ...] = (
         )
         for parent, path in _PARENTS[:3]
     ),
+    *(operation for category in CATEGORIES.values() for operation in _of_category(category)),
 )

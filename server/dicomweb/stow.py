@@ -1,4 +1,4 @@
-"""STOW-RS: the Store transaction (PS3.18 10.5). Parts are staged while the rest of the body still arrives."""
+"""STOW-RS: the Store transactions (PS3.18 10.5, 12.5). Parts are staged while the rest of the body still arrives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from server.dicomweb.multipart import PartData, PartStart, boundary_of, parse_he
 from server.dicomweb.negotiation import DICOM_JSON, DICOM_XML, Offer, accepted, choose
 from server.dicomweb.stow_metadata import METADATA_TYPES, Separated, failure
 from server.room import Room
-from server.staging import Outcome, Ready, Spool, discard
+from server.staging import Outcome, Ready, SentTo, Spool, discard
 from server.status import failure_reason, http_status
 from storage.dicomjson import MetadataJson
 from storage.nativexml import to_xml
@@ -48,17 +48,23 @@ _ANSWERS = (
 
 async def store(request: Request) -> Response:
     """Store the instances of the request body; answers the Store Instances Response Module (PS3.18 10.5.3)."""
+    return await store_in(request, SentTo(study_uid=request.path_params.get("study")))
+
+
+async def store_in(request: Request, sent_to: SentTo) -> Response:
+    """Store the instances of the request body that belong to where they were sent."""
     room: Room = request.app.state.room
     offer = choose(accepted(request), _ANSWERS)
     kind, _ = parse_header_value(request.headers.get("content-type", ""))
-    study_uid: str | None = request.path_params.get("study")
     caller = caller_of(request)
-    storing = _Storing(room, caller, study_uid)
+    storing = _Storing(room, caller, sent_to)
     try:
         async with asyncio.timeout(room.settings.idle_seconds) as patience:
             chunks = _watched(request, patience, room.settings.idle_seconds)
             if kind == _SINGLE_PART:
                 await storing.take_single(chunks)
+            elif sent_to.category and kind in METADATA_TYPES:
+                await storing.take_metadata(chunks, None, kind, str(request.url))
             else:
                 boundary, parameters = boundary_of(request.headers.get("content-type", ""))
                 of_type = parameters.get("type", _SINGLE_PART).lower()
@@ -82,7 +88,7 @@ async def store(request: Request) -> Response:
         await storing.abandon()
     if not outcomes:
         raise Invalid("The request body holds no part, so there is nothing to store.")
-    return _answer(outcomes, caller, study_uid, offer.name)
+    return _answer(outcomes, caller, sent_to, offer.name)
 
 
 async def _watched(request: Request, patience: asyncio.Timeout, idle_seconds: float) -> AsyncIterator[bytes]:
@@ -99,10 +105,10 @@ async def _watched(request: Request, patience: asyncio.Timeout, idle_seconds: fl
 class _Storing:
     """One request's parts on their way: received here, staged on the upload threads, committed by ingest."""
 
-    def __init__(self, room: Room, caller: Caller, study_uid: str | None) -> None:
+    def __init__(self, room: Room, caller: Caller, sent_to: SentTo) -> None:
         self._room = room
         self._caller = caller
-        self._study_uid = study_uid
+        self._sent_to = sent_to
         self._loop = asyncio.get_running_loop()
         self._outcomes: list[asyncio.Future[Outcome]] = []
         self._staging: list[tuple[asyncio.Future[Outcome], asyncio.Future[Ready | Outcome]]] = []
@@ -130,11 +136,19 @@ class _Storing:
         if self._size:
             await self._end_part()
 
-    async def take_metadata(self, chunks: AsyncIterator[bytes], boundary: bytes, media_type: str, base: str) -> None:
-        """Receive a body of metadata and bulk data; each instance is composed and staged on its own."""
+    async def take_metadata(
+        self, chunks: AsyncIterator[bytes], boundary: bytes | None, media_type: str, base: str
+    ) -> None:
+        """Receive a body of metadata and bulk data, or without a boundary one of metadata alone.
+
+        Each instance is composed and staged on its own.
+        """
         room = self._room
         self._separated = separated = Separated(media_type, base, room.settings.max_object_bytes)
-        await separated.receive(chunks, boundary, run=self._run, open_spool=room.ingest.open_spool)
+        if boundary is None:
+            await separated.receive_alone(chunks, run=self._run)
+        else:
+            await separated.receive(chunks, boundary, run=self._run, open_spool=room.ingest.open_spool)
         for instance in separated.instances:
             if isinstance(instance, ReadingRoomError):
                 self._expect().set_result(Outcome(error=instance))
@@ -213,7 +227,7 @@ class _Storing:
             await self._commit_staged()
 
     def _stage(self, body: Spool | bytes) -> Ready | Outcome:
-        return self._room.ingest.stage(body, facility=self._caller.facility, source="stow", study_uid=self._study_uid)
+        return self._room.ingest.stage(body, facility=self._caller.facility, source="stow", sent_to=self._sent_to)
 
     def _compose(self, separated: Separated, dataset: MetadataJson) -> Ready | Outcome:
         try:
@@ -257,18 +271,19 @@ def _refused(headers: dict[str, str]) -> ReadingRoomError | None:
     return NotDicom(f"A part is of type {kind}; only {_SINGLE_PART} parts are stored.")
 
 
-def _answer(outcomes: Sequence[Outcome], caller: Caller, study_uid: str | None, media_type: str) -> Response:
-    """The Store Instances Response Module, and the status of PS3.18 table 10.5.3-1."""
+def _answer(outcomes: Sequence[Outcome], caller: Caller, sent_to: SentTo, media_type: str) -> Response:
+    """The Store Instances Response Module, and the status of PS3.18 table 10.5.3-1 or 12.5.3-1."""
     root = caller.service_root
     stored = [one for one in outcomes if one.error is None]
     failed = [one for one in outcomes if one.error is not None]
     other = [one for one in stored if one.result in ("new version", "kept first")]
     coerced = [one for one in stored if one.original_attributes]
     body: dict[str, Any] = {}
+    study_uid = sent_to.study_uid
     studies = {one.study_uid for one in stored}
     if study_uid is None and len(studies) == 1:
         study_uid = studies.pop()
-    if study_uid is not None and stored:
+    if study_uid and stored:
         body["00081190"] = {"vr": "UR", "Value": [f"{root}/studies/{study_uid}"]}
     known = [_failure(one) for one in failed if one.instance_uid]
     if known:
@@ -279,6 +294,8 @@ def _answer(outcomes: Sequence[Outcome], caller: Caller, study_uid: str | None, 
     if unknown:
         body["0008119A"] = {"vr": "SQ", "Value": unknown}
     status = 409 if not stored else 202 if failed or other or coerced else 200
+    if sent_to.category and stored:
+        status = 200  # 202 says there that they are still to be stored
     unavailable = [one.error for one in failed if isinstance(one.error, Unavailable)]
     headers = {}
     if not stored and len(unavailable) == len(failed):
@@ -296,6 +313,8 @@ def _answer(outcomes: Sequence[Outcome], caller: Caller, study_uid: str | None, 
 
 def _reference(one: Outcome, root: str) -> dict[str, Any]:
     url = f"{root}/studies/{one.study_uid}/series/{one.series_uid}/instances/{one.instance_uid}"
+    if one.category:
+        url = f"{root}/{one.category}/{one.instance_uid}"
     item: dict[str, Any] = {
         "00081150": {"vr": "UI", "Value": [one.sop_class]},
         "00081155": {"vr": "UI", "Value": [one.instance_uid]},

@@ -116,6 +116,15 @@ class Separated:
         for document in documents:
             self.instances += await run(partial(_parse, document, self._media_type))
 
+    async def receive_alone(self, chunks: AsyncIterator[bytes], *, run: Run) -> None:
+        """Take in a body that is one document of metadata; raises as `receive` does."""
+        document = bytearray()
+        async for chunk in chunks:
+            document += chunk
+            if len(document) > _MAX_METADATA_BYTES:
+                raise TooLarge(f"The request has more than {_MAX_METADATA_BYTES} bytes of metadata.")
+        self.instances += await run(partial(_parse, document, self._media_type))
+
     def _add(self, headers: dict[str, str], offset: int, length: int) -> None:
         kind, parameters = parse_header_value(headers.get("content-type", OCTET_STREAM))
         location = headers.get("content-location", "")

@@ -97,8 +97,8 @@ async def retrieve_instance(request: Request) -> Response:
     return await send_instance(request, instance, offer)
 
 
-async def send_instance(request: Request, instance: StoredInstance, offer: Offer) -> Response:
-    """An instance as a Part 10 file, as was agreed."""
+async def send_instance(request: Request, instance: StoredInstance, offer: Offer, *, url: str = "") -> Response:
+    """An instance as a Part 10 file, as was agreed; `url` where it is no instance of a study."""
     room: Room = request.app.state.room
     is_anew = offer.transfer_syntax != instance.transfer_syntax or instance.overlay_version
     how = f"-{offer.transfer_syntax}-{GENERATION}" if is_anew else ""
@@ -110,7 +110,7 @@ async def send_instance(request: Request, instance: StoredInstance, offer: Offer
     body = file_body(room, instance, offer)
     if not offer.multipart:
         return await single_part(request, room, offer, body, etag=etag)
-    url = instance_url(caller_of(request).service_root, instance)
+    url = url or instance_url(caller_of(request).service_root, instance)
     location = with_version(url, version_of(request), original=original_of(request))
     part = Part(media_type=offer.part_type, location=location, body=body)
     return await multipart(request, room, offer.name, [part], etag=etag)

@@ -438,6 +438,36 @@ overlay = sa.Table(
     sa.UniqueConstraint("owner_facility", "study_uid", "version"),
 )
 
+non_patient = sa.Table(
+    "non_patient",
+    metadata,
+    _id(),
+    sa.Column("owner_facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("category", Text, nullable=False, doc="of `storage.nonpatient`"),
+    sa.Column("sop_class", Text, nullable=False),
+    sa.Column("instance_uid", Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, doc="1, 2 ... for other bytes under the same UID"),
+    sa.Column("is_current", sa.Boolean, nullable=False, doc="the last version, in whatever state"),
+    sa.Column("state", sa.String(8), nullable=False, doc="kept; hidden; purging; purged: the bytes are gone"),
+    sa.Column("transfer_syntax", Text, nullable=False),
+    sa.Column("sha256", sa.LargeBinary(32), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("object_key", Text, nullable=False, unique=True),
+    sa.Column("array", sa.ForeignKey("zarr_array.id"), nullable=False),
+    sa.Column("slot", sa.Integer, nullable=False),
+    sa.Column("source", Text, nullable=False, doc="where it came from: stow, import, an AE title"),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("removed_at", UtcDateTime),
+    sa.Column("actor", Text, doc="who removed it"),
+    sa.Column("row", sa.LargeBinary, nullable=False, doc="what a search sends for it, DICOM JSON"),
+    sa.Column("json", sa.LargeBinary, nullable=False, doc="DICOM JSON, zlib"),
+    sa.UniqueConstraint("owner_facility", "category", "instance_uid", "version"),
+    sa.UniqueConstraint("array", "slot"),
+    sa.Index("ix_non_patient_category_instance_uid", "category", "instance_uid"),
+    sa.Index("ix_non_patient_category_id", "category", "id", **_where("is_current AND state = 'kept'")),
+    sa.Index("ix_non_patient_removed_at", "removed_at", **_where("removed_at IS NOT NULL")),
+)
+
 event = sa.Table(
     "event",
     metadata,

@@ -43,17 +43,24 @@ _IDENTITY: tuple[tuple[str, Literal["study_uid", "series_uid", "instance_uid", "
 
 
 class Identity(TypedDict, total=False):
-    """The UIDs by which an object is known; empty as long as they could not be read."""
+    """The UIDs by which an object is known; empty as long as they could not be read.
+
+    What belongs to no patient has a category, and a study and a series UID that are empty.
+    """
 
     study_uid: str
     series_uid: str
     instance_uid: str
     sop_class: str
+    category: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """An instance whose object lies in the store under a reserved slot, and which no row names yet."""
+    """An instance whose object lies in the store under a reserved slot, and which no row names yet.
+
+    `category` is that of one that belongs to no patient (`storage.nonpatient`); its study and series UIDs are empty.
+    """
 
     owner_facility: str
     study_uid: str
@@ -76,6 +83,7 @@ class Received:
     source: str
     received_at: datetime
     coerced: Layer = field(default_factory=dict)
+    category: str = ""
 
     @property
     def header(self) -> MetadataJson:
@@ -120,6 +128,7 @@ class Received:
             source=told.source,
             received_at=told.received_at,
             coerced=coerced_of(told),
+            category=found.category,
         )
 
 
@@ -160,8 +169,11 @@ class _Accepted:
 
 def identity(found: Scan) -> Identity:
     """The UIDs by which an object is known; `NotDicom` where one is missing."""
-    known = Identity()
+    known = Identity(category=found.category)
     for tag, key, name in _IDENTITY:
+        if found.category and key in ("study_uid", "series_uid"):
+            known[key] = ""
+            continue
         value = (found.metadata.get(tag, {}).get("Value") or [None])[0]
         if not isinstance(value, str) or not value:
             raise NotDicom(f"The object has no {name} ({tag[:4]},{tag[4:]}).")

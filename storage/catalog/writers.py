@@ -236,13 +236,12 @@ def leftovers(connection: sa.Connection, writer_id: str) -> list[Leftover]:
     ).all()
     result = []
     for array_id, first, count in blocks:
-        filled = set(
-            connection.execute(
-                sa.select(t.instance.c.slot).where(
-                    t.instance.c.array == array_id, t.instance.c.slot >= first, t.instance.c.slot < first + count
-                )
-            ).scalars()
-        )
+        filled: set[int] = set()
+        for table in (t.instance, t.non_patient):
+            slots = sa.select(table.c.slot).where(
+                table.c.array == array_id, table.c.slot >= first, table.c.slot < first + count
+            )
+            filled.update(connection.execute(slots).scalars())
         place, name, digest, spec = connection.execute(
             sa.select(t.zarr_array.c.place, t.zarr_array.c.name, t.zarr_array.c.digest, t.zarr_array.c.spec).where(
                 t.zarr_array.c.id == array_id

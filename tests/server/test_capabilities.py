@@ -14,11 +14,14 @@ from server.app import DICOMWEB
 from server.dicomweb import capabilities as view
 from server.dicomweb.operations import OPERATIONS, Operation
 from tests import synthetic
+from tests.nonpatient import LARGE, MADE
 from tests.retrieve import keep
-from tests.synthetic import ct_series
+from tests.stow import store
+from tests.synthetic import ct_series, part10
 
 WADL = {"w": "http://wadl.dev.java.net/2009/02"}
 BY_NAME = {one.name: one for one in OPERATIONS}
+NON_PATIENT = {category: make() for category, make in MADE.items()}
 
 
 def wadl_of(client: httpx.Client, path: str = "/dicomweb/") -> etree._Element:
@@ -124,6 +127,8 @@ def seeded(client: httpx.Client) -> tuple[httpx.Client, dict[str, str]]:
     series = ct_series(2)
     keep(client, *series)
     first = series[0]
+    for category, made in NON_PATIENT.items():
+        assert store(client, part10(made), to=f"/dicomweb/{category}").status == 200
     return client, {
         "study": first.StudyInstanceUID,
         "series": first.SeriesInstanceUID,
@@ -145,6 +150,8 @@ def other_than_image(media_type: str) -> FileDataset | None:
 
 
 def url_of(operation: Operation, uids: dict[str, str]) -> str:
+    if made := NON_PATIENT.get(operation.path.split("/")[1]):
+        uids = uids | {"uid": made.SOPInstanceUID, "path": LARGE}
     return "/dicomweb" + operation.path.format(**uids)
 
 

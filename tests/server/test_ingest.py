@@ -19,7 +19,7 @@ from readingroom.model import Scope
 from server.ingest import Ingest
 from server.room import Room
 from server.settings import Settings
-from server.staging import Outcome, Ready
+from server.staging import Outcome, Ready, SentTo
 from storage.blobs import LocalBlobs
 from storage.catalog import schema as t
 from storage.catalog.find import StoredInstance, find_instance, find_study, list_instances
@@ -203,7 +203,9 @@ def test_bad_bytes_have_an_outcome_and_leave_nothing(room: Room) -> None:
 
 
 def test_an_object_of_another_study_is_refused_by_name(room: Room) -> None:
-    outcome = room.ingest.stage(part10(synthetic.ct_series(1)[0]), facility="local", source="test", study_uid="1.2.3")
+    outcome = room.ingest.stage(
+        part10(synthetic.ct_series(1)[0]), facility="local", source="test", sent_to=SentTo(study_uid="1.2.3")
+    )
     assert isinstance(outcome, Outcome)
     assert isinstance(outcome.error, NotThisStudy)
     assert outcome.instance_uid
@@ -291,7 +293,7 @@ def test_two_processes_racing_for_one_uid_agree(room: Room, clock: SetClock) -> 
 def test_one_bad_row_does_not_spoil_its_group(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     import server.ingest as module
 
-    real = module.record_instances
+    real = module.record_received
     poisoned = synthetic.ct_series(1)[0]
 
     def record(connection: sa.Connection, received: list[object], **kwargs: object) -> object:
@@ -299,7 +301,7 @@ def test_one_bad_row_does_not_spoil_its_group(room: Room, monkeypatch: pytest.Mo
             raise sa.exc.IntegrityError("insert", {}, Exception("planted"))
         return real(connection, received, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "record_instances", record)
+    monkeypatch.setattr(module, "record_received", record)
     good = [part10(dataset) for dataset in synthetic.ct_series(3)]
     outcomes = store(room, good[0], part10(poisoned), *good[1:])
     assert [one.error is None for one in outcomes] == [True, False, True, True]

@@ -30,7 +30,9 @@ from server.app import build_room, create_app
 from server.dicomweb.operations import OPERATIONS
 from server.settings import Settings
 from tests.multipart import DICOM, content_type, encode
+from tests.nonpatient import LARGE, MADE
 from tests.retrieve import keep
+from tests.stow import store
 from tests.synthetic import ct_series, part10
 
 TIMES = int(os.environ.get("READINGROOM_FUZZ", "1"))
@@ -75,7 +77,8 @@ class Fuzzed:
         self.client = client
         self.series = ct_series(3)
         self.asked = 0
-        keep(client, *self.series)
+        self.non_patient = {category: make() for category, make in MADE.items()}
+        self.refill()
         self.document: dict[str, Any] = client.get("/dicomweb/openapi.json").json()
         there_are: dict[str, list[object]] = {
             "version": [1],
@@ -104,6 +107,8 @@ class Fuzzed:
     def refill(self) -> None:
         """Have all there again that an earlier case may have removed: what is stored again is restored."""
         keep(self.client, *self.series)
+        for category, made in self.non_patient.items():
+            assert store(self.client, part10(made), to=f"/dicomweb/{category}").status == 200
 
     def prepare(self, operation: Any) -> None:
         """Make a case of an operation possible that the one before it has used up."""
@@ -114,6 +119,9 @@ class Fuzzed:
 
     def places(self, path: str) -> list[dict[str, str]]:
         """What stands in the gaps of a path, for each of the instances that are held."""
+        if made := self.non_patient.get(path.split("/")[1]):
+            found = {"uid": made.SOPInstanceUID, "path": LARGE}
+            return [{name: value for name, value in found.items() if f"{{{name}}}" in path}]
         all_of_them = [
             {
                 "study": one.StudyInstanceUID,
@@ -173,9 +181,9 @@ def _refilled(fuzzed: Fuzzed) -> None:
     fuzzed.refill()
 
 
-def bodies(fuzzed: Fuzzed, *, valid: bool) -> st.SearchStrategy[tuple[bytes, str]]:
+def bodies(fuzzed: Fuzzed, *, valid: bool, files: list[bytes] | None = None) -> st.SearchStrategy[tuple[bytes, str]]:
     """Bodies to store, with their Content-Type: instances that can be kept; or those mixed with what cannot."""
-    files = [part10(one) for one in fuzzed.series]
+    files = files or [part10(one) for one in fuzzed.series]
     good = st.sampled_from(files)
     bad = st.one_of(
         st.binary(max_size=300),
@@ -221,7 +229,8 @@ def drawn(fuzzed: Fuzzed, operation: Any, mode: GenerationMode, data: st.DataObj
         body = data.draw(st.sampled_from(good) if mode is GenerationMode.POSITIVE else bad)
         given_body = {"body": body, "media_type": JSON, "headers": {"Content-Type": JSON}}
     elif operation.body:
-        body, kind = data.draw(bodies(fuzzed, valid=mode is GenerationMode.POSITIVE))
+        files = [part10(made)] if (made := fuzzed.non_patient.get(operation.path.split("/")[1])) else None
+        body, kind = data.draw(bodies(fuzzed, valid=mode is GenerationMode.POSITIVE, files=files))
         given_body = {"body": body, "media_type": PARTS}
         given_body["headers"] = {"Content-Type": kind}
     places = data.draw(st.sampled_from(fuzzed.places(operation.path)))
@@ -247,7 +256,9 @@ def test_paths_that_lead_nowhere_get_a_documented_answer(fuzzed: Fuzzed, name: s
         st.from_regex(r"[0-9]{1,3}(\.[0-9]{1,4}){0,6}", fullmatch=True),
         st.text(SEVEN_BIT.filter(lambda one: one not in "/?#%"), min_size=1, max_size=80),
     ).filter(lambda text: text not in (".", ".."))
-    gaps = {gap: piece for gap in ("study", "series", "instance", "frames", "path") if f"{{{gap}}}" in operation.path}
+    gaps = {
+        gap: piece for gap in ("study", "series", "instance", "frames", "path", "uid") if f"{{{gap}}}" in operation.path
+    }
 
     @given(st.fixed_dictionaries(gaps).flatmap(lambda filled: operation.as_strategy(path_parameters=filled)))
     @quick(ANYWHERE)

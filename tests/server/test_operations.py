@@ -486,7 +486,7 @@ def test_an_object_that_cannot_be_read_is_told_and_does_not_stop_the_others(
         rows[1].object_key,
         str(misplaced.relative_to(room.blobs.root)),
     }
-    assert reasons[str(misplaced.relative_to(room.blobs.root))] == "It lies in the folder of another series."
+    assert reasons[str(misplaced.relative_to(room.blobs.root))] == "It lies in a folder that is not its own."
 
 
 def test_side_records_are_replayed_by_type_in_the_order_of_their_time(

@@ -1,0 +1,230 @@
+"""The catalog's side of instances that belong to no patient: recorded with what else is stored, found by UID."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from readingroom.errors import Ambiguous, Gone, NotFound
+from readingroom.model import Scope
+from storage.catalog import schema as t
+from storage.catalog.find import StoredInstance, scoped
+from storage.catalog.readmission import Removing
+from storage.catalog.studies import Duplicates, Received, Recorded, Result, identity, record_instances
+from storage.catalog.writers import series_place
+from storage.nonpatient import CATEGORIES, non_patient_place
+from storage.objects import MetadataJson, Scan, dump
+
+RESTORED = "non-patient restore"
+"""The type of the side record that tells that a removed instance was stored again."""
+
+_C = t.non_patient.c
+
+
+def record_received(
+    connection: sa.Connection,
+    received: Sequence[Received],
+    *,
+    now: datetime,
+    settle_due_at: datetime,
+    duplicates: Duplicates,
+    removing: Removing | None = None,
+) -> list[Recorded]:
+    """Record a group, of studies and of no patient; as `storage.catalog.studies.record_instances`."""
+    recorded: dict[int, Recorded] = {}
+    in_studies = [index for index, one in enumerate(received) if not one.category]
+    if in_studies:
+        results = record_instances(
+            connection,
+            [received[index] for index in in_studies],
+            now=now,
+            settle_due_at=settle_due_at,
+            duplicates=duplicates,
+            removing=removing,
+        )
+        recorded |= zip(in_studies, results, strict=True)
+    # By the time of receipt, which the objects keep: `reindex` decides between versions as this did.
+    for index, one in sorted(enumerate(received), key=lambda pair: pair[1].received_at):
+        if one.category:
+            recorded[index] = _record(connection, one, duplicates, removing)
+    return [recorded[index] for index in range(len(received))]
+
+
+def _record(connection: sa.Connection, one: Received, duplicates: Duplicates, removing: Removing | None) -> Recorded:
+    mine = _versions_of(one.owner_facility, one.category, one.instance_uid)
+    held = connection.execute(sa.select(t.non_patient).where(mine, _C.is_current).with_for_update()).one_or_none()
+    if held is not None and held.state == "purged":
+        connection.execute(t.non_patient.delete().where(mine))
+        held = None
+    result: Result = "stored"
+    if held is not None:
+        result = _decide(held, one, duplicates)
+        if held.state == "hidden" and removing:
+            record = removing.records.take(one.owner_facility, one.instance_uid)
+            record.write(connection, RESTORED, told_of(held, one.source))
+            bring_back(connection, held)
+        if result != "new version":
+            return Recorded(result=result, version=held.version)
+        connection.execute(t.non_patient.update().where(mine).values(is_current=False))
+    version = held.version + 1 if held is not None else 1
+    connection.execute(t.non_patient.insert().values(version=version, is_current=True, state="kept", **_columns(one)))
+    return Recorded(result=result, version=version)
+
+
+def _decide(held: Any, one: Received, duplicates: Duplicates) -> Result:
+    """What becomes of an instance whose UID is known; what was removed may always be followed by another version."""
+    if held.state == "purging":
+        return "not now"
+    if held.sha256 == one.sha256:
+        return "restored" if held.state == "hidden" else "identical"
+    if duplicates == "version" or held.state == "hidden":
+        return "new version"
+    return "refused" if duplicates == "reject" else "kept first"
+
+
+def _columns(one: Received) -> dict[str, Any]:
+    return {
+        "owner_facility": one.owner_facility,
+        "category": one.category,
+        "sop_class": one.metadata["00080016"]["Value"][0],
+        "instance_uid": one.instance_uid,
+        "transfer_syntax": one.transfer_syntax,
+        "sha256": one.sha256,
+        "size_bytes": one.size_bytes,
+        "object_key": one.object_key,
+        "array": one.array_id,
+        "slot": one.slot,
+        "source": one.source,
+        "received_at": one.received_at,
+        "row": dump(_row(one.metadata, one.category)),
+        "json": one.metadata_zlib,
+    }
+
+
+def _row(metadata: MetadataJson, category: str) -> MetadataJson:
+    wanted = CATEGORIES[category].row
+    return {tag: element for tag, element in metadata.items() if tag in wanted}
+
+
+def place_of(found: Scan, owner_facility: str) -> str:
+    """The folder in the store where an object of a facility belongs: that of its series, or its own."""
+    known = identity(found)
+    if found.category:
+        return non_patient_place(owner_facility, found.category, known["instance_uid"])
+    return series_place(owner_facility, known["study_uid"], known["series_uid"])
+
+
+def find_version(connection: sa.Connection, owner_facility: str, category: str, uid: str) -> tuple[int, bytes]:
+    """Version and sha256 of the instance that the facility has in use; 0 and nothing where it has none."""
+    statement = sa.select(_C.version, _C.sha256).where(
+        _versions_of(owner_facility, category, uid), _C.is_current, _C.state == "kept"
+    )
+    found = connection.execute(statement).one_or_none()
+    return (found.version, found.sha256) if found else (0, b"")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An instance that belongs to no patient: where its file lies, as one that is in no study, and its JSON, zlib."""
+
+    category: str
+    stored: StoredInstance
+    json: bytes
+
+    @property
+    def path(self) -> str:
+        """Where it is, below the service root."""
+        return f"/{self.category}/{self.stored.instance_uid}"
+
+
+def find_non_patient(
+    connection: sa.Connection, scope: Scope, category: str, uid: str, version: int | None = None
+) -> Found:
+    """One instance: its current version, or an older one by number.
+
+    Raises
+    ------
+    NotFound
+        No such instance in scope.
+    Gone
+        It was removed.
+    Ambiguous
+        Several facilities in scope own it.
+    """
+    title = CATEGORIES[category].title
+    is_wanted = _C.is_current if version is None else _C.version == version
+    statement = sa.select(t.non_patient).where(_C.category == category, _C.instance_uid == uid, is_wanted)
+    rows = connection.execute(scoped(statement, scope, _C.owner_facility)).all()
+    kept = [row for row in rows if row.state == "kept"]
+    if len(kept) > 1:
+        raise Ambiguous(f"More than one facility owns the {title} {uid}; ask below /dicomweb/f/{{facility}}.")
+    if not kept and rows:
+        raise Gone(f"There is no {title} {uid} any more: it was removed.")
+    if not kept:
+        raise NotFound(f"There is no {title} {uid}.")
+    (row,) = kept
+    stored = StoredInstance(
+        id=row.id,
+        study_uid="",
+        series_uid="",
+        instance_uid=row.instance_uid,
+        owner_facility=row.owner_facility,
+        version=row.version,
+        sop_class=row.sop_class,
+        transfer_syntax=row.transfer_syntax,
+        instance_number=None,
+        rows=None,
+        columns=None,
+        frame_count=0,
+        sha256=row.sha256,
+        size_bytes=row.size_bytes,
+        object_key=row.object_key,
+        object_bytes=row.size_bytes,
+        array_name="o",
+        array_spec=b"{}",
+        slot=row.slot,
+        opaque_reason="it belongs to no patient",
+        chunk_count=0,
+        chunk_offset=0,
+        chunk_length=0,
+        chunk_stride=None,
+        received_at=row.received_at,
+        overlay_version=0,
+    )
+    return Found(category=category, stored=stored, json=bytes(row.json))
+
+
+def named_objects(connection: sa.Connection, object_keys: Iterable[str]) -> set[str]:
+    """Those of the keys that a row names, of an instance of a study or of one of no patient."""
+    keys = list(object_keys)
+    of_studies = sa.select(t.instance.c.object_key).where(t.instance.c.object_key.in_(keys))
+    of_nobody = sa.select(_C.object_key).where(_C.object_key.in_(keys), _C.state != "purged")
+    return set(connection.execute(of_studies.union_all(of_nobody)).scalars())
+
+
+# -- removed and brought back
+
+
+def told_of(row: Any, actor: str) -> dict[str, Any]:
+    """What a side record tells of an instance."""
+    return {
+        "owner_facility": row.owner_facility,
+        "category": row.category,
+        "instance_uid": row.instance_uid,
+        "actor": actor,
+    }
+
+
+def bring_back(connection: sa.Connection, row: Any) -> None:
+    """Have an instance in use again, with all its versions."""
+    mine = _versions_of(row.owner_facility, row.category, row.instance_uid)
+    back = t.non_patient.update().where(mine, _C.state == "hidden")
+    connection.execute(back.values(state="kept", removed_at=None, actor=None))
+
+
+def _versions_of(owner_facility: str, category: str, uid: str) -> sa.ColumnElement[bool]:
+    return sa.and_(_C.owner_facility == owner_facility, _C.category == category, _C.instance_uid == uid)

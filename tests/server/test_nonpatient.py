@@ -1,0 +1,349 @@
+"""Non-patient instances over HTTP: stored and retrieved (PS3.18 12.4, 12.5)."""
+
+from __future__ import annotations
+
+import io
+from datetime import timedelta
+from xml.etree import ElementTree
+
+import httpx
+import orjson
+import pydicom
+import pytest
+import sqlalchemy as sa
+from pydicom import FileDataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from readingroom.clock import SetClock
+from server.app import build_room
+from server.ingest import Ingest
+from server.reindex import Reindexed, list_objects, prepare, record_objects
+from server.room import Room
+from server.scrub import Scrubbed, count, scrub
+from server.settings import Settings
+from storage.blobs import LocalBlobs
+from storage.catalog import schema as t
+from tests import multipart
+from tests.multipart import parts_of
+from tests.nonpatient import LARGE, MADE, color_palette, hanging_protocol, read
+from tests.retrieve import JSON
+from tests.stow import Answer, send, store
+from tests.synthetic import ct_series, new_uid, part10
+
+ALL = pytest.mark.rooms("sqlite", "postgres", "s3")
+PALETTES = "/dicomweb/color-palettes"
+FILE = {"Accept": "application/dicom; transfer-syntax=*"}
+
+
+def url_of(dataset: FileDataset, category: str = "color-palettes") -> str:
+    return f"/dicomweb/{category}/{dataset.SOPInstanceUID}"
+
+
+def kept(client: httpx.Client, dataset: FileDataset, category: str = "color-palettes") -> bytes:
+    """Store an instance; gives its file."""
+    file = part10(dataset)
+    answer = store(client, file, to=f"/dicomweb/{category}")
+    assert answer.status == 200, answer.body
+    return file
+
+
+# -- stored and retrieved ----------------------------------------------------------------------------------------------
+
+
+@ALL
+@pytest.mark.parametrize("category", MADE)
+def test_an_instance_of_each_category_is_retrieved_as_the_file_that_was_stored(
+    client: httpx.Client, category: str
+) -> None:
+    dataset = MADE[category]()
+    file = part10(dataset)
+    answer = store(client, file, to=f"/dicomweb/{category}")
+    url = f"http://127.0.0.1:8780{url_of(dataset, category)}"
+    assert (answer.status, answer.failed) == (200, {})
+    assert answer.stored[dataset.SOPInstanceUID]["00081190"] == {"vr": "UR", "Value": [url]}
+    single = client.get(url, headers=FILE)
+    assert (single.headers["content-type"].partition(";")[0], single.content) == ("application/dicom", file)
+    ((headers, body),) = parts_of(client.get(url, headers={"Accept": 'multipart/related; type="application/dicom"'}))
+    assert (headers["content-location"], body) == (url, file)
+
+
+def test_the_default_is_json(client: httpx.Client) -> None:
+    """PS3.18 table 12.1.3-1."""
+    dataset = color_palette()
+    kept(client, dataset)
+    answer = client.get(url_of(dataset), headers={"Accept": "*/*"})
+    assert answer.headers["content-type"] == "application/dicom+json"
+    (found,) = answer.json()
+    assert found["00700080"] == {"vr": "CS", "Value": ["HOT_IRON"]}
+    assert found["00080018"]["Value"] == [dataset.SOPInstanceUID]
+    assert client.get(url_of(dataset), headers={"Accept": "application/json"}).json() == [found]
+
+
+def test_xml_comes_in_one_part_of_its_own_place(client: httpx.Client) -> None:
+    dataset = hanging_protocol()
+    kept(client, dataset, "hanging-protocols")
+    url = f"http://127.0.0.1:8780{url_of(dataset, 'hanging-protocols')}"
+    ((headers, body),) = parts_of(
+        client.get(url, headers={"Accept": 'multipart/related; type="application/dicom+xml"'})
+    )
+    assert (headers["content-type"], headers["content-location"]) == ("application/dicom+xml", url)
+    assert b"HangingProtocolName" in body
+    alone = client.get(url, headers={"Accept": "application/dicom+xml"}).content
+    assert ElementTree.fromstring(alone).tag == ElementTree.fromstring(body).tag
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+def test_a_file_comes_in_explicit_little_endian_whatever_it_was_stored_in(client: httpx.Client, syntax: str) -> None:
+    """PS3.18 8.7.3."""
+    dataset = hanging_protocol()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    target = io.BytesIO()
+    pydicom.dcmwrite(
+        target,
+        dataset,
+        implicit_vr=syntax == ImplicitVRLittleEndian,
+        little_endian=syntax != ExplicitVRBigEndian,
+        force_encoding=True,
+    )
+    url = url_of(dataset, "hanging-protocols")
+    assert store(client, target.getvalue(), to=url).status == 200
+    found = read(client.get(url, headers={"Accept": "application/dicom"}).content)
+    assert found.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+    assert (found.HangingProtocolName, found.NumberOfScreens) == ("Knees", 2)
+    accept = {"Accept": 'multipart/related; type="*/*"'}
+    ((_, value),) = parts_of(client.get(f"{url}/bulkdata/{LARGE}", headers=accept))
+    assert value == b"large value " * 500
+
+
+def test_a_large_value_is_where_the_json_says(client: httpx.Client) -> None:
+    dataset = color_palette()
+    kept(client, dataset)
+    (found,) = client.get(url_of(dataset), headers=JSON).json()
+    uri = found[LARGE]["BulkDataURI"]
+    assert uri == f"http://127.0.0.1:8780{url_of(dataset)}/bulkdata/{LARGE}"
+    whole = client.get(uri)
+    assert whole.content == b"large value " * 500
+    part = client.get(uri, headers={"Range": "bytes=6-10"})
+    assert (part.status_code, part.content) == (206, b"value")
+    held = client.get(uri, headers={"If-None-Match": whole.headers["etag"]})
+    assert (held.status_code, held.content) == (304, b"")
+    assert client.get(uri.replace(LARGE, "7FE00010")).status_code == 404
+
+
+@pytest.mark.parametrize("accept", ["application/dicom+json", "application/dicom; transfer-syntax=*"])
+def test_head_and_a_held_copy_cost_no_body(client: httpx.Client, accept: str) -> None:
+    dataset = color_palette()
+    kept(client, dataset)
+    answer = client.get(url_of(dataset), headers={"Accept": accept})
+    head = client.head(url_of(dataset), headers={"Accept": accept})
+    assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", answer.headers["etag"])
+    held = client.get(url_of(dataset), headers={"Accept": accept, "If-None-Match": answer.headers["etag"]})
+    assert (held.status_code, held.content) == (304, b"")
+
+
+def test_what_is_not_there_or_not_acceptable_is_told(client: httpx.Client) -> None:
+    dataset = color_palette()
+    kept(client, dataset)
+    assert client.get(f"{PALETTES}/1.2.3", headers=JSON).status_code == 404
+    assert client.get(url_of(dataset, "hanging-protocols"), headers=JSON).status_code == 404
+    assert client.get(url_of(dataset), headers={"Accept": "image/png"}).status_code == 406
+    assert client.get(f"{url_of(dataset)}?version=2", headers=JSON).status_code == 404
+    assert client.get(f"{url_of(dataset)}?version=x", headers=JSON).status_code == 400
+    assert client.put(url_of(dataset)).status_code == 405
+
+
+# -- what is stored where ----------------------------------------------------------------------------------------------
+
+
+def test_each_goes_where_it_belongs_and_nowhere_else(client: httpx.Client) -> None:
+    """One bad part spoils no other; the reason is that the data set does not match the SOP Class (A900H)."""
+    palette, protocol, image = color_palette(), hanging_protocol(), ct_series(1)[0]
+    files = [part10(one) for one in (palette, protocol, image)]
+    mixed = store(client, *files, to=PALETTES)
+    assert (mixed.status, set(mixed.stored)) == (200, {palette.SOPInstanceUID})
+    assert mixed.failed == {protocol.SOPInstanceUID: 0xA900, image.SOPInstanceUID: 0xA900}
+    alone = store(client, files[2], to=PALETTES)
+    assert (alone.status, alone.stored) == (409, {})
+    refused = send(client, files[:1])
+    assert refused.status_code == 409
+    assert "send it to /color-palettes" in refused.headers["warning"]
+    assert Answer(409, refused.json()).failed == {palette.SOPInstanceUID: 0xA900}
+    assert store(client, *files[1:]).status == 202
+
+
+def test_an_instance_is_stored_under_its_own_uid_alone(client: httpx.Client) -> None:
+    dataset = color_palette()
+    other = store(client, part10(dataset), to=f"{PALETTES}/1.2.3")
+    assert (other.status, other.failed) == (409, {dataset.SOPInstanceUID: 0xA900})
+    assert store(client, part10(dataset), to=url_of(dataset)).status == 200
+
+
+def test_what_names_a_study_is_stored_there_whatever_its_class(client: httpx.Client) -> None:
+    dataset = color_palette(StudyInstanceUID=new_uid(), SeriesInstanceUID=new_uid())
+    assert store(client, part10(dataset), to=PALETTES).failed == {dataset.SOPInstanceUID: 0xA900}
+    assert store(client, part10(dataset)).status == 200
+
+
+def test_no_search_of_studies_finds_it(client: httpx.Client) -> None:
+    kept(client, color_palette())
+    for level in ("studies", "series", "instances"):
+        assert client.get(f"/dicomweb/{level}", headers=JSON).status_code == 204
+
+
+@pytest.mark.parametrize("media_type", ["application/dicom+json", "application/dicom+xml"])
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_what_an_instance_says_may_be_stored_as_json_and_xml(
+    client: httpx.Client, media_type: str, is_alone: bool
+) -> None:
+    """PS3.18 table 12.1.3-1: these media types are for all transactions."""
+    dataset = color_palette()
+    del dataset[LARGE]
+    kept(client, dataset)
+    said = client.get(url_of(dataset), headers={"Accept": media_type}).content
+    uid = new_uid()
+    body = said.replace(str(dataset.SOPInstanceUID).encode(), uid.encode())
+    kind = media_type
+    if not is_alone:
+        body, kind = multipart.encode([body], type_=media_type), multipart.content_type(type_=media_type)
+    answer = send(client, to=PALETTES, body=body, content_type=kind)
+    assert answer.status_code == 200, answer.text
+    found = read(client.get(f"{PALETTES}/{uid}", headers=FILE).content)
+    assert (found.ContentLabel, found.RedPaletteColorLookupTableData) == ("HOT_IRON", bytes(range(256)))
+
+
+def test_a_body_that_cannot_be_read_is_told(client: httpx.Client) -> None:
+    assert send(client, to=PALETTES, body=b"x", content_type="text/plain").status_code == 415
+    assert send(client, to=PALETTES, body=b"x", content_type="application/dicom+json").status_code == 400
+    assert send(client, [], to=PALETTES).status_code == 400
+    assert store(client, b"no DICOM", to=PALETTES).unnamed_failures == [0xC000]
+    document = orjson.dumps([{"00080016": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.39.1"]}}])
+    unnamed = send(client, to=PALETTES, body=document, content_type="application/dicom+json")
+    assert unnamed.status_code == 409
+    assert send(client, [], to="/dicomweb/studies", content_type="application/dicom+json").status_code == 415
+
+
+# -- versions and owners -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.rooms("sqlite", "postgres")
+def test_the_same_bytes_are_stored_once_and_others_become_the_next_version(room: Room, client: httpx.Client) -> None:
+    dataset = color_palette()
+    first = kept(client, dataset)
+    objects = sorted(room.blobs.keys("n/"))
+    assert store(client, first, to=PALETTES).status == 200
+    assert sorted(room.blobs.keys("n/")) == objects
+    dataset.ContentDescription = "Hotter"
+    again = store(client, part10(dataset), to=PALETTES)
+    assert again.stored[dataset.SOPInstanceUID]["00081196"] == {"vr": "US", "Value": [0xB000]}
+    assert client.get(url_of(dataset), headers=FILE).content == part10(dataset)
+    assert client.get(f"{url_of(dataset)}?version=1", headers=FILE).content == first
+    (old,) = client.get(f"{url_of(dataset)}?version=1", headers=JSON).json()
+    assert old["00700081"]["Value"] == ["Hot iron"]
+    assert client.get(old[LARGE]["BulkDataURI"]).status_code == 200
+
+
+@pytest.mark.parametrize(("policy", "reason"), [("reject", 0x0111), ("keep-first", None)])
+def test_other_bytes_are_dealt_with_as_the_policy_says(
+    settings: Settings, clock: SetClock, policy: str, reason: int | None
+) -> None:
+    from starlette.testclient import TestClient
+
+    from server.app import create_app
+
+    changed = settings.model_copy(update={"duplicates": policy})
+    with build_room(changed, clock=clock) as room, TestClient(create_app(room), base_url="http://127.0.0.1") as client:
+        dataset = color_palette()
+        first = kept(client, dataset)
+        dataset.ContentDescription = "Hotter"
+        answer = store(client, part10(dataset), to=PALETTES)
+        assert answer.failed == ({dataset.SOPInstanceUID: reason} if reason else {})
+        assert client.get(url_of(dataset), headers=FILE).content == first
+        assert len(list(room.blobs.keys("n/"))) == 4, "one object, with the descriptions of its folders"
+
+
+def test_each_facility_has_its_own(client: httpx.Client) -> None:
+    dataset = color_palette()
+    file = part10(dataset)
+    for facility in ("north", "south"):
+        assert store(client, file, to=f"/dicomweb/f/{facility}/color-palettes").status == 200
+    assert client.get(url_of(dataset), headers=JSON).status_code == 409
+    own = client.get(f"/dicomweb/f/north/color-palettes/{dataset.SOPInstanceUID}", headers=JSON)
+    (found,) = own.json()
+    assert "/dicomweb/f/north/color-palettes/" in found[LARGE]["BulkDataURI"]
+    assert client.get(f"/dicomweb/f/east/color-palettes/{dataset.SOPInstanceUID}", headers=JSON).status_code == 404
+
+
+# -- in the store ------------------------------------------------------------------------------------------------------
+
+
+def test_an_import_sorts_them_by_themselves(room: Room, client: httpx.Client) -> None:
+    made = {category: make() for category, make in MADE.items()}
+    files = [part10(one) for one in (*made.values(), ct_series(1)[0])]
+    assert [one.result for one in room.ingest.store(files, facility="local", source="test")] == ["stored"] * 7
+    for category, dataset in made.items():
+        assert client.get(url_of(dataset, category), headers=JSON).status_code == 200
+
+
+@ALL
+def test_scrub_reads_them_and_finds_what_is_wrong(room: Room, client: httpx.Client) -> None:
+    kept(client, color_palette())
+    file = kept(client, hanging_protocol(), "hanging-protocols")
+    with room.engine.connect() as connection:
+        row = connection.execute(sa.select(t.non_patient).where(t.non_patient.c.size_bytes == len(file))).one()
+    assert count(room.engine)[0] == 2
+
+    def damages() -> dict[str, str]:
+        scrubbed = Scrubbed()
+        scrub(room.engine, room.blobs, scrubbed, now=room.clock.now(), advance=lambda _: None)
+        assert scrubbed.objects == 2
+        return {one.object_key: one.kind for one in scrubbed.damages}
+
+    assert damages() == {}
+    stray = f"{row.object_key.rpartition('/o/')[0]}/o/77/c.0"
+    room.blobs.put(stray, b"nobody knows me")
+    room.blobs.put(row.object_key, file[:-1] + b"!")
+    assert damages() == {row.object_key: "changed", stray: "orphan"}
+    room.blobs.delete(row.object_key)
+    assert damages() == {row.object_key: "missing", stray: "orphan"}
+
+
+def rows(engine: sa.Engine) -> list[dict[str, object]]:
+    """All that is known of instances without a patient, but for the ids that each catalog makes for itself."""
+    with engine.connect() as connection:
+        found = connection.execute(sa.select(t.non_patient).order_by(t.non_patient.c.object_key)).all()
+    return [{name: value for name, value in row._mapping.items() if name not in ("id", "array")} for row in found]
+
+
+@pytest.mark.rooms("sqlite", "s3")
+def test_reindex_makes_the_same_catalog_again(room: Room, client: httpx.Client, settings: Settings) -> None:
+    palette = color_palette()
+    kept(client, palette)
+    palette.ContentDescription = "Hotter"
+    store(client, part10(palette), to=PALETTES)
+    store(client, part10(palette), to="/dicomweb/f/north/color-palettes")
+    kept(client, hanging_protocol(), "hanging-protocols")
+    store(client, part10(ct_series(1)[0]))
+    expected = rows(room.engine)
+    assert len(expected) == 4
+    later = room.clock.now() + timedelta(hours=1)  # when no writer holds a lease any more
+    prepare(room.engine, now=later, force=True)
+    assert rows(room.engine) == []
+    reindexed = Reindexed()
+    objects = list_objects(room.blobs, reindexed, lambda _: None)
+    record_objects(room.engine, room.blobs, objects, reindexed, settle=timedelta(seconds=60), advance=lambda _: None)
+    assert (reindexed.instances, reindexed.failures) == (5, [])
+    assert rows(room.engine) == expected
+
+
+def test_what_a_writer_that_died_had_published_is_swept_away(room: Room, settings: Settings, clock: SetClock) -> None:
+    dead = Ingest(engine=room.engine, blobs=room.blobs, clock=clock, settings=settings)
+    ready = dead.stage(part10(color_palette()), facility="local", source="test")
+    committed = dead.stage(part10(color_palette()), facility="local", source="test")
+    assert dead.commit([committed]).result()[0].result == "stored"  # type: ignore[list-item]
+    dead._publish([ready], clock.now())  # type: ignore[list-item]
+    assert isinstance(room.blobs, LocalBlobs)
+    assert len([key for key in room.blobs.keys("n/") if key.endswith("c.0")]) == 2
+    clock.advance(timedelta(minutes=10))
+    room.ingest.sweep_others()
+    (left,) = [key for key in room.blobs.keys("n/") if key.endswith("c.0")]
+    assert left == rows(room.engine)[0]["object_key"]
