@@ -1,7 +1,7 @@
 """Instances that belong to no patient.
 
-Revision ID: 0006
-Revises: 0005
+Revision ID: 0007
+Revises: 0006
 """
 
 # What stands here is history: a later schema is a later revision, never a change to this file.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
@@ -21,7 +21,7 @@ Time = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """From 0005."""
+    """From 0006."""
     op.create_table(
         "non_patient",
         sa.Column("id", sa.String(length=32), nullable=False),
