@@ -31,12 +31,12 @@ from storage.catalog.escalations import (
     insert_escalation,
     update_escalation,
 )
-from storage.catalog.events import append_events
 from storage.catalog.studies import ensure_facility
 
 log = logging.getLogger(__name__)
 
 OPENED, CLIMBED, EXHAUSTED = "EscalationOpened", "EscalationClimbed", "EscalationExhausted"
+MISSED = "EscalationMissed"
 ACKNOWLEDGED, CANCELLED = "EscalationAcknowledged", "EscalationCancelled"
 
 _ROLES = ("referrer", "referrer", "backup", "desk", "supervisor")
@@ -154,11 +154,20 @@ def cancel_escalation(work: Work, id: str, *, reason: str) -> StoredEscalation:
     return _change(work, found, CANCELLED, closed, reason=reason)
 
 
-def hasten(work: Work, id: str, *, rung: int) -> bool:
-    """Climb on at once, for nobody on that rung could be reached; False where it was closed or climbed meanwhile."""
+def miss_rung(work: Work, id: str, *, rung: int, contacts: int) -> bool:
+    """Climb on at once, for none of the contacts on that rung could be reached.
+
+    Returns
+    -------
+    bool
+        False where it was closed or climbed meanwhile; or where it was the last rung, which is repeated in its time.
+    """
     found = find_escalation(work.connection, EVERYWHERE, id, locked=True)
-    if found.state != "open" or found.rung != rung or rung >= len(rungs_of(found)):
-        return False  # of the last rung the next climb is the repetition, which has its time
+    if found.state != "open" or found.rung != rung:
+        return False
+    _tell(work, found, MISSED, contacts=contacts)
+    if rung >= len(rungs_of(found)):
+        return False
     update_escalation(work.connection, found, {"due_at": work.now})
     return True
 
@@ -179,7 +188,7 @@ def climb_due(engine: sa.Engine, now: datetime, climbed: Climbed) -> int:
             if found.state != "open" or found.due_at is None or found.due_at > now:
                 continue
             _climb(work, found, climbed)
-            append_events(connection, work.events)
+            work.tell()
             count += 1
     return count
 
@@ -224,24 +233,12 @@ def _change(work: Work, found: StoredEscalation, what: str, values: Mapping[str,
 def _tell(work: Work, row: StoredEscalation, what: str, **told: Any) -> None:
     payload = {
         "escalation": row.id,
-        "item": row.item,
         "state": row.state,
         "rung": row.rung,
         "category": row.category,
-        "actor": work.actor.id,
         **told,
     }
-    work.events.append(
-        {
-            "type": what,
-            "version": 1,
-            "study_uid": row.study_uid,
-            "facility": row.facility,
-            "item": row.item,
-            "at": work.now,
-            "payload": orjson.dumps(payload),
-        }
-    )
+    work.note(what, payload, facility=row.facility, study_uid=row.study_uid, item=row.item)
 
 
 def _check_open(found: StoredEscalation) -> None:

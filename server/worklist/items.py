@@ -63,6 +63,33 @@ class Work:
         """An item in scope, locked until the transaction ends; raises `NotFound`."""
         return find_item(self.connection, self.scope, workitem_uid, locked=True)
 
+    def note(
+        self,
+        what: str,
+        told: Mapping[str, Any],
+        *,
+        facility: str,
+        study_uid: str | None = None,
+        item: str | None = None,
+    ) -> None:
+        """Have something told at the end that changed no row of an item."""
+        self.events.append(
+            {
+                "type": what,
+                "version": 1,
+                "study_uid": study_uid,
+                "facility": facility,
+                "item": item,
+                "at": self.now,
+                "payload": orjson.dumps({"actor": self.actor.id, **told}),
+            }
+        )
+
+    def tell(self) -> None:
+        """Append the events: the last thing that the transaction does."""
+        append_events(self.connection, self.events)
+        self.events.clear()
+
 
 @contextmanager
 def working(
@@ -72,7 +99,7 @@ def working(
     with begin_write(engine) as connection:
         work = Work(connection=connection, now=clock.now(), actor=actor, scope=scope, claim_lasts=claim_lasts)
         yield work
-        append_events(connection, work.events)
+        work.tell()
 
 
 # -- coming into being -------------------------------------------------------------------------------------------------
@@ -277,6 +304,11 @@ def reprioritise_item(work: Work, item: StoredItem, priority: Priority, reason: 
     return _step(work, item, "reprioritise", told={"because": reason}, rank=rank)
 
 
+def raise_priority(work: Work, item: StoredItem, priority: Priority, reason: str = "") -> StoredItem:
+    """The same, of an item that has a lower one; any other stays as it is."""
+    return reprioritise_item(work, item, priority, reason) if priority_rank(priority) > item.rank else item
+
+
 def flag_item(work: Work, item: StoredItem, findings: str, priority: Priority | None = None) -> StoredItem:
     """Put an item before all others for what was found in it, and raise its priority to at least this."""
     rank = max(item.rank, priority_rank(priority) if priority else 0)
@@ -356,7 +388,7 @@ def expire_claims(engine: sa.Engine, now: datetime, claim_lasts: timedelta = CLA
             if item.state != "claimed" or item.claim_expires_at is None or item.claim_expires_at > now:
                 continue
             _step(work, item, "expire", told={"reader": item.owner}, **_NOBODYS)
-            append_events(connection, work.events)
+            work.tell()
             expired += 1
     return expired
 
@@ -397,23 +429,12 @@ def _tell(work: Work, before: StoredItem | None, item: StoredItem, what: str, **
         "kind": item.kind,
         "state": item.state,
         "version": item.version,
-        "actor": work.actor.id,
         "reader": item.owner or item.offered_to,
         "reason": item.reason,
         "before": was,
         **{name: value for name, value in told.items() if value},
     }
-    work.events.append(
-        {
-            "type": CHANGED,
-            "version": 1,
-            "study_uid": item.study_uid,
-            "facility": item.facility,
-            "item": item.id,
-            "at": work.now,
-            "payload": orjson.dumps(payload),
-        }
-    )
+    work.note(CHANGED, payload, facility=item.facility, study_uid=item.study_uid, item=item.id)
 
 
 def _reader(reader: str) -> str:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from readingroom.errors import Conflict, NotFound
 from readingroom.model import Category, Contact, Escalation, Scope
 from storage.catalog import schema as t
+from storage.catalog.writers import insert_for
 
 EscalationState = Literal["open", "acknowledged", "cancelled"]
 
@@ -77,8 +77,11 @@ _ATTEMPT = t.escalation_attempt.c
 
 def insert_escalation(connection: sa.Connection, row: StoredEscalation) -> bool:
     """Add a row; False where there is one of that key."""
-    make: Any = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    added = make(t.escalation).values(**{name: getattr(row, name) for name in _NAMES}).on_conflict_do_nothing()
+    added = (
+        insert_for(connection)(t.escalation)
+        .values(**{name: getattr(row, name) for name in _NAMES})
+        .on_conflict_do_nothing()
+    )
     return connection.execute(added.returning(t.escalation.c.id)).one_or_none() is not None
 
 
@@ -142,8 +145,7 @@ def keep_attempt(connection: sa.Connection, attempt: Attempt) -> None:
     values = {
         name: getattr(attempt, name) for name in ("escalation", "rung", "at", "state", "plugin", "reference", "error")
     } | {name: contact[name] for name in ("name", "role", "channel", "address")}
-    make: Any = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = make(t.escalation_attempt).values(id=t.new_id(), **values)
+    statement = insert_for(connection)(t.escalation_attempt).values(id=t.new_id(), **values)
     told = {name: statement.excluded[name] for name in ("name", "role", "at", "state", "plugin", "reference", "error")}
     key = [_ATTEMPT.escalation, _ATTEMPT.rung, _ATTEMPT.channel, _ATTEMPT.address]
     connection.execute(statement.on_conflict_do_update(index_elements=key, set_=told))

@@ -364,6 +364,23 @@ series_value = _values("series")
 instance_value = _values("instance")
 work_item_value = _values("work_item")
 
+plugin_answer = sa.Table(
+    "plugin_answer",
+    metadata,
+    _id(),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("study_uid", Text, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False, doc="of the study that it was asked about"),
+    sa.Column("hook", Text, nullable=False),
+    sa.Column("plugin", Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, doc="asked, answered, missed: not in time"),
+    sa.Column("answer", sa.LargeBinary, nullable=False, doc="JSON as `readingroom.jsonio` writes it; empty for none"),
+    sa.Column("note", Text, nullable=False, doc="what the core did with it and why"),
+    sa.Column("asked_at", UtcDateTime, nullable=False),
+    sa.Column("answered_at", UtcDateTime),
+    sa.UniqueConstraint("facility", "study_uid", "revision", "hook", "plugin"),
+)
+
 escalation = sa.Table(
     "escalation",
     metadata,

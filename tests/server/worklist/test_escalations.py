@@ -117,14 +117,14 @@ def test_where_nobody_on_a_rung_was_reached_the_next_is_climbed_at_once(engine: 
     row = opened(engine, clock)
     climb(engine, clock)
     with at_work(engine, clock) as work:
-        assert do.hasten(work, row.id, rung=1)
+        assert do.miss_rung(work, row.id, rung=1, contacts=1)
     assert climb(engine, clock) == [(2, "desk")]
     with at_work(engine, clock) as work:
-        assert not do.hasten(work, row.id, rung=1), "it has been climbed meanwhile"
+        assert not do.miss_rung(work, row.id, rung=1, contacts=1), "it has been climbed meanwhile"
     clock.advance(5 * MINUTE)
     assert climb(engine, clock) == [(3, "supervisor")]
     with at_work(engine, clock) as work:
-        assert not do.hasten(work, row.id, rung=3), "the last rung is repeated in its own time"
+        assert not do.miss_rung(work, row.id, rung=3, contacts=0), "the last rung is repeated in its own time"
     assert climb(engine, clock) == []
 
 
@@ -234,4 +234,4 @@ def test_what_is_told_names_no_patient(engine: sa.Engine, clock: SetClock) -> No
     with engine.connect() as connection:
         (row,) = connection.execute(sa.select(t.event)).all()
     assert row.item == "i"
-    assert set(orjson.loads(row.payload)) == {"escalation", "item", "state", "rung", "category", "actor"}
+    assert set(orjson.loads(row.payload)) == {"escalation", "state", "rung", "category", "actor"}
