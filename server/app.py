@@ -37,6 +37,7 @@ from server.renditions import open_renditions
 from server.room import Room
 from server.settings import Settings
 from server.settle import describe_stale, settle_studies
+from server.web import desk
 from server.web.viewer import viewer_routes
 from server.worklist.items import expire_claims
 from storage.catalog import schema as t
@@ -150,6 +151,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             Mount("/dicomweb/f/{facility}", routes=DICOMWEB),
             Mount("/dicomweb", routes=DICOMWEB),
             Mount("/ohif", routes=viewer_routes()),
+            *desk.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
