@@ -125,6 +125,30 @@ key that is none is ignored with a Warning 299. More keys, private ones too, can
 |---|---|---|---|
 """
 
+_WORKLIST = """\
+### 5.8 The worklist
+
+Work items are this server's own (to read a study, a second reading, a peer review, a critical result, a follow-up) and
+those that others create. What is asked of an attribute at which transaction, and before a final state, is that of
+PS3.4 Table CC.2.5-3. A wrong or missing Transaction UID, and what the state forbids, is answered by 409 with the
+Warning that chapter 11 names.
+
+- **Created** is what others send, as it is, in the state SCHEDULED. An empty Worklist Label becomes the facility, with
+  a Warning; Scheduled Procedure Step Modification DateTime is always ours. Where no UID is named, one is made.
+- **IN PROGRESS** is a claim. One of our own readings that is claimed and left alone for `claim_minutes` becomes
+  SCHEDULED again; what others created stays claimed until its performer ends it.
+- **CANCELED** fills in Procedure Step Cancellation DateTime, and 110513 (DCM) as the reason where none was set. A
+  cancellation that is asked for is done at once where nobody has claimed the item; else its claimant is told.
+- **Our own readings** say what the catalog shows of their study. Their Expected Completion DateTime comes from a
+  contract and is not set by an update (Warning 299); Scheduled Human Performers assigns them to one reader,
+  whose id is the Code Value, in the scheme 99READINGROOM.
+- **Kept:** work items in a final state are kept and can be retrieved.
+- **Searches** match as those of studies do (5.5), by every attribute that Table CC.2.5-3 makes a key; names without
+  case and accents, and with `fuzzymatching` by their words and sounds. TimezoneOffsetFromUTC says how the times of
+  a query are meant. The newest item comes first; a page that is not the last is answered by 206.
+
+"""
+
 _FAILURES = """\
 ### 7.2 Status codes and failure reasons
 
@@ -139,9 +163,11 @@ None. An answer of `application/zip` holds a file-set with its DICOMDIR (PS3.10)
 
 ### 5.7 Not there yet
 
-The search of Non-Patient Instances (12.6), the Worklist service (chapter 11) and the services
-of chapters 13 to 15: answered by 404.
+The search of Non-Patient Instances (12.6) and the services of chapters 13 to 15: answered by 404.
 
+"""
+
+_CONFIGURATION = """\
 ## 6 Configuration
 
 Host, port, public address, allowed hosts, trusted proxies, origins of other sites, owner facility, duplicates,
@@ -201,6 +227,8 @@ def statement_page() -> str:
             *_keys(),
             "\n",
             _MEDIA,
+            _WORKLIST,
+            _CONFIGURATION,
             _FAILURES,
             *_failures(),
             _REST.format(taken=taken, default="`ISO_IR 100`"),
@@ -208,7 +236,7 @@ def statement_page() -> str:
     )
 
 
-_CHAPTERS = {"10": "Studies", "12": "Non-Patient Instances", "9": "URI", "8": "Capabilities"}
+_CHAPTERS = {"10": "Studies", "11": "Worklist (UPS-RS)", "12": "Non-Patient Instances", "9": "URI", "8": "Capabilities"}
 
 
 def _chapter(operation: Operation) -> str:

@@ -28,7 +28,19 @@ from readingroom.clock import Clock, SystemClock
 from readingroom.errors import ReadingRoomError, Unavailable
 from server.archive import open_store
 from server.codecs import Codecs
-from server.dicomweb import capabilities, changes, correction, nonpatient, qido, removal, rendered, stow, wado, wado_uri
+from server.dicomweb import (
+    capabilities,
+    changes,
+    correction,
+    nonpatient,
+    qido,
+    removal,
+    rendered,
+    stow,
+    ups,
+    wado,
+    wado_uri,
+)
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.ingest import Ingest
 from server.listing import list_attributes
@@ -64,6 +76,7 @@ DICOMWEB: tuple[BaseRoute, ...] = (
     *removal.routes,
     *changes.routes,
     *correction.routes,
+    *ups.routes,
     *wado_uri.routes,
     *nonpatient.routes,
     *capabilities.routes,

@@ -117,6 +117,9 @@ class Settings(BaseSettings):
         4 << 30, ge=0, description="Bytes of transcoded frames kept in the data folder, by all workers; 0 keeps none"
     )
     settle_seconds: float = Field(60.0, gt=0, description="Quiet period after which a study counts as complete")
+    claim_minutes: float = Field(
+        120.0, gt=0, le=100_000, description="A work item that its reader claimed and left alone is free again then"
+    )
     search_attributes: tuple[Annotated[SearchAttribute, BeforeValidator(_spelled_out)], ...] = Field(
         (), description="Further attributes that searches match; see [search](search.md)"
     )

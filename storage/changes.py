@@ -6,14 +6,16 @@ Identity stays: no UID, no SOP class, nothing that says how pixels are to be rea
 
 from __future__ import annotations
 
+import binascii
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any, Literal
 
 from pydicom import config
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_for_keyword
-from pydicom.valuerep import validate_value
+from pydicom.valuerep import STANDARD_VR, validate_value
 
 from readingroom.errors import Invalid
 from storage.catalog.normal import normal_day
@@ -26,12 +28,14 @@ _MAX_DEPTH = 8
 _MAX_ITEMS = 1000
 
 _BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+_MAX_INLINE = 1 << 16
 _ONE_TEXT = frozenset({"LT", "ST", "UT", "UR"})  # a backslash is a character of it
 _LINES = frozenset({"LT", "ST", "UT"})
 _NUMBERS = frozenset({"DS", "FD", "FL"})
 _INTEGERS = frozenset({"IS", "SL", "SS", "SV", "UL", "US", "UV"})
 _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
+STANDARD_VRS = tuple(sorted(STANDARD_VR))
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _DATE_TIME = re.compile(r"[0-9]{4,14}(\.[0-9]{1,6})?([+-][0-9]{4})?")
 _TIME_OF_DAY = re.compile(r"[0-9]{2,6}(\.[0-9]{1,6})?")
@@ -87,6 +91,20 @@ def read_changes(said: Any, level: Level | None) -> dict[str, dict[str, Any] | N
         _check_changeable(tag, level)
         changes[tag] = None if element is None else _element(tag, element, 0)
     return dict(sorted(changes.items()))
+
+
+def read_data_set(said: Any) -> dict[str, dict[str, Any]]:
+    """A data set of DICOM JSON of whatever attributes, private ones too, each value in the form that metadata has it.
+
+    Bulk data by URI is refused (PS3.18 11.1.3: work items have none). Raises `Invalid`.
+    """
+    if not isinstance(said, dict):
+        raise Invalid('One data set of DICOM JSON is expected: {"00741000": {"vr": "CS", "Value": [...]}}.')
+    elements = {}
+    for name, element in said.items():
+        tag = _tag(name)
+        elements[tag] = _element(tag, element, 0, is_open=True)
+    return dict(sorted(elements.items()))
 
 
 def read_change(name: str, text: str | None) -> tuple[str, dict[str, Any] | None]:
@@ -147,6 +165,16 @@ def _named(tag: str) -> str:
     return f"({tag[:4]},{tag[4:]}) {keyword_for_tag(int(tag, 16))}".rstrip()
 
 
+def _open_vr(tag: str, element: Any) -> str:
+    """The VR of an attribute that may be private or retired, or that the dictionary leaves a choice for."""
+    said = element.get("vr") if isinstance(element, dict) else None
+    try:
+        known = dictionary_VR(int(tag, 16))
+    except KeyError:
+        known = " or ".join(STANDARD_VRS)
+    return str(said) if said in known.split(" or ") else known.partition(" or ")[0]
+
+
 def _vr(tag: str) -> str:
     try:
         return dictionary_VR(int(tag, 16))
@@ -154,9 +182,11 @@ def _vr(tag: str) -> str:
         raise Invalid(f"{_named(tag)} is not in the dictionary of DICOM, and cannot be set.") from None
 
 
-def _element(tag: str, element: Any, depth: int) -> dict[str, Any]:
-    """An element, checked and in the form that metadata has it."""
-    vr = _vr(tag)
+def _element(tag: str, element: Any, depth: int, *, is_open: bool = False) -> dict[str, Any]:
+    """An element, checked and in the form that metadata has it; with `is_open` of whatever attribute."""
+    vr = _open_vr(tag, element) if is_open else _vr(tag)
+    if is_open and vr in _BYTES and isinstance(element, dict) and element.keys() <= {"vr", "InlineBinary"}:
+        return _inline(tag, vr, element)
     if not isinstance(element, dict) or not element.keys() <= {"vr", "Value"}:
         raise Invalid(f'{_named(tag)} is no element of DICOM JSON that can be set: {{"vr": "{vr}", "Value": [...]}}.')
     if element.get("vr") != vr:
@@ -167,7 +197,7 @@ def _element(tag: str, element: Any, depth: int) -> dict[str, Any]:
     if not isinstance(values, list) or len(values) > _MAX_ITEMS:
         raise Invalid(f"The Value of {_named(tag)} is no list of at most {_MAX_ITEMS} values.")
     if vr == "SQ":
-        items = [_item(tag, item, depth + 1) for item in values]
+        items = [_item(tag, item, depth + 1, is_open=is_open) for item in values]
         return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
     most = _most_values(tag)
     if most is not None and len(values) > most:
@@ -176,7 +206,18 @@ def _element(tag: str, element: Any, depth: int) -> dict[str, Any]:
     return {"vr": vr, "Value": made} if any(value is not None for value in made) or len(made) > 1 else {"vr": vr}
 
 
-def _item(tag: str, item: Any, depth: int) -> dict[str, Any]:
+def _inline(tag: str, vr: str, element: dict[str, Any]) -> dict[str, Any]:
+    text = element.get("InlineBinary", "")
+    try:
+        if element.get("vr") == vr and isinstance(text, str) and len(text) <= _MAX_INLINE:
+            b64decode(text, validate=True)
+            return {"vr": vr, "InlineBinary": text} if text else {"vr": vr}
+    except binascii.Error:
+        pass
+    raise Invalid(f"{_named(tag)} has no InlineBinary of VR {vr} and at most {_MAX_INLINE} characters of base64.")
+
+
+def _item(tag: str, item: Any, depth: int, *, is_open: bool = False) -> dict[str, Any]:
     if depth > _MAX_DEPTH:
         raise Invalid(f"{_named(tag)} is nested deeper than {_MAX_DEPTH} levels.")
     if not isinstance(item, dict):
@@ -186,13 +227,16 @@ def _item(tag: str, item: Any, depth: int) -> dict[str, Any]:
         inner = _tag(name)
         if inner == "00080005" or int(inner[:4], 16) < 8:
             raise Invalid(f"{_named(inner)} is nothing that an item says.")
-        elements[inner] = _element(inner, element, depth)
+        elements[inner] = _element(inner, element, depth, is_open=is_open)
     return dict(sorted(elements.items()))
 
 
 def _most_values(tag: str) -> int | None:
     """How many values an attribute may have (PS3.6 6); None where there is no end to it."""
-    last = dictionary_VM(int(tag, 16)).rpartition("-")[2]
+    try:
+        last = dictionary_VM(int(tag, 16)).rpartition("-")[2]
+    except KeyError:
+        return None
     return int(last) if last.isdigit() else None
 
 

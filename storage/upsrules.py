@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_VR, keyword_for_tag
 
 from readingroom.errors import Conflict, Invalid
 from storage.objects import MetadataJson
@@ -172,6 +172,7 @@ MATCHED: tuple[tuple[str, ...], ...] = tuple(
     for path, rule in RULES.items()
     if rule.match != "-"
     for inner in ([(tag,) for tag in _CODE] if path in _CODED else [()])
+    if inner or dictionary_VR(int(path[-1], 16)) != "SQ"
 )
 """The attributes that searches match; of a code sequence those of its items."""
 
@@ -181,10 +182,11 @@ RETURNED: frozenset[str] = frozenset(path[0] for path, rule in RULES.items() if 
 ALWAYS: frozenset[str] = frozenset(path[0] for path, rule in RULES.items() if len(path) == 1 and rule.answer in "12")
 """Those of them that it has even where they are empty."""
 
-SET_HERE: frozenset[str] = frozenset(
-    path[0] for path, rule in RULES.items() if len(path) == 1 and "S" in (rule.create, rule.update)
-)
-"""What this server sets, whatever is sent."""
+SET_HERE: Mapping[str, frozenset[str]] = {
+    column: frozenset(path[0] for path, rule in RULES.items() if len(path) == 1 and getattr(rule, column) == "S")
+    for column in ("create", "update")
+}
+"""What this server sets, whatever is sent to create or to update a work item."""
 
 
 def check_created(dataset: MetadataJson) -> None:

@@ -44,3 +44,70 @@ def study(**attributes: Any) -> Study:
         "body_parts": ("HEAD",),
     }
     return Study(**{**known, **attributes})
+
+
+# -- what others put on the worklist -----------------------------------------------------------------------------------
+
+CODE = {
+    "00080100": {"vr": "SH", "Value": ["121"]},
+    "00080102": {"vr": "SH", "Value": ["99TEST"]},
+    "00080104": {"vr": "LO", "Value": ["Something to do"]},
+}
+
+
+def attribute(vr: str, *values: Any) -> dict[str, Any]:
+    """An element of DICOM JSON."""
+    return {"vr": vr, "Value": list(values)} if values else {"vr": vr}
+
+
+def workitem(**changes: dict[str, Any] | None) -> dict[str, Any]:
+    """A data set that creates a UPS, written out by hand; None takes an attribute away."""
+    dataset: dict[str, Any] = {
+        "00080005": attribute("CS", "ISO_IR 192"),
+        "00081080": attribute("LO"),
+        "00081084": attribute("SQ"),
+        "00081195": attribute("UI"),
+        "00100010": attribute("PN", {"Alphabetic": "Müller^Jürgen"}),
+        "00100020": attribute("LO", "P1"),
+        "00100021": attribute("LO", "NORTH"),
+        "00100024": attribute("SQ"),
+        "00100030": attribute("DA", "19700101"),
+        "00100040": attribute("CS", "O"),
+        "00101002": attribute("SQ"),
+        "00380010": attribute("LO"),
+        "00380014": attribute("SQ"),
+        "00400400": attribute("LT"),
+        "00404005": attribute("DT", "20260101130000"),
+        "00404018": attribute("SQ", CODE),
+        "00404021": attribute("SQ"),
+        "00404025": attribute("SQ"),
+        "00404026": attribute("SQ"),
+        "00404027": attribute("SQ"),
+        "00404041": attribute("CS", "READY"),
+        "0040A370": attribute("SQ"),
+        "00741000": attribute("CS", "SCHEDULED"),
+        "00741002": attribute("SQ"),
+        "00741200": attribute("CS", "MEDIUM"),
+        "00741202": attribute("LO", "LUNG CAD"),
+        "00741204": attribute("LO", "Look for nodules"),
+        "00741210": attribute("SQ"),
+        "00741216": attribute("SQ"),
+    }
+    dataset = {**dataset, **changes}
+    return {tag: one for tag, one in sorted(dataset.items()) if one is not None}
+
+
+def performed() -> dict[str, Any]:
+    """What a performer sets before it completes a UPS."""
+    return {
+        "00741216": attribute(
+            "SQ",
+            {
+                "00404019": attribute("SQ", CODE),
+                "00404028": attribute("SQ", CODE),
+                "00404033": attribute("SQ"),
+                "00404050": attribute("DT", "20260101130000"),
+                "00404051": attribute("DT", "20260101131500"),
+            },
+        )
+    }

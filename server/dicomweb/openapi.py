@@ -18,6 +18,7 @@ _PATH_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
         "Frame numbers, from 1, with commas between",
         {"type": "string", "pattern": r"^[1-9][0-9]{0,3}(,[1-9][0-9]{0,3}){0,5}$"},
     ),
+    "workitem": ("Workitem UID", _UID),
     "path": (
         "The attribute: its tag, and within sequences the number of the item and the tag inside it",
         {"type": "string", "pattern": r"^[0-9A-F]{8}$"},
@@ -58,7 +59,7 @@ def openapi(root: str, template: str = "/") -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "readingroom DICOMweb services",
-            "summary": "DICOM PS3.18: store, search and retrieve studies over HTTP",
+            "summary": "DICOM PS3.18: store, search and retrieve studies, and work on them, over HTTP",
             "version": "1",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
@@ -119,7 +120,12 @@ def _response(operation: Operation, status: int) -> dict[str, Any]:
     return described
 
 
-_IN_A_ROW = {"study": "/0/0020000D/Value/0", "series": "/0/0020000E/Value/0", "instance": "/0/00080018/Value/0"}
+_IN_A_ROW = {
+    "study": "/0/0020000D/Value/0",
+    "series": "/0/0020000E/Value/0",
+    "instance": "/0/00080018/Value/0",
+    "workitem": "/0/00080018/Value/0",
+}
 _CONSTANT = {"frames": "1", "path": "7FE00010"}
 
 
@@ -130,7 +136,8 @@ def _links(operation: Operation) -> dict[str, Any]:
     held = set(_PLACES.findall(operation.path))
     if operation.name.startswith("Search"):
         level = "study" if operation.path == "/studies" else operation.path.rpartition("/")[2].removesuffix("s")
-        found = {"study": ["study"], "serie": ["study", "series"], "instance": ["study", "series", "instance"]}[level]
+        below = {"study": ["study"], "serie": ["study", "series"], "instance": ["study", "series", "instance"]}
+        found = below.get(level, [level])
         values = {name: f"$response.body#{_IN_A_ROW[name]}" for name in found}
         values |= {name: f"$request.path.{name}" for name in held}
     elif operation.section == "10.5":

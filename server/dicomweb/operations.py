@@ -13,9 +13,10 @@ from typing import Any, Literal
 from pydicom.datadict import keyword_for_tag
 
 from storage.catalog.keys import KEYS, LEVELS, Level
+from storage.catalog.work_items import ITEM_KEYS
 from storage.nonpatient import CATEGORIES, Category
 
-Service = Literal["Studies", "Non-Patient Instances", "Changes", "Capabilities"]
+Service = Literal["Studies", "Worklist", "Non-Patient Instances", "Changes", "Capabilities"]
 Schema = dict[str, Any]
 
 
@@ -180,6 +181,7 @@ _PAGE = (
 )
 _VALUES: dict[str, tuple[Schema, str]] = {
     "DA": ({"type": "string", "pattern": r"^(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|1[0-9]|2[0-8])-?$"}, "20240131-"),
+    "DT": ({"type": "string", "pattern": r"^(19|20)[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|1[0-9]|2[0-8])-?$"}, "20260101-"),
     "TM": ({"type": "string", "pattern": r"^([01][0-9]|2[0-3])[0-5][0-9]-?$"}, "0830-"),
     "IS": ({"type": "integer", "minimum": 0, "maximum": 9999}, "1"),
     "US": ({"type": "integer", "minimum": 0, "maximum": 65535}, "512"),
@@ -362,13 +364,14 @@ _BY_QUERY = (
 
 def keys_of(level: Level, *, fixed: Iterable[str] = ()) -> tuple[Parameter, ...]:
     """The matching keys of a search level and those above it, but for the UIDs that the path has fixed."""
-    allowed = LEVELS[: LEVELS.index(level) + 1]
+    is_worklist = level == "work_item"
+    allowed = (level,) if is_worklist else LEVELS[: LEVELS.index(level) + 1]
     parameters = []
-    for tag, key in KEYS.items():
+    for tag, key in (ITEM_KEYS if is_worklist else KEYS).items():
         name = ".".join(keyword_for_tag(int(part, 16)) for part in tag.split("."))
         if key.level in allowed and name not in fixed:
             schema, example = _VALUES.get(key.vr, _ANY_VALUE)
-            meaning = f"Matching key ({tag}), VR {key.vr}, of the {key.level}"
+            meaning = f"Matching key ({tag}), VR {key.vr}, of the {key.level.replace('_', ' ')}"
             parameters.append(Parameter(name=name, meaning=meaning, schema=schema, example=example))
     return tuple(parameters)
 
@@ -457,7 +460,84 @@ def _of_category(category: Category) -> Iterator[Operation]:
     )
 
 
+_TRANSACTION_UID = Parameter(
+    name="transaction-uid",
+    meaning="The Transaction UID of the claim, where the work item is claimed (11.6.1.2)",
+    schema=_VALUES["UI"][0],
+)
+_WORKITEM_BODIES = (_JSON, "application/json", _XML, _XML_PARTS)
+_WORKITEM_ERRORS = (404, 409, 413, 415)
+
+_WORKLIST: tuple[Operation, ...] = (
+    Operation(
+        name="CreateWorkitem",
+        method="POST",
+        path="/workitems",
+        title="Create a work item",
+        section="11.4",
+        service="Worklist",
+        parameters=(Parameter(name="workitem", meaning="Its UID; without one it gets one", schema=_VALUES["UI"][0]),),
+        takes=_WORKITEM_BODIES,
+        success=(201,),
+        errors=_WORKITEM_ERRORS[1:],
+    ),
+    Operation(
+        name="SearchForWorkitems",
+        method="GET",
+        path="/workitems",
+        title="Search for work items",
+        section="11.9",
+        service="Worklist",
+        parameters=(*_PAGE, *keys_of("work_item")),
+        answers=(_JSON, "application/json", _XML_PARTS),
+        success=(200, 204, 206),
+        errors=(406,),
+    ),
+    Operation(
+        name="RetrieveWorkitem",
+        method="GET",
+        path="/workitems/{workitem}",
+        title="Retrieve a work item",
+        section="11.5",
+        service="Worklist",
+        answers=(_JSON, "application/json", _XML_PARTS),
+    ),
+    Operation(
+        name="UpdateWorkitem",
+        method="POST",
+        path="/workitems/{workitem}",
+        title="Set attributes of a work item",
+        section="11.6",
+        service="Worklist",
+        parameters=(_TRANSACTION_UID,),
+        takes=_WORKITEM_BODIES,
+        errors=(403, *_WORKITEM_ERRORS),
+    ),
+    Operation(
+        name="ChangeWorkitemState",
+        method="PUT",
+        path="/workitems/{workitem}/state",
+        title="Claim a work item, complete or cancel it",
+        section="11.7",
+        service="Worklist",
+        takes=_WORKITEM_BODIES,
+        errors=_WORKITEM_ERRORS,
+    ),
+    Operation(
+        name="RequestWorkitemCancellation",
+        method="POST",
+        path="/workitems/{workitem}/cancelrequest",
+        title="Cancel a work item that nobody has claimed, or ask for it",
+        section="11.8",
+        service="Worklist",
+        takes=_WORKITEM_BODIES,
+        success=(202,),
+        errors=_WORKITEM_ERRORS,
+    ),
+)
+
 OPERATIONS: tuple[Operation, ...] = (
+    *_WORKLIST,
     _search("SearchForStudies", "/studies", "Search for studies", "study"),
     Operation(
         name="StoreInstances",

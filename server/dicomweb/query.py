@@ -121,8 +121,8 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes, known
     """
     if any("\0" in uid for uid in under):
         raise Invalid("A UID has digits and dots, and no NUL character.")
-    parameters = _parameters(query_string)
-    names = _Names(parameters)
+    parameters = read_parameters(query_string)
+    names = Names(parameters)
     keys: dict[str, list[str]] = defaultdict(list)
     fields = dict[str, str]()  # by name of the attribute, as it was spelled
     controls: dict[str, str] = {}
@@ -155,7 +155,7 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes, known
     zone = controls.get(TIMEZONE, "").replace(" ", "+")  # a plus sign that was not escaped
     if zone:
         zone_minutes(zone)
-    switches = {name: _is_true(controls, name) for name in _SWITCHES}
+    switches = {name: is_true(controls, name) for name in _SWITCHES}
     conditions = parse(
         {name: "\\".join(values) for name, values in keys.items()},
         keys=known,
@@ -176,8 +176,8 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes, known
             under=under,
             conditions=tuple(conditions),
             zone=zone,
-            limit=min(_whole_number(controls, "limit", most), most),
-            offset=_whole_number(controls, "offset", 0),
+            limit=min(whole_number(controls, "limit", most), most),
+            offset=whole_number(controls, "offset", 0),
             after=_read_record_key(level, controls.get(PRIOR_RECORD_KEY), is_under=bool(under)),
             parts=tuple(part for part, _ in picks if part),
         ),
@@ -188,7 +188,7 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes, known
     )
 
 
-class _Names:
+class Names:
     """The names of attributes as `storage.catalog.keys` has them, from how a request spells them.
 
     A private attribute is meant with the creator whose element stands among the parameters (PS3.18 8.3.4.3):
@@ -232,7 +232,8 @@ def _creator_tag(private: re.Match[str]) -> str:
     return f"{private['group']}00{private['block']}"
 
 
-def _parameters(query_string: bytes) -> list[tuple[str, str]]:
+def read_parameters(query_string: bytes) -> list[tuple[str, str]]:
+    """Names and values of a query, decoded once as UTF-8; raises `Invalid` where there are too many."""
     text = query_string.decode("utf-8", "replace")
     try:
         return parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
@@ -267,7 +268,8 @@ def _picks(
     return tuple(reversed(picks)), names
 
 
-def _whole_number(controls: Mapping[str, str], name: str, default: int) -> int:
+def whole_number(controls: Mapping[str, str], name: str, default: int) -> int:
+    """The value of a parameter that counts; raises `Invalid` where it is none."""
     text = controls.get(name)
     if text is None:
         return default
@@ -276,7 +278,8 @@ def _whole_number(controls: Mapping[str, str], name: str, default: int) -> int:
     return int(text)
 
 
-def _is_true(controls: Mapping[str, str], name: str) -> bool:
+def is_true(controls: Mapping[str, str], name: str) -> bool:
+    """The value of a parameter that is true or false; raises `Invalid` where it is neither."""
     text = controls.get(name, "false").lower()
     if text not in ("true", "false"):
         raise Invalid(f"The parameter {name} has to be true or false.")

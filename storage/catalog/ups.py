@@ -134,6 +134,7 @@ def _own(row: Mapping[str, Any], study: sa.Row[Any] | None, root: str) -> Metada
     made: MetadataJson = {
         "00080005": element("CS", "ISO_IR 192"),
         **{tag: header[tag] for tag in _OF_STUDY if tag in header},
+        "00400400": element("LT", *filter(None, (row["findings"],))),
         "00404005": element("DT", moment(row["ready_at"] or row["created_at"])),
         "00404018": element("SQ", code(*work)),
         "00741202": element("LO", row["facility"]),

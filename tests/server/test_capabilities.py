@@ -18,6 +18,7 @@ from tests.nonpatient import LARGE, MADE
 from tests.retrieve import keep
 from tests.stow import store
 from tests.synthetic import ct_series, part10
+from tests.worklist import workitem
 
 WADL = {"w": "http://wadl.dev.java.net/2009/02"}
 BY_NAME = {one.name: one for one in OPERATIONS}
@@ -129,7 +130,9 @@ def seeded(client: httpx.Client) -> tuple[httpx.Client, dict[str, str]]:
     first = series[0]
     for category, made in NON_PATIENT.items():
         assert store(client, part10(made), to=f"/dicomweb/{category}").status == 200
+    answer = client.post("/dicomweb/workitems", json=workitem(), headers={"Content-Type": "application/dicom+json"})
     return client, {
+        "workitem": answer.headers["location"].rpartition("/")[2],
         "study": first.StudyInstanceUID,
         "series": first.SeriesInstanceUID,
         "instance": first.SOPInstanceUID,

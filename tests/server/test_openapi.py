@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -34,6 +35,7 @@ from tests.nonpatient import LARGE, MADE
 from tests.retrieve import keep
 from tests.stow import store
 from tests.synthetic import ct_series, part10
+from tests.worklist import attribute, workitem
 
 TIMES = int(os.environ.get("READINGROOM_FUZZ", "1"))
 POSITIVE, NEGATIVE, ANYWHERE = 25 * TIMES, 10 * TIMES, 5 * TIMES
@@ -49,6 +51,14 @@ CHANGES = {
     "series": [b'{"0008103E": {"vr": "LO", "Value": ["Axial"]}}', b'{"00180015": null}'],
     "instance": [b'{"00204000": {"vr": "LT", "Value": ["seen"]}}', b'{"00200013": {"vr": "IS", "Value": [7]}}'],
 }
+WORKITEMS = {
+    "CreateWorkitem": [workitem(), workitem(**{"00741200": attribute("CS", "HIGH")})],
+    "UpdateWorkitem": [{"00741204": attribute("LO", "again")}, {"00404041": attribute("CS", "UNAVAILABLE")}],
+    "ChangeWorkitemState": [{"00741000": attribute("CS", "IN PROGRESS"), "00081195": attribute("UI", "1.2.3")}],
+    "RequestWorkitemCancellation": [{}, {"00741238": attribute("LT", "twice")}],
+}
+"""What each transaction of the worklist can be sent."""
+
 NAMES = [one.name for one in OPERATIONS]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 SEVEN_BIT = st.characters(min_codepoint=32, max_codepoint=126)
@@ -88,11 +98,13 @@ class Fuzzed:
             "objectUID": [str(one.SOPInstanceUID) for one in self.series],
             "transferSyntax": ["1.2.840.10008.1.2.1"],
             "presentationState": [],
+            "transaction-uid": [],
+            "workitem": [],
         }
         for path in self.document["paths"].values():
             for described in path.values():
                 for parameter in described["parameters"]:
-                    if parameter["name"] in there_are:
+                    if parameter["name"] in there_are and parameter["in"] == "query":
                         parameter["schema"] = {"enum": there_are[parameter["name"]]}
                     if parameter["name"] == "version" and described["operationId"].startswith("Revert"):
                         parameter["schema"] = {"enum": [0]}
@@ -129,10 +141,16 @@ class Fuzzed:
                 "instance": one.SOPInstanceUID,
                 "frames": "1",
                 "path": "7FE00010",
+                **({"workitem": self.new_workitem()} if "{workitem}" in path else {}),
             }
-            for one in self.series
+            for one in self.series[: 1 if "{workitem}" in path else None]
         ]
         return [{name: value for name, value in one.items() if f"{{{name}}}" in path} for one in all_of_them]
+
+    def new_workitem(self) -> str:
+        """The UID of a work item that nobody has claimed."""
+        answer = self.client.post("/dicomweb/workitems", json=workitem(), headers={"Content-Type": JSON})
+        return answer.headers["location"].rpartition("/")[2]
 
     def operation(self, name: str) -> Any:
         return next(
@@ -228,6 +246,12 @@ def drawn(fuzzed: Fuzzed, operation: Any, mode: GenerationMode, data: st.DataObj
         )
         body = data.draw(st.sampled_from(good) if mode is GenerationMode.POSITIVE else bad)
         given_body = {"body": body, "media_type": JSON, "headers": {"Content-Type": JSON}}
+    elif operation.path.startswith("/workitems") and operation.body:
+        good = [orjson.dumps([one]) for one in WORKITEMS[operation.definition.raw["operationId"]]]
+        bad = st.one_of(st.binary(max_size=60), st.sampled_from(good).map(lambda text: text[:-3]), st.just(b"[{}]"))
+        body = data.draw(st.sampled_from(good) if mode is GenerationMode.POSITIVE else bad)
+        given_body = {"body": body, "media_type": JSON, "headers": {"Content-Type": JSON}}
+        mode = GenerationMode.POSITIVE  # there is nothing but the body to get wrong
     elif operation.body:
         files = [part10(made)] if (made := fuzzed.non_patient.get(operation.path.split("/")[1])) else None
         body, kind = data.draw(bodies(fuzzed, valid=mode is GenerationMode.POSITIVE, files=files))
@@ -257,7 +281,9 @@ def test_paths_that_lead_nowhere_get_a_documented_answer(fuzzed: Fuzzed, name: s
         st.text(SEVEN_BIT.filter(lambda one: one not in "/?#%"), min_size=1, max_size=80),
     ).filter(lambda text: text not in (".", ".."))
     gaps = {
-        gap: piece for gap in ("study", "series", "instance", "frames", "path", "uid") if f"{{{gap}}}" in operation.path
+        gap: piece
+        for gap in ("study", "series", "instance", "frames", "path", "uid", "workitem")
+        if f"{{{gap}}}" in operation.path
     }
 
     @given(st.fixed_dictionaries(gaps).flatmap(lambda filled: operation.as_strategy(path_parameters=filled)))
