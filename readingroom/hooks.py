@@ -68,8 +68,8 @@ class Hook:
         return (self.function.__doc__ or "").startswith("EXPERIMENTAL")
 
 
-HOOKS: dict[str, Hook] = {}
-"""Every hook by its name; `readingroom.hookspecs` fills it."""
+DECLARED: dict[str, Hook] = {}
+"""What has been declared so far; `readingroom.hookspecs.HOOKS` is all of it."""
 
 
 def register[F: Callable[..., Any]](*, seconds: float) -> Callable[[F], F]:
@@ -98,7 +98,7 @@ def _declare[F: Callable[..., Any]](
     fails: Literal["open", "closed", "retry"],
 ) -> Callable[[F], F]:
     def declared(function: F) -> F:
-        HOOKS[function.__name__] = Hook(
+        DECLARED[function.__name__] = Hook(
             name=function.__name__, family=family, answers=answers, limit=limit, fails=fails, function=function
         )
         return hookspec(function, firstresult=answers == "first")

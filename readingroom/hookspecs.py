@@ -6,10 +6,11 @@ The parts of each text are always the same: *Fired*, *Runs*, *Returns*, *If it f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from readingroom.context import Context
-from readingroom.hooks import decide, react, register
+from readingroom.hooks import DECLARED, Hook, decide, react, register
 from readingroom.model import (
     Contact,
     Escalation,
@@ -539,3 +540,7 @@ def notify_contact(escalation: Escalation, rung: Rung, contact: Contact, ctx: Co
             ctx.log.warning("%s: %s", contact.name, escalation.reason)
             return Notified(reference=ctx.delivery, at=ctx.clock.now())
     """
+
+
+HOOKS: Mapping[str, Hook] = dict(DECLARED)
+"""Every hook by its name."""

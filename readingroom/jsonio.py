@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAliasType, Union, get_args, get_origin, get
 from readingroom.errors import Invalid
 
 TAG = "@"
+_AS_THEY_ARE = frozenset({bool, int, str})
 _MICROSECOND = timedelta(microseconds=1)
 
 type Path = tuple[str | int, ...]
@@ -69,9 +70,16 @@ def loads(kind: Any, text: bytes | str) -> Any:
 
 
 def _written(value: object, path: Path) -> Any:
+    if value is None or type(value) in _AS_THEY_ARE:
+        return value  # nearly all of them, and at once
+    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        told: dict[str, Any] = {TAG: type(value).__name__}
+        for name in value.__dataclass_fields__:
+            told[name] = _written(getattr(value, name), (*path, name))
+        return told
     match value:
-        case None | bool() | str():
-            return value
+        case str():
+            return str(value)
         case Integral():  # those of numpy too
             return int(value)
         case Real():
@@ -94,11 +102,6 @@ def _written(value: object, path: Path) -> Any:
             return sorted(_written(item, path) for item in value)
         case tuple() | list():
             return [_written(item, (*path, index)) for index, item in enumerate(value)]
-    if is_dataclass(value) and not isinstance(value, type):
-        told: dict[str, Any] = {TAG: type(value).__name__}
-        for one in fields(value):
-            told[one.name] = _written(getattr(value, one.name), (*path, one.name))
-        return told
     raise Invalid(f"{_at(path)} is a {type(value).__name__}, which does not travel.")
 
 

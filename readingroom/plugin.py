@@ -20,7 +20,8 @@ import pluggy
 from readingroom import hookspecs
 from readingroom.context import Context
 from readingroom.errors import Invalid, NotFound
-from readingroom.hooks import HOOKS, NAME, Hook
+from readingroom.hooks import NAME, Hook
+from readingroom.hookspecs import HOOKS
 from readingroom.jsonio import from_json, to_json
 
 HOST_SETTINGS = frozenset(
@@ -44,6 +45,10 @@ HOST_SETTINGS = frozenset(
 """What the server itself reads in the table of a plugin: no setting of the plugin may be named so."""
 
 
+class WrongAnswer(Invalid):
+    """A plugin answers what its hook does not allow."""
+
+
 @dataclass(kw_only=True)
 class Plugin:
     """One plugin, loaded and found right; `version` is that of its distribution."""
@@ -59,7 +64,7 @@ class Plugin:
 
         Raises
         ------
-        Invalid
+        WrongAnswer
             It answers something else.
         """
         impl = self.implemented[hook.name]
@@ -71,7 +76,7 @@ class Plugin:
             told = to_json(answer)
             from_json(hook.result, told)
         except Invalid as error:
-            raise Invalid(f"{hook.name} of {self.name} answers what it must not: {error.message}") from None
+            raise WrongAnswer(f"{hook.name} of {self.name} answers what it must not: {error.message}") from None
         return told
 
 

@@ -13,7 +13,7 @@ from readingroom import deprecated, hookspecs, model, results
 from readingroom.context import Context
 from readingroom.deprecated import Deprecation, ReadingRoomDeprecationWarning, replacement
 from readingroom.errors import Invalid, NotFound
-from readingroom.hooks import HOOKS
+from readingroom.hookspecs import HOOKS
 from readingroom.model import Study
 from readingroom.plugin import HOST_SETTINGS, Plugin, load_plugin
 

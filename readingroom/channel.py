@@ -1,0 +1,102 @@
+"""How the server and the process of a plugin talk: JSON messages on a socket, each after its length.
+
+What is large does not travel here: a message may carry a file descriptor, behind which the other side finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from typing import Any
+
+from readingroom.errors import Invalid
+
+PROTOCOL = 1
+"""Moves when a message changes its meaning; both sides have to have the same."""
+
+LONGEST = (1 << 32) - 1
+_LENGTH = struct.Struct("<I")
+_AT_ONCE = 1 << 16
+
+type Message = dict[str, Any]
+
+
+class Messages:
+    """Puts together what comes in pieces."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._data = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """What has come."""
+        self._data += data
+
+    def take(self) -> Message | None:
+        """The next message that is whole.
+
+        Raises
+        ------
+        Invalid
+            It is longer than allowed, or no JSON object.
+        """
+        if len(self._data) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._data)
+        if length > self._max_bytes:
+            raise Invalid(f"A message of {length:,} bytes is more than the {self._max_bytes:,} that are taken.")
+        end = _LENGTH.size + length
+        if len(self._data) < end:
+            return None
+        try:
+            message = json.loads(bytes(self._data[_LENGTH.size : end]))
+        except (ValueError, RecursionError):
+            raise Invalid("A message is no JSON.") from None
+        del self._data[:end]
+        if not isinstance(message, dict):
+            raise Invalid("A message is no JSON object.")
+        return message
+
+
+class Channel:
+    """The end of the socket on which one waits; a plugin's process has it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._messages = Messages(LONGEST)
+        self._fds: list[int] = []
+
+    def send(self, message: Message, *, max_bytes: int = LONGEST) -> None:
+        """Send a message; raises `Invalid` where it is longer than `max_bytes`."""
+        send(self._sock, message, max_bytes=max_bytes)
+
+    def receive(self) -> Message:
+        """Wait for the next message; raises `EOFError` where the other side is gone."""
+        while (message := self._messages.take()) is None:
+            data, fds, _flags, _address = socket.recv_fds(self._sock, _AT_ONCE, 4)
+            self._fds += fds
+            if not data:
+                raise EOFError
+            self._messages.add(data)
+        return message
+
+    def take_fd(self) -> int:
+        """The file descriptor that came with the last message."""
+        if not self._fds:
+            raise Invalid("A message came without the file that it tells of.")
+        fd = self._fds.pop(0)
+        os.set_inheritable(fd, False)
+        return fd
+
+
+def send(sock: socket.socket, message: Message, *, fd: int | None = None, max_bytes: int = LONGEST) -> None:
+    """Send a message on a socket, within its time-out; raises `Invalid` where it is too long."""
+    text = json.dumps(message, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    if len(text) > max_bytes:
+        raise Invalid(f"A message of {len(text):,} bytes is more than the {max_bytes:,} that are taken.")
+    data = memoryview(_LENGTH.pack(len(text)) + text)
+    if fd is not None:
+        data = data[socket.send_fds(sock, [data[:_AT_ONCE]], [fd]) :]
+    sock.sendall(data)
