@@ -70,6 +70,83 @@ facility = sa.Table(
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("name", Text, nullable=False),
     sa.Column("issuer", Text, nullable=False, doc="Issuer of Patient ID where an object names none"),
+    sa.Column("kind", sa.String(32), doc="NULL until the directory tells of it"),
+    sa.Column("parent", sa.String(64), doc="id of the organisation that it is a site of"),
+    sa.Column("state", Text, doc="where its patients are: ISO 3166-2"),
+    sa.Column("zone", Text, nullable=False, server_default="UTC"),
+    sa.Column("is_active", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("details", Text, nullable=False, server_default="{}", doc="JSON: address, identifiers, contacts"),
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+)
+
+contract = sa.Table(
+    "contract",
+    metadata,
+    _id(),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("valid_from", sa.Date, nullable=False),
+    sa.Column("valid_to", sa.Date),
+    sa.Column("version", sa.Integer, nullable=False, doc="1, 2 ... of what the facility agreed on from that day on"),
+    sa.Column("is_current", sa.Boolean, nullable=False, doc="false: a later version holds, or it was taken back"),
+    sa.Column("terms", Text, nullable=False, doc="JSON: hours, holidays and classes"),
+    sa.Column("made_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("facility", "valid_from", "version"),
+    sa.Index("uq_contract_current", "facility", "valid_from", unique=True, **_where("is_current")),
+)
+
+reader = sa.Table(
+    "reader",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("name", Text, nullable=False),
+    sa.Column("zone", Text, nullable=False),
+    sa.Column("is_overflow", sa.Boolean, nullable=False),
+    sa.Column("is_active", sa.Boolean, nullable=False),
+    sa.Column("details", Text, nullable=False, doc="JSON: NPI, subspecialties, skills, contacts"),
+    sa.Column("version", sa.Integer, nullable=False, doc="moves with its licences, credentials, shifts and leave too"),
+)
+
+licence = sa.Table(
+    "licence",
+    metadata,
+    _id(),
+    sa.Column("reader", sa.ForeignKey("reader.id"), nullable=False, index=True),
+    sa.Column("state", Text, nullable=False),
+    sa.Column("number", Text, nullable=False),
+    sa.Column("valid_from", sa.Date),
+    sa.Column("valid_to", sa.Date, doc="the last day"),
+)
+
+credential = sa.Table(
+    "credential",
+    metadata,
+    _id(),
+    sa.Column("reader", sa.ForeignKey("reader.id"), nullable=False, index=True),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False, index=True),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("valid_from", sa.Date),
+    sa.Column("valid_to", sa.Date),
+)
+
+shift = sa.Table(
+    "shift",
+    metadata,
+    _id(),
+    sa.Column("reader", sa.ForeignKey("reader.id"), nullable=False, index=True),
+    sa.Column("days", Text, nullable=False, doc="mon tue ..."),
+    sa.Column("starts", Text, nullable=False, doc="HH:MM by the clock of the reader's zone"),
+    sa.Column("ends", Text, nullable=False, doc="of the next day where it is not after the start"),
+    sa.Column("valid_from", sa.Date),
+    sa.Column("valid_to", sa.Date),
+)
+
+leave = sa.Table(
+    "leave",
+    metadata,
+    _id(),
+    sa.Column("reader", sa.ForeignKey("reader.id"), nullable=False, index=True),
+    sa.Column("starts", Text, nullable=False, doc="a day or a time, ISO 8601, by the clock of the reader's zone"),
+    sa.Column("ends", Text, nullable=False, doc="the last day, or a time"),
 )
 
 patient = sa.Table(
