@@ -26,7 +26,7 @@ from starlette.types import ASGIApp
 
 from readingroom.clock import Clock, SystemClock
 from readingroom.errors import ReadingRoomError, Unavailable
-from server.archive import open_store
+from server.archive import open_queue, open_store
 from server.codecs import Codecs
 from server.dicomweb import (
     capabilities,
@@ -113,6 +113,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     engine=engine,
                     blobs=blobs,
                     clock=clock,
+                    queue=open_queue(engine, clock),
                     ingest=ingest,
                     codecs=codecs or own_codecs,
                     renditions=renditions,

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from readingroom.clock import Clock
 from readingroom.errors import Conflict, Invalid, NotFound
+from server.queue import Queue
 from server.settings import Settings
+from server.sqlite_queue import SqliteQueue
 from storage.blobs import Blobs, open_blobs
 from storage.catalog.engine import database_url, open_engine
 from storage.catalog.migrate import pending, upgrade
@@ -79,6 +82,11 @@ def open_store(settings: Settings) -> Iterator[Blobs]:
         yield blobs
     finally:
         blobs.close()
+
+
+def open_queue(engine: sa.Engine, clock: Clock) -> Queue:
+    """The queue of a catalog, without handlers."""
+    return SqliteQueue(engine, clock)
 
 
 def sqlite_file(settings: Settings) -> Path | None:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from readingroom.clock import Clock
 from server.codecs import Codecs
+from server.queue import Queue
 from server.renditions import Renditions
 from server.settings import Settings
 from storage.blobs import Blobs, Bytes
@@ -30,6 +31,7 @@ class Room:
     engine: sa.Engine
     blobs: Blobs
     clock: Clock
+    queue: Queue
     ingest: Ingest
     codecs: Codecs
     renditions: Renditions

@@ -32,7 +32,10 @@ VIEWS = frozenset(f"server.{name}" for name in ("dicomweb", "dimse", "fhir", "we
 WIRING = frozenset(
     f"server.{name}" for name in ("app", "cli", "doctor", "listen", "listing", "purging", "settle", "worker")
 )
-BASE = frozenset(f"server.{name}" for name in ("hooks", "queue", "auth", "audit", "status", "settings"))
+BASE = frozenset(
+    f"server.{name}"
+    for name in ("hooks", "queue", "sqlite_queue", "postgres_queue", "announce", "auth", "audit", "status", "settings")
+)
 OUTSIDE = frozenset({"conformance", "tests", "benchmarks"})
 
 CONTRACT_ROW, STORAGE_ROW, BASE_ROW, WORK_ROW, ROOM_ROW, VIEW_ROW, WIRING_ROW, OUTSIDE_ROW = range(8)

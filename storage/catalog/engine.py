@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,11 @@ from sqlalchemy import event as sa_event
 
 # Serialises commits that write events on PostgreSQL, so that `event.seq` is in commit order.
 _EVENT_LOCK = 0x72656164
+
+_AFTER_COMMIT = "readingroom.after_commit"
+# What PostgreSQL (classes of SQLSTATE) and SQLite say when the database itself is what fails.
+_OUTAGE_CLASSES = ("08", "53", "57", "58")
+_OUTAGE_NAMES = ("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_LOCKED", "SQLITE_NOMEM", "SQLITE_CANTOPEN")
 
 
 def open_engine(url: str) -> sa.Engine:
@@ -50,17 +55,44 @@ def open_engine(url: str) -> sa.Engine:
 def begin_write(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that will write: on SQLite it holds the write lock from its first statement."""
     with engine.connect() as connection:
-        if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
-                raise
-            connection.exec_driver_sql("COMMIT")
-        else:
-            with connection.begin():
-                yield connection
+        acts: list[Callable[[], object]] = []
+        info = connection.info
+        info[_AFTER_COMMIT] = acts
+        try:
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.exec_driver_sql("COMMIT")
+                except BaseException:
+                    # A full disk has rolled back already; else what is left open would go on holding the lock.
+                    if connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+                        connection.exec_driver_sql("ROLLBACK")
+                    raise
+            else:
+                with connection.begin():
+                    yield connection
+        finally:
+            info.pop(_AFTER_COMMIT, None)
+    for act in acts:
+        act()
+
+
+def after_commit(connection: sa.Connection, act: Callable[[], object]) -> None:
+    """Have something done once the transaction that `begin_write` opened has been committed, and not if it fails."""
+    if _AFTER_COMMIT not in connection.info:
+        raise RuntimeError("This is done within a transaction that begin_write has opened.")
+    connection.info[_AFTER_COMMIT].append(act)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database does not answer, is full, or is held by others; what it was told may well be right."""
+    if not isinstance(error, sa.exc.DBAPIError):
+        return isinstance(error, sa.exc.TimeoutError)  # no connection came free
+    state, name = getattr(error.orig, "sqlstate", None), getattr(error.orig, "sqlite_errorname", "")
+    if state is None and not name:
+        return error.connection_invalidated or isinstance(error, sa.exc.OperationalError)
+    return (state or "").startswith(_OUTAGE_CLASSES) or name.startswith(_OUTAGE_NAMES)
 
 
 def lock_events(connection: sa.Connection) -> None:

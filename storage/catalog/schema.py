@@ -192,6 +192,7 @@ study = sa.Table(
     sa.Column("settled_at", UtcDateTime),
     sa.Column("header", sa.LargeBinary, doc="row and extra as they came, where a correction lies over them"),
     sa.Column("overlay_version", sa.Integer, nullable=False, server_default="0", doc="corrections of it so far"),
+    sa.Column("revision", sa.Integer, nullable=False, server_default="0", doc="how often it has settled"),
     sa.UniqueConstraint("owner_facility", "study_uid"),
     sa.Index("ix_study_study_uid", "study_uid"),
     # Lists of studies, newest first, are paged over these without reading the table.
@@ -583,4 +584,44 @@ event = sa.Table(
     sa.Index("ix_event_item", "item", "seq", **_where("item IS NOT NULL")),
     sa.Index("ix_event_at", "at", "seq"),
     sqlite_autoincrement=True,
+)
+
+job = sa.Table(
+    "job",
+    metadata,
+    sa.Column(
+        "id",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+        doc="in the order in which they came",
+    ),
+    sa.Column("delivery", sa.String(32), nullable=False, unique=True, doc="the same on every attempt"),
+    sa.Column("kind", Text, nullable=False),
+    sa.Column("lane", Text, nullable=False, doc="of jobs in one lane one runs at a time; empty: in none"),
+    sa.Column("key", Text, doc="of jobs with one key one waits at a time; NULL: any number"),
+    sa.Column("rank", sa.Integer, nullable=False, doc="minus the priority: the smallest goes first"),
+    sa.Column("payload", sa.LargeBinary, nullable=False, doc="JSON"),
+    sa.Column("state", sa.String(8), nullable=False, doc="queued, running, dead; what is done has no row any more"),
+    sa.Column("run_at", UtcDateTime, nullable=False, doc="not before"),
+    sa.Column("since", UtcDateTime, nullable=False, doc="when it came, or was told to try again"),
+    sa.Column("attempt", sa.Integer, nullable=False, doc="how often it was begun"),
+    sa.Column("token", sa.String(32), doc="of whoever runs it"),
+    sa.Column("lease_until", sa.Float, doc="seconds of the machine's monotonic clock"),
+    sa.Column("error", Text, doc="why the last attempt failed"),
+    sa.Index("ix_job_next", "rank", "id", **_where("state = 'queued'")),
+    sa.Index("ix_job_lane", "lane", "rank", "id", **_where("state = 'queued' AND lane <> ''")),
+    sa.Index("uq_job_lane", "lane", unique=True, **_where("state = 'running' AND lane <> ''")),
+    sa.Index("uq_job_key", "key", unique=True, **_where("state = 'queued'")),
+    sa.Index("ix_job_lease", "lease_until", **_where("state = 'running'")),
+    sqlite_autoincrement=True,
+)
+"""The queue of a SQLite catalog (`server.sqlite_queue`); PostgreSQL has procrastinate's tables instead."""
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("holder", sa.String(32), nullable=False),
+    sa.Column("until", sa.Float, nullable=False, doc="seconds of the clock that all who want it share"),
 )
