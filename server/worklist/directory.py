@@ -7,7 +7,7 @@ without. Shift and leave are the roster: work is given to those who are there, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from typing import Literal, Protocol
 from zoneinfo import ZoneInfo
@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from readingroom.errors import Refused
-from readingroom.model import Reader
+from readingroom.model import Contact, Facility, Reader
 from server.worklist.hours import moment, span_on
 from storage.catalog.directory import Directory, read_chain, read_reader
 from storage.directory import DAYS, STATES, FacilityEntry, ReaderEntry, Shift, zone_of
@@ -82,6 +82,21 @@ def eligible_readers(directory: Directory, item: Located, at: datetime) -> Eligi
         else:
             eligible.append(reader.reader)
     return Eligibility(readers=tuple(eligible), refused=refused)
+
+
+def facility_of(connection: sa.Connection, id: str) -> Facility:
+    """A facility with its contacts, and with those of the facilities above it for roles that it has nobody in.
+
+    One that is not in the directory has none.
+    """
+    chain = read_chain(connection, id).chain(id)
+    if not chain:
+        return Facility(id=id, name=id)
+    contacts: list[Contact] = []
+    for entry in chain:
+        has = {contact.role for contact in contacts}
+        contacts += (contact for contact in entry.facility.contacts if contact.role not in has)
+    return replace(chain[0].facility, contacts=tuple(contacts))
 
 
 def require_lawful(connection: sa.Connection, item: Located, reader: str, at: datetime) -> None:

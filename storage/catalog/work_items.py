@@ -274,6 +274,13 @@ def items_of_reader(connection: sa.Connection, scope: Scope, reader: str) -> lis
     return [_item(row) for row in connection.execute(statement.order_by(*order))]
 
 
+def items_in(connection: sa.Connection, states: Collection[ItemState]) -> list[StoredItem]:
+    """All of our own items in these states; of those that somebody has or is offered there are few."""
+    c = t.work_item.c
+    found = _ROWS.where(c.state.in_(sorted(states)), c.kind != "external").order_by(c.id)
+    return [_item(row) for row in connection.execute(found)]
+
+
 def read_timeline(connection: sa.Connection, id: str) -> list[Event]:
     """All that happened to an item, in the order in which it did."""
     return list(_timeline(connection, id))

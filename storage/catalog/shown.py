@@ -1,0 +1,95 @@
+"""Studies and patients as plugins see them: the nouns of the contract, read from the catalog with its corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from readingroom.errors import NotFound
+from readingroom.model import Patient, Series, Study
+from storage.catalog import schema as t
+from storage.objects import BASE_URL_MARK
+
+MOST_STUDIES = 200
+"""Of one patient, the newest."""
+
+_S = t.study.c
+_MARK = BASE_URL_MARK.encode()
+_STUDIES = sa.select(t.study).where(_S.instance_count > 0)
+_SERIES = sa.select(t.series).where(t.series.c.instance_count > 0)
+
+
+def read_study(connection: sa.Connection, facility: str, study_uid: str) -> Study:
+    """One study of a facility; raises `NotFound` where there is none, or nothing is left of it."""
+    row = connection.execute(_STUDIES.where(_S.owner_facility == facility, _S.study_uid == study_uid)).one_or_none()
+    if row is None:
+        raise NotFound(f"Facility {facility} has no study {study_uid}.")
+    return _shown(connection, [row])[0]
+
+
+def read_patient(connection: sa.Connection, study: Study) -> Patient:
+    """The patient of a study, with that patient's other studies in the archive, the newest first.
+
+    A patient is who has the same Patient ID from the same issuer; one without an ID is known by one study alone.
+    """
+    others = _STUDIES.where(_S.patient == study.patient, _S.study_uid != study.study_uid)
+    rows = connection.execute(others.order_by(_S.study_date.desc(), _S.id.desc()).limit(MOST_STUDIES)).all()
+    return Patient(
+        id=study.patient,
+        patient_id=study.patient_id,
+        issuer=study.issuer,
+        studies=tuple(_shown(connection, rows)),
+    )
+
+
+def _shown(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[Study]:
+    series: dict[str, list[Series]] = {row.id: [] for row in rows}
+    if rows:
+        c = t.series.c
+        found = _SERIES.where(c.study.in_(series)).order_by(c.series_number.nulls_last(), c.id)
+        for row in connection.execute(found):
+            series[row.study].append(
+                Series(
+                    series_uid=row.series_uid,
+                    modality=row.modality,
+                    number=row.series_number,
+                    description=row.series_description,
+                    body_part=row.body_part,
+                    laterality=row.laterality,
+                    instance_count=row.instance_count,
+                )
+            )
+    return [_study(row, tuple(series[row.id])) for row in rows]
+
+
+def _study(row: sa.Row[Any], series: tuple[Series, ...]) -> Study:
+    return Study(
+        study_uid=row.study_uid,
+        facility=row.owner_facility,
+        patient=row.patient,
+        revision=max(row.revision, 1),
+        patient_id=row.patient_id or None,
+        issuer=row.issuer or None,
+        patient_name=_name(orjson.loads(row.row.replace(_MARK, b""))),
+        birth_date=row.birth_date or None,
+        sex=row.sex or None,
+        study_date=row.study_date or None,
+        study_time=row.study_time or None,
+        accession_number=row.accession_number or None,
+        description=row.study_description or None,
+        modalities=tuple(one for one in row.modalities.split("\\") if one),
+        body_parts=tuple(sorted({one.body_part for one in series if one.body_part})),
+        series=series,
+        instance_count=row.instance_count,
+        received_at=row.received_at,
+    )
+
+
+def _name(header: Mapping[str, Any]) -> str | None:
+    """Patient's Name: its first component group."""
+    values = header.get("00100010", {}).get("Value") or [{}]
+    name = values[0] or {}
+    return name.get("Alphabetic") or name.get("Ideographic") or name.get("Phonetic")

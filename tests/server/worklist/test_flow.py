@@ -1,0 +1,318 @@
+"""From a settled study to a promoted item, and from a rung to the person it reaches; with plugins made of functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from readingroom.clock import SetClock
+from readingroom.errors import PluginFailed
+from readingroom.model import Algorithm, Contact, Finding, Rung, Scope, Sla
+from readingroom.results import Notified, Prior, Triage
+from server.room import Room
+from server.worklist import escalations, flow
+from server.worklist.flow import Flow
+from storage.catalog import schema as t
+from storage.catalog.answers import read_answers
+from storage.catalog.directory import write_facility
+from storage.catalog.engine import begin_write
+from storage.catalog.escalations import find_escalation, list_attempts
+from storage.catalog.work_items import StoredItem, read_timeline, reading_of
+from tests.catalog import fill, header
+from tests.directory import facility
+from tests.synthetic import new_uid
+from tests.worklist import at_work
+
+CLEARED = Algorithm(name="Bleed", version="2", clearance="K221234", modalities=("CT",))
+BLOOD = Triage(findings=(Finding(text="Blood", algorithm=CLEARED),), priority="stat", is_flagged=True, because="p=0.9")
+MINUTE = timedelta(minutes=1)
+CONTACTS = [
+    {"name": "Ada", "role": "referrer", "channel": "smtp", "address": "ada@example.org"},
+    {"name": "Desk", "role": "desk", "channel": "webhook", "address": "http://desk.example.org/"},
+    {"name": "Desk", "role": "desk", "channel": "smtp", "address": "desk@example.org"},
+]
+
+
+@dataclass
+class Hooks:
+    """Plugins: for each hook, functions by name; `asked` is what they were called with."""
+
+    plugins: dict[str, dict[str, Callable[..., Any]]] = field(default_factory=dict)
+    asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    def having(self, hook: str) -> Sequence[str]:
+        return tuple(self.plugins.get(hook, {}))
+
+    def decide(self, hook: str, **arguments: Any) -> Any:
+        answers = (function(**arguments) for function in self.plugins.get(hook, {}).values())
+        return next((answer for answer in answers if answer is not None), None)
+
+    def react(self, plugin: str, hook: str, *, delivery: str, **arguments: Any) -> Any:
+        self.asked.append((plugin, hook, {"delivery": delivery, **arguments}))
+        return self.plugins[hook][plugin](**arguments)
+
+
+@pytest.fixture
+def hooks() -> Hooks:
+    return Hooks()
+
+
+@pytest.fixture
+def contract() -> dict[str, Sla]:
+    """What the contract says, if anything, as ``sla``."""
+    return {}
+
+
+@pytest.fixture
+def work(room: Room, hooks: Hooks, contract: dict[str, Sla]) -> Flow:
+    made = Flow(
+        engine=room.engine,
+        clock=room.clock,
+        queue=room.queue,
+        hooks=hooks,
+        contract_of=lambda _connection, _item: contract.get("sla"),
+    )
+    made.register()
+    return made
+
+
+def settle(room: Room, work: Flow, **attributes: Any) -> str:
+    """A study of the archive that has settled; what follows is done."""
+    study_uid = new_uid()
+    fill(room.engine, header(StudyInstanceUID=study_uid, Modality="CT", BodyPartExamined="HEAD", **attributes))
+    with begin_write(room.engine) as connection:
+        work.study_settled(connection, "local", study_uid, 1)
+    room.queue.drain()
+    return study_uid
+
+
+def item_of(room: Room, study_uid: str) -> StoredItem:
+    with room.engine.connect() as connection:
+        item = reading_of(connection, "local", study_uid)
+        assert item is not None
+        return item
+
+
+def notes(room: Room, study_uid: str, hook: str = "triage_study") -> dict[str, tuple[str, str]]:
+    with room.engine.connect() as connection:
+        kept = read_answers(connection, "local", study_uid, hook)
+    return {one.plugin: (one.state, one.note) for one in kept}
+
+
+def told(room: Room, item: StoredItem) -> list[str]:
+    with room.engine.connect() as connection:
+        return [event.type for event in read_timeline(connection, item.id)]
+
+
+@pytest.mark.rooms("sqlite", "postgres")
+def test_a_cleared_finding_promotes_the_item_of_its_study(room: Room, work: Flow, hooks: Hooks) -> None:
+    hooks.plugins["triage_study"] = {"bleed": lambda study, **_: BLOOD if study.region("HEAD") else None}
+    item = item_of(room, settle(room, work))
+    assert (item.state, item.is_flagged, item.rank, item.findings) == ("ready", True, 3, "Blood")
+    assert notes(room, item.study_uid or "") == {"bleed": ("answered", "cleared: Bleed K221234")}
+    assert flow.ANSWERED in told(room, item)
+
+
+def test_what_is_not_cleared_is_kept_and_promotes_nothing(room: Room, work: Flow, hooks: Hooks) -> None:
+    research = replace(CLEARED, clearance=None, is_research=True)
+    hooks.plugins["triage_study"] = {
+        "bleed": lambda **_: replace(BLOOD, findings=(Finding(text="Blood", algorithm=research),))
+    }
+    item = item_of(room, settle(room, work))
+    assert (item.is_flagged, item.rank) == (False, 0)
+    assert notes(room, item.study_uid or "")["bleed"] == ("answered", "Bleed 2 is for research only")
+    open_door = replace(work, is_research_mode=True)
+    with begin_write(room.engine) as connection:
+        connection.execute(t.plugin_answer.delete())
+    room.queue.handlers["flow.ask"] = open_door._ask
+    assert item_of(room, settle(room, work)).is_flagged
+
+
+def test_a_priority_without_a_flag_is_raised_and_never_lowered(room: Room, work: Flow, hooks: Hooks) -> None:
+    hooks.plugins["triage_study"] = {
+        "a": lambda **_: replace(BLOOD, is_flagged=False, priority="urgent"),
+        "b": lambda **_: replace(BLOOD, is_flagged=False, priority="routine"),
+    }
+    assert item_of(room, settle(room, work)).rank == 1
+
+
+def test_one_plugin_that_fails_holds_up_neither_the_item_nor_the_others(
+    room: Room, work: Flow, hooks: Hooks, clock: SetClock
+) -> None:
+    def broken(**_: Any) -> None:
+        raise PluginFailed("It crashed.", reason="crash")
+
+    hooks.plugins["triage_study"] = {"broken": broken, "bleed": lambda **_: BLOOD}
+    item = item_of(room, settle(room, work))
+    assert item.is_flagged
+    clock.advance(flow.TRIAGE_DEADLINE)
+    room.queue.drain()
+    assert notes(room, item.study_uid or "") == {
+        "bleed": ("answered", "cleared: Bleed K221234"),
+        "broken": ("missed", "no answer in time"),
+    }
+    assert told(room, item).count(flow.MISSED) == 1
+    for _ in range(10):
+        clock.advance(2 * MINUTE)
+        room.queue.drain()
+    assert [(entry.kind, entry.error) for entry in room.queue.entries(state="dead")] == [("flow.ask", "It crashed.")]
+
+
+def test_a_triage_that_comes_late_still_promotes(room: Room, work: Flow, hooks: Hooks, clock: SetClock) -> None:
+    fails = [True]
+
+    def slow(**_: Any) -> Triage:
+        if fails.pop() if fails else False:
+            raise PluginFailed("Not yet.", reason="time")
+        return BLOOD
+
+    hooks.plugins["triage_study"] = {"slow": slow}
+    study_uid = settle(room, work)
+    assert not item_of(room, study_uid).is_flagged
+    clock.advance(flow.TRIAGE_DEADLINE)
+    room.queue.drain()
+    assert item_of(room, study_uid).is_flagged
+    assert notes(room, study_uid)["slow"][0] == "answered"
+
+
+def test_the_priors_that_are_shown_are_those_of_the_patient_alone(room: Room, work: Flow, hooks: Hooks) -> None:
+    earlier = settle(room, work, PatientID="P1", StudyDate="20200101")
+    stranger = settle(room, work, PatientID="P2")
+    hooks.plugins["find_priors"] = {
+        "near": lambda patient, **_: (
+            *(Prior(study_uid=one.study_uid, relevance=0.5) for one in patient.studies),
+            Prior(study_uid=stranger, relevance=1.0),
+            Prior(study_uid="1.2.9", relevance=0.9, root="https://far.example.org/dicomweb"),
+        )
+    }
+    study_uid = settle(room, work, PatientID="P1", StudyDate="20240101")
+    ((_, _, asked),) = [one for one in hooks.asked if one[2]["study"].study_uid == study_uid]
+    assert [one.study_uid for one in asked["patient"].studies] == [earlier]
+    with room.engine.connect() as connection:
+        found = work._priors(connection, asked["study"])
+    assert [one.study_uid for one in found] == ["1.2.9", earlier]
+
+
+def test_the_due_time_is_the_plugin_s_word_else_the_contract_s(
+    room: Room, work: Flow, hooks: Hooks, contract: dict[str, Sla], clock: SetClock
+) -> None:
+    contract["sla"] = Sla(due_at=clock.now() + 60 * MINUTE, warn_at=clock.now() + 30 * MINUTE)
+    item = item_of(room, settle(room, work))
+    assert (item.due_at, item.warn_at) == (contract["sla"].due_at, contract["sla"].warn_at)
+    sooner = Sla(due_at=clock.now() + 10 * MINUTE)
+    hooks.plugins["sla_for"] = {"strict": lambda **_: sooner}
+    assert item_of(room, settle(room, work)).due_at == sooner.due_at
+
+
+def test_a_study_of_which_nothing_is_left_makes_no_item(room: Room, work: Flow) -> None:
+    with begin_write(room.engine) as connection:
+        work.study_settled(connection, "local", "1.2.3", 1)
+    room.queue.drain()
+    assert room.queue.entries() == []
+
+
+def test_every_plugin_is_told_of_a_change_once(room: Room, work: Flow, hooks: Hooks) -> None:
+    hooks.plugins["item_changed"] = {"a": lambda **_: None, "b": lambda **_: None}
+    item = item_of(room, settle(room, work)).shown
+    with begin_write(room.engine) as connection:
+        work.item_changed(connection, item, None)
+    room.queue.drain()
+    assert [(plugin, given["item"], given["before"]) for plugin, _, given in hooks.asked] == [
+        ("a", item, None),
+        ("b", item, None),
+    ]
+
+
+# -- escalations -------------------------------------------------------------------------------------------------------
+
+
+def climb(room: Room, work: Flow) -> None:
+    escalations.climb_due(room.engine, room.clock.now(), work.climbed)
+    room.queue.drain()
+
+
+def opened(room: Room) -> str:
+    rungs = [
+        Rung(number=number, role=role, after=after * MINUTE)
+        for number, (role, after) in enumerate((("referrer", 0), ("nobody", 10), ("desk", 20)), 1)
+    ]
+    with at_work(room.engine, room.clock) as worked:
+        write_facility(worked.connection, facility("local", contacts=CONTACTS), room.clock.now())
+        return escalations.open_escalation(worked, key="k", facility="local", reason="Blood.", ladder=rungs).id
+
+
+def tried(room: Room, id: str) -> list[tuple[int, str, str, str]]:
+    with room.engine.connect() as connection:
+        return [
+            (one.rung, one.contact.address, one.state, one.error or one.reference)
+            for one in list_attempts(connection, id)
+        ]
+
+
+def test_a_rung_reaches_the_first_contact_whom_a_channel_reaches(room: Room, work: Flow, hooks: Hooks) -> None:
+    now = room.clock.now()
+    hooks.plugins["notify_contact"] = {
+        "mail": lambda contact, **_: Notified(reference="<1>", at=now) if contact.channel == "smtp" else None
+    }
+    id = opened(room)
+    climb(room, work)
+    assert tried(room, id) == [(1, "ada@example.org", "notified", "<1>")]
+
+
+def test_nobody_of_a_role_leads_to_the_next_rung_at_once_and_a_failing_channel_to_the_next_channel(
+    room: Room, work: Flow, hooks: Hooks, clock: SetClock
+) -> None:
+    def broken(contact: Contact, **_: Any) -> None:
+        if contact.channel == "webhook":
+            raise PluginFailed("Connection refused.")
+
+    hooks.plugins["notify_contact"] = {
+        "hook": broken,
+        "mail": lambda contact, **_: Notified(reference="<1>", at=clock.now()) if contact.channel == "smtp" else None,
+    }
+    id = opened(room)
+    climb(room, work)
+    clock.advance(10 * MINUTE)
+    climb(room, work)  # the role has nobody
+    climb(room, work)
+    assert tried(room, id)[1:] == [
+        (3, "http://desk.example.org/", "failed", "Connection refused."),
+        (3, "desk@example.org", "notified", "<1>"),
+    ]
+
+
+def test_without_any_channel_an_escalation_stays_open_and_says_why(room: Room, work: Flow, clock: SetClock) -> None:
+    id = opened(room)
+    for _ in range(60):
+        climb(room, work)
+        clock.advance(MINUTE)
+    with room.engine.connect() as connection:
+        assert find_escalation(connection, Scope(), id).state == "open"
+    assert {state for _, _, state, _ in tried(room, id)} == {"failed"}
+    assert "no plugin carries the channel smtp" in {error for *_, error in tried(room, id)}
+
+
+def test_nobody_is_called_any_more_once_it_is_acknowledged(room: Room, work: Flow, hooks: Hooks) -> None:
+    hooks.plugins["notify_contact"] = {"mail": lambda **_: Notified(reference="<1>", at=room.clock.now())}
+    id = opened(room)
+    escalations.climb_due(room.engine, room.clock.now(), work.climbed)
+    with at_work(room.engine, room.clock) as worked:
+        escalations.acknowledge(worked, id, by="A", read_back="B")
+    room.queue.drain()
+    assert hooks.asked == []
+
+
+def test_a_contact_is_told_with_the_same_key_again_and_with_another_on_another_rung(
+    room: Room, work: Flow, hooks: Hooks, clock: SetClock
+) -> None:
+    hooks.plugins["notify_contact"] = {"mail": lambda **_: None}
+    opened(room)
+    for _ in range(30):
+        climb(room, work)
+        clock.advance(MINUTE)
+    keys = [given["delivery"] for _, _, given in hooks.asked]
+    assert len(keys) == len(set(keys)) > 3
