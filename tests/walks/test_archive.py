@@ -2,108 +2,56 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import io
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
-import pydicom
 import pytest
+import requests
 from dicomweb_client.api import DICOMwebClient
 from PIL import Image
 from pydicom import FileDataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from tests import synthetic
 from tests.servers import Live
 from tests.synthetic import ct_series, new_uid, part10
+from tests.walks import archive as walks
+from tests.walks.archive import archive_of, names, path_of, same
 
 AS_STORED = (("application/dicom", "*"),)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Archive:
-    """A client of a live server, and the studies that it has stored there."""
-
-    client: DICOMwebClient
-    chest: list[FileDataset]
-    cine: FileDataset
-    lossless: FileDataset
-    colour: FileDataset
-    report: FileDataset
-    document: FileDataset
-
-    @property
-    def everything(self) -> list[FileDataset]:
-        return [*self.chest, self.cine, self.lossless, self.colour, self.report, self.document]
+type Archive = walks.Archive[DICOMwebClient]
 
 
-def lossless_cine(study_uid: str) -> FileDataset:
-    """Three frames in JPEG 2000 Lossless."""
-    dataset = synthetic.cine(3, rows=24, columns=32, StudyInstanceUID=study_uid, SeriesNumber=3)
-    frames = [dataset.pixel_array[index] * 1000 for index in range(3)]
-    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    dataset.PixelData = encapsulate(
-        [bytes(imagecodecs.jpeg2k_encode(frame, level=0, codecformat="j2k")) for frame in frames]
-    )
-    dataset["PixelData"].VR = "OB"
-    dataset["PixelData"].is_undefined_length = True
-    return dataset
+def test_every_call_that_the_client_has_is_made_here() -> None:
+    has = {name for name, _ in inspect.getmembers(DICOMwebClient, callable) if not name.startswith("_")}
+    tree = ast.parse(Path(__file__).read_text())
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert {call.attr for call in calls if isinstance(call, ast.Attribute)} >= has
 
 
 @pytest.fixture(scope="module")
 def archive(live: Live) -> Archive:
-    """Two studies: a chest CT with a report and a document, and another patient's odds and ends."""
-    chest = ct_series(5, rows=64, columns=48)
-    of_chest: dict[str, Any] = {"StudyInstanceUID": chest[0].StudyInstanceUID}
-    other: dict[str, Any] = {
-        "StudyInstanceUID": new_uid(),
-        "PatientName": "Müller^Jörg",
-        "PatientID": "RR-0002",
-        "StudyDate": "20251224",
-        "AccessionNumber": "B200",
-        "SpecificCharacterSet": "ISO_IR 192",
-    }
-    found = Archive(
-        client=DICOMwebClient(f"{live.dicomweb}"),
-        chest=chest,
-        cine=synthetic.cine(4, rows=40, columns=30, SeriesNumber=2, **other),
-        lossless=lossless_cine(other["StudyInstanceUID"]),
-        colour=synthetic.secondary_capture(SeriesNumber=4, **other),
-        report=synthetic.text_report(SeriesNumber=5, **of_chest),
-        document=synthetic.pdf_document(b"%PDF-1.4 " + bytes(3_000_000), SeriesNumber=6, **of_chest),
-    )
-    for keyword in ("PatientName", "PatientID", "StudyDate", "AccessionNumber", "SpecificCharacterSet"):
-        setattr(found.lossless, keyword, other[keyword])
+    """The studies of two patients, stored by the client."""
+    found = archive_of(DICOMwebClient(live.dicomweb))
     answer = found.client.store_instances(found.everything)
     assert len(answer.ReferencedSOPSequence) == len(found.everything)
     assert "FailedSOPSequence" not in answer
     return found
 
 
-def names(rows: list[dict[str, Any]], tag: str) -> list[Any]:
-    return [row[tag]["Value"][0] for row in rows]
-
-
 def metadata_rows(found: Any) -> list[dict[str, Any]]:
     """The client gives a list, or of one instance the data set alone."""
     return found if isinstance(found, list) else [found]
-
-
-def path_of(dataset: Dataset) -> tuple[str, str, str]:
-    return dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID
-
-
-def same(one: Dataset, other: Dataset) -> bool:
-    """Whether two data sets have equal elements, whatever files they come from."""
-    return [element for element in one if element.tag.group != 2] == [
-        element for element in other if element.tag.group != 2
-    ]
 
 
 # -- store -----------------------------------------------------------------------------------------------------
@@ -125,6 +73,16 @@ def test_an_instance_of_another_study_is_reported_as_failed(archive: Archive) ->
     )
     assert [item.ReferencedSOPInstanceUID for item in answer.FailedSOPSequence] == [stray.SOPInstanceUID]
     assert archive.client.search_for_instances(search_filters={"SOPInstanceUID": stray.SOPInstanceUID}) == []
+
+
+def test_a_store_in_small_chunks_is_stored_whole(archive: Archive, spare: list[FileDataset]) -> None:
+    client = DICOMwebClient(archive.client.base_url)
+    client.set_chunk_size(1000)
+    answer = client.store_instances(spare)
+    assert len(answer.ReferencedSOPSequence) == len(spare)
+    kept = {one.SOPInstanceUID: one for one in client.iter_study(spare[0].StudyInstanceUID)}
+    assert kept.keys() == {dataset.SOPInstanceUID for dataset in spare}
+    assert all(same(kept[dataset.SOPInstanceUID], dataset) for dataset in spare)
 
 
 # -- search ----------------------------------------------------------------------------------------------------
@@ -178,6 +136,18 @@ def test_a_long_answer_is_read_page_by_page(archive: Archive) -> None:
     }
 
 
+def test_studies_and_series_are_read_page_by_page_too(archive: Archive) -> None:
+    for search, tag in (
+        (archive.client.search_for_studies, "0020000D"),
+        (archive.client.search_for_series, "0020000E"),
+    ):
+        first, second = search(limit=1), search(limit=1, offset=1)
+        assert len(first) == len(second) == 1
+        everything = search(limit=1, get_remaining=True)
+        assert names(everything, tag)[:2] == names([*first, *second], tag)
+        assert len(set(names(everything, tag))) == len(everything) == len(search())
+
+
 def test_series_are_found_within_a_study_and_across_the_archive(archive: Archive) -> None:
     within = archive.client.search_for_series(archive.chest[0].StudyInstanceUID)
     assert sorted(names(within, "00080060")) == ["CT", "DOC", "SR"]
@@ -206,9 +176,25 @@ def test_fields_that_are_asked_for_are_included(archive: Archive) -> None:
     assert row["0008103E"]["Value"] == ["Axial"]
 
 
-def test_a_fuzzy_search_finds_or_says_that_it_did_not_try(archive: Archive) -> None:
-    rows = archive.client.search_for_studies(fuzzymatching=True, search_filters={"PatientName": "Phantom"})
-    assert names(rows, "00100020") in ([], ["RR-0001"])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("Joerg Mueller", ["RR-0002"]), ("Muller", ["RR-0002"]), ("Fantom", ["RR-0001"]), ("Smith", [])],
+)
+def test_a_fuzzy_search_finds_names_as_they_sound(archive: Archive, name: str, expected: list[str]) -> None:
+    asked = {"PatientName": name}
+    for rows in (
+        archive.client.search_for_studies(fuzzymatching=True, search_filters=asked),
+        archive.client.search_for_series(fuzzymatching=True, fields=["PatientID"], search_filters=asked),
+        archive.client.search_for_instances(fuzzymatching=True, fields=["PatientID"], search_filters=asked),
+    ):
+        assert sorted(set(names(rows, "00100020"))) == expected
+    assert archive.client.search_for_studies(fuzzymatching=False, search_filters=asked) == []
+
+
+def test_the_tags_of_an_answer_have_the_keywords_that_the_client_knows(archive: Archive) -> None:
+    (row,) = archive.client.search_for_studies(search_filters={"AccessionNumber": "B200"})
+    assert row[archive.client.lookup_tag("PatientID")]["Value"] == ["RR-0002"]
+    assert "NumberOfStudyRelatedInstances" in {archive.client.lookup_keyword(tag) for tag in row}
 
 
 # -- retrieve --------------------------------------------------------------------------------------------------
@@ -287,13 +273,39 @@ def test_compressed_frames_come_as_they_are_stored(archive: Archive) -> None:
 def test_bulk_data_comes_from_the_address_that_the_metadata_gives(archive: Archive) -> None:
     for dataset, keyword in ((archive.document, "EncapsulatedDocument"), (archive.chest[0], "PixelData")):
         (row,) = metadata_rows(archive.client.retrieve_instance_metadata(*path_of(dataset)))
-        uri = row[f"{pydicom.datadict.tag_for_keyword(keyword):08X}"]["BulkDataURI"]
+        uri = row[f"{tag_for_keyword(keyword):08X}"]["BulkDataURI"]
         value = dataset[keyword].value
         assert archive.client.retrieve_bulkdata(uri) == [value]
         assert list(archive.client.iter_bulkdata(uri)) == [value]
         assert archive.client.retrieve_bulkdata(uri, media_types=("application/octet-stream",)) == [value]
         part = archive.client.retrieve_bulkdata(uri, media_types=("application/octet-stream",), byte_range=(4, 99))
         assert part in ([value[4:100]], [value]), "the range, or all of it: servers may ignore Range"
+
+
+@pytest.mark.parametrize(
+    ("media_type", "syntax", "decode"),
+    [
+        ("image/jls", JPEGLSLossless, imagecodecs.jpegls_decode),
+        ("image/jp2", JPEG2000Lossless, imagecodecs.jpeg2k_decode),
+    ],
+)
+def test_native_frames_come_compressed_for_who_asks(
+    archive: Archive, media_type: str, syntax: str, decode: Any
+) -> None:
+    got = archive.client.retrieve_instance_frames(*path_of(archive.cine), [4, 2], media_types=((media_type, syntax),))
+    assert [decode(frame).tolist() for frame in got] == archive.cine.pixel_array[[3, 1]].tolist()
+
+
+def test_a_series_comes_in_the_transfer_syntax_that_is_asked_for(archive: Archive) -> None:
+    study_uid, series_uid, _ = path_of(archive.chest[0])
+    asked = (("application/dicom", RLELossless),)
+    for got in (
+        archive.client.retrieve_series(study_uid, series_uid, media_types=asked),
+        list(archive.client.iter_series(study_uid, series_uid, media_types=asked)),
+    ):
+        assert {one.file_meta.TransferSyntaxUID for one in got} == {RLELossless}
+        for one, dataset in zip(got, archive.chest, strict=True):
+            assert (one.pixel_array == dataset.pixel_array).all()
 
 
 # -- rendered --------------------------------------------------------------------------------------------------
@@ -336,6 +348,71 @@ def test_a_viewport_and_a_window_shape_what_is_rendered(archive: Archive) -> Non
     assert shown.max() >= 250, "the disc is above the window"
 
 
+def test_a_multi_frame_image_moves(archive: Archive) -> None:
+    gif = archive.client.retrieve_instance_rendered(*path_of(archive.cine), media_types=("image/gif",))
+    assert Image.open(io.BytesIO(gif)).n_frames == 4  # type: ignore[attr-defined]
+    video = archive.client.retrieve_instance_rendered(*path_of(archive.cine), media_types=("video/mp4",))
+    assert video[4:8] == b"ftyp"
+    assert b"av01" in video
+
+
+def test_documents_are_rendered_as_what_they_are(archive: Archive) -> None:
+    pdf = archive.client.retrieve_instance_rendered(*path_of(archive.document), media_types=("application/pdf",))
+    assert pdf == archive.document.EncapsulatedDocument[: archive.document.EncapsulatedDocumentLength]
+    for media_type in ("text/html", "text/plain"):
+        text = archive.client.retrieve_instance_rendered(*path_of(archive.report), media_types=(media_type,))
+        assert b"No finding." in text
+
+
+def test_the_client_s_own_default_is_rendered_as_jpeg(archive: Archive) -> None:
+    study_uid, series_uid, _ = path_of(archive.chest[0])
+    for data in (
+        archive.client.retrieve_series_rendered(study_uid, series_uid),
+        archive.client.retrieve_instance_rendered(*path_of(archive.chest[0])),
+        archive.client.retrieve_instance_frames_rendered(*path_of(archive.chest[0]), [1]),
+    ):
+        assert Image.open(io.BytesIO(data)).format == "JPEG"
+
+
+# -- delete ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spare(archive: Archive) -> Iterator[list[FileDataset]]:
+    """A study of a third patient in two series, not stored yet, and gone again after the test."""
+    one = ct_series(2, rows=16, columns=16, PatientID="RR-0003")
+    other = ct_series(1, rows=16, columns=16, PatientID="RR-0003", study_uid=one[0].StudyInstanceUID)
+    yield [*one, *other]
+    if archive.client.search_for_studies(search_filters={"PatientID": "RR-0003"}):
+        archive.client.delete_study(one[0].StudyInstanceUID)
+
+
+def test_what_is_deleted_is_gone_level_by_level(archive: Archive, spare: list[FileDataset]) -> None:
+    client = archive.client
+    client.store_instances(spare)
+    study_uid, series_uid, instance_uid = path_of(spare[0])
+
+    def is_left() -> list[str]:
+        rows = client.search_for_instances(search_filters={"StudyInstanceUID": study_uid})
+        return sorted(names(rows, "00080018"))
+
+    assert is_left() == sorted(one.SOPInstanceUID for one in spare)
+    client.delete_instance(study_uid, series_uid, instance_uid)
+    assert is_left() == sorted(one.SOPInstanceUID for one in spare[1:])
+    client.delete_series(study_uid, series_uid)
+    assert is_left() == [spare[2].SOPInstanceUID]
+    client.delete_study(study_uid)
+    assert is_left() == []
+    for call in (
+        lambda: client.retrieve_instance(study_uid, series_uid, instance_uid),
+        lambda: client.retrieve_series_metadata(study_uid, series_uid),
+        lambda: client.retrieve_study(study_uid),
+        lambda: client.delete_study(study_uid),
+    ):
+        with pytest.raises(requests.HTTPError, match="410"):
+            call()
+
+
 # -- what is not there -----------------------------------------------------------------------------------------
 
 
@@ -351,6 +428,17 @@ def test_what_was_never_stored_is_not_found(archive: Archive) -> None:
     ):
         with pytest.raises(Exception, match=r"40[46]"):
             call()
+
+
+def test_a_client_that_tries_again_gets_the_same_answer(archive: Archive) -> None:
+    seen: list[int] = []
+    client = DICOMwebClient(archive.client.base_url, callback=lambda answer, **_: seen.append(answer.status_code))
+    client.set_http_retry_params(
+        max_attempts=3, wait_exponential_multiplier=1, retriable_error_codes=(HTTPStatus.NOT_FOUND,)
+    )
+    with pytest.raises(Exception, match="404"):
+        client.retrieve_study_metadata(new_uid())
+    assert seen == [404, 404, 404]
 
 
 @pytest.fixture(autouse=True)
