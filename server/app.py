@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import os
@@ -24,7 +23,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
-from readingroom.clock import Clock, SystemClock
+from readingroom.clock import Clock
 from readingroom.errors import ReadingRoomError, Unavailable
 from server.archive import open_queue, open_store
 from server.codecs import Codecs
@@ -42,17 +41,16 @@ from server.dicomweb import (
     wado_uri,
 )
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
+from server.gauges import measure
 from server.ingest import Ingest
-from server.listing import list_attributes
-from server.purging import purge_due
 from server.renditions import open_renditions
 from server.room import Room
 from server.settings import Settings
-from server.settle import describe_stale, settle_studies
 from server.web import desk
 from server.web.viewer import viewer_routes
-from server.worklist.items import expire_claims
+from server.worker import working
 from storage.catalog import schema as t
+from storage.catalog.clocks import clock_of
 from storage.catalog.engine import begin_write, database_url, open_engine
 from storage.catalog.keys import with_configured
 from storage.catalog.migrate import upgrade
@@ -60,8 +58,6 @@ from storage.catalog.studies import ensure_facility
 
 log = logging.getLogger(__name__)
 
-_SWEEP_SECONDS = 30.0
-_SETTLE_SECONDS = 1.0
 _UPLOAD_THREADS = 6
 _GC_OBJECTS = 20_000
 """New objects between two looks for cycles; the JSON of one header makes some 700, and has no cycles."""
@@ -97,7 +93,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
         with begin_write(engine) as connection:
             ensure_facility(connection, settings.facility)
         with open_store(settings) as blobs:
-            clock = clock or SystemClock()
+            clock = clock or clock_of(engine)
             ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings)
             upload = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
             cores = os.cpu_count() or 1
@@ -151,13 +147,12 @@ def create_app(room: Room | None = None) -> ASGIApp:
         gc.freeze()  # what start-up made stays; a full collection would stop everything for some 50 ms
         gc.set_threshold(_GC_OBJECTS, 20, 50)
         _note_the_end(app.state.room.is_stopping)
-        timers = asyncio.create_task(_run_timers(app.state.room, metrics))
+        worker = working(app.state.room, threads=settings.job_threads if settings.embedded_worker else 0)
+        worker.__enter__()
         try:
             yield
         finally:
-            timers.cancel()
-            with suppress(asyncio.CancelledError):
-                await timers
+            await anyio.to_thread.run_sync(worker.__exit__, None, None, None)
             await anyio.to_thread.run_sync(opened.__exit__, None, None, None)
 
     app = Starlette(
@@ -199,25 +194,6 @@ def _note_the_end(is_stopping: threading.Event) -> None:
         signal.signal(number, told)
 
 
-async def _run_timers(room: Room, metrics: Metrics) -> None:
-    """Look at the rows that fall due: studies that settle, attributes to list, claims, dead writers, what to purge."""
-    rounds = 0
-    while True:
-        try:
-            await anyio.to_thread.run_sync(settle_studies, room, limiter=room.db)
-            await anyio.to_thread.run_sync(describe_stale, room, limiter=room.db)
-            await anyio.to_thread.run_sync(list_attributes, room, metrics, limiter=room.db)
-            await anyio.to_thread.run_sync(expire_claims, room.engine, room.clock.now(), limiter=room.db)
-            if rounds % int(_SWEEP_SECONDS / _SETTLE_SECONDS) == 0:
-                await anyio.to_thread.run_sync(room.ingest.sweep_others, limiter=room.db)
-                await anyio.to_thread.run_sync(purge_due, room, limiter=room.db)
-        except Exception:
-            # The worker loop: what failed now is due again in the next round.
-            log.exception("a timer's round failed")
-        rounds += 1
-        await asyncio.sleep(_SETTLE_SECONDS)
-
-
 async def _to_viewer(_request: Request) -> Response:
     return RedirectResponse("/ohif/")
 
@@ -243,4 +219,10 @@ async def scrape(request: Request) -> Response:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    counted = generate_latest(registry)
+    room: Room = request.app.state.room
+    with suppress(sa.exc.SQLAlchemyError):  # what else is counted is worth the more when the catalog does not answer
+        gauges = CollectorRegistry()
+        gauges.register(await anyio.to_thread.run_sync(measure, room, limiter=room.db))
+        counted += generate_latest(gauges)
+    return Response(counted, media_type=CONTENT_TYPE_LATEST)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
@@ -48,13 +48,6 @@ class Metrics:
             ["route"],
             buckets=_BUCKETS,
             registry=self.registry,
-        )
-        self.listing = Gauge(
-            "readingroom_search_listing_remaining",
-            "Stored studies, series or instances still to be listed by an attribute that has become searchable",
-            ["attribute"],
-            registry=self.registry,
-            multiprocess_mode="mostrecent",
         )
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import time
 
-from server.edge import Metrics
 from server.room import Room
-from storage.catalog.listed import list_stored, progress, sync_keys
+from storage.catalog.listed import list_stored, sync_keys
 
 _ROUND_SECONDS = 0.5
 """Of each second; the rest is for who waits for the database."""
 
 
-def list_attributes(room: Room, metrics: Metrics) -> bool:
+def list_attributes(room: Room) -> bool:
     """Take note of what is configured, and list some of what is stored; says whether there is more to do."""
     sync_keys(room.engine, [attribute.key for attribute in room.settings.search_attributes])
     until = time.monotonic() + _ROUND_SECONDS
-    has_more = had_some = list_stored(room.engine)
+    has_more = list_stored(room.engine)
     while has_more and time.monotonic() < until:
         has_more = list_stored(room.engine)
-    if had_some:
-        for one in room.query(progress):
-            metrics.listing.labels(one.name).set(one.remaining)
     return has_more

@@ -64,6 +64,9 @@ class Policy:
         return longest * random.uniform(0.5, 1)
 
 
+USUAL = Policy()
+
+
 @dataclass(slots=True)
 class Claim:
     """The right to run a job, until it is over or somebody else has taken it."""
@@ -164,7 +167,7 @@ class Queue(ABC):
 
     # -- for those who have work to be done ------------------------------------------------------------------------
 
-    def on(self, kind: str, policy: Policy = Policy()) -> Callable[[Handler], Handler]:
+    def on(self, kind: str, policy: Policy = USUAL) -> Callable[[Handler], Handler]:
         """Decorates the function that handles jobs of a kind; before the worker starts.
 
         What it raises decides: `RetryLater` says when to try again, `GiveUp` that it is no use; after anything else it
@@ -268,7 +271,7 @@ class Queue(ABC):
 
     def policy(self, kind: str) -> Policy:
         """How jobs of a kind are tried."""
-        return self._policies.get(kind, Policy())
+        return self._policies.get(kind, USUAL)
 
     def _settle_failed(self, job: Job, error: BaseException) -> None:
         policy, reason, claim = self.policy(job.kind), reason_of(error), job.claim

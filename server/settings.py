@@ -120,6 +120,10 @@ class Settings(BaseSettings):
     claim_minutes: float = Field(
         120.0, gt=0, le=100_000, description="A work item that its reader claimed and left alone is free again then"
     )
+    embedded_worker: bool = Field(
+        True, description="Whether 'serve' runs jobs itself; otherwise 'readingroom work' has to be running"
+    )
+    job_threads: int = Field(4, ge=1, le=64, description="Jobs that each process runs at once")
     search_attributes: tuple[Annotated[SearchAttribute, BeforeValidator(_spelled_out)], ...] = Field(
         (), description="Further attributes that searches match; see [search](search.md)"
     )

@@ -18,18 +18,20 @@ from storage.catalog.engine import lock_events
 _MOST_INSTANCES = 1000
 """Of one event; what concerns more is told in several."""
 
-_INSERT = t.event.insert()
+_INSERT = t.event.insert().returning(t.event.c.seq, sort_by_parameter_order=True)
+_READ = sa.select(*(t.event.c[name] for name in ("seq", "type", "study_uid", "facility", "item", "at", "payload")))
 
 
-def append_events(connection: sa.Connection, events: Sequence[Mapping[str, Any]]) -> None:
-    """Append rows to the log, as the last thing that a transaction does.
+def append_events(connection: sa.Connection, events: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+    """Append rows to the log, as the last thing that a transaction does; returns their numbers.
 
     Whoever appends holds a lock until the commit, so that numbers are given in the order of commits: a reader who has
     seen one has seen all before it.
     """
-    if events:
-        lock_events(connection)
-        connection.execute(_INSERT, list(events))
+    if not events:
+        return ()
+    lock_events(connection)
+    return connection.execute(_INSERT, list(events)).scalars().all()
 
 
 def instance_events(
@@ -99,6 +101,11 @@ def read_events(
     return [_event(row) for row in connection.execute(statement.order_by(t.event.c.seq).limit(limit))]
 
 
+def read_event(connection: sa.Connection, sequence: int) -> Event:
+    """The event of that number."""
+    return _event(connection.execute(_READ.where(t.event.c.seq == sequence)).one())
+
+
 def latest_event(connection: sa.Connection, scope: Scope, wanted: Wanted) -> Event | None:
     """The last of them."""
     row = connection.execute(_matching(scope, wanted).order_by(t.event.c.seq.desc()).limit(1)).one_or_none()
@@ -107,7 +114,7 @@ def latest_event(connection: sa.Connection, scope: Scope, wanted: Wanted) -> Eve
 
 def _matching(scope: Scope, wanted: Wanted) -> sa.Select[Any]:
     c = t.event.c
-    statement = sa.select(c.seq, c.type, c.study_uid, c.facility, c.item, c.at, c.payload)
+    statement = _READ
     if scope.facilities is not None:
         statement = statement.where(c.facility.in_(sorted(scope.facilities)))
     if wanted.types:

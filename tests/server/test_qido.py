@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
 from readingroom.errors import Invalid
 from server.dicomweb.query import parse_query
-from server.edge import Metrics
+from server.gauges import measure
 from server.listing import list_attributes
 from server.room import Room
 from server.settings import Settings
@@ -703,8 +704,7 @@ def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
 
 
 def list_all(archive: Archive) -> None:
-    metrics = Metrics()
-    while list_attributes(archive.room, metrics):
+    while list_attributes(archive.room):
         pass
 
 
@@ -797,11 +797,11 @@ def test_a_search_by_what_is_not_listed_yet_says_so(archive: Archive) -> None:
 @pytest.mark.attributes("ConvolutionKernel")
 def test_progress_of_the_listing_is_told(archive: Archive) -> None:
     fill(archive.room.engine, *(header(ConvolutionKernel="B70f") for _ in range(3)))
-    metrics = Metrics()
     sync_keys(archive.room.engine, [archive.room.keys["00181210"]])
-    assert not list_attributes(archive.room, metrics)
-    name = "readingroom_search_listing_remaining"
-    assert metrics.registry.get_sample_value(name, {"attribute": "00181210"}) == 0
+    assert not list_attributes(archive.room)
+    registry = CollectorRegistry()
+    registry.register(measure(archive.room))
+    assert registry.get_sample_value("readingroom_search_listing_remaining", {"attribute": "00181210"}) == 0
 
 
 @pytest.mark.parametrize(
