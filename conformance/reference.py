@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from pydicom.datadict import dictionary_description
 
-from conformance import orthanc
+from conformance import orthanc, routing
 from conformance.statement import statement_page
 from conformance.transcoding import transcoding_page
 from server.dicomweb.openapi import openapi
@@ -159,6 +159,7 @@ PAGE_MAKERS: Mapping[str, Callable[[], str]] = {
     "conformance-orthanc.md": orthanc.page,
     "conformance-statement.md": statement_page,
     "openapi.json": openapi_document,
+    "routing.md": routing.page,
     "search.md": search_page,
     "settings.md": settings_page,
     "transcoding.md": transcoding_page,
