@@ -26,6 +26,7 @@ from readingroom.clock import SystemClock
 from readingroom.errors import Invalid, ReadingRoomError
 from readingroom.model import Scope
 from server.console import Config, Data, Database, err, load_settings, out, print_table
+from server.directory_command import directory_app, readers_app
 
 if TYPE_CHECKING:
     from storage.catalog.corrections import Target
@@ -50,6 +51,8 @@ app = typer.Typer(
 zarr_app = typer.Typer(no_args_is_help=True, help="Open stored series as zarr arrays.")
 app.add_typer(zarr_app, name="zarr")
 app.add_typer(conformance_app, name="conformance")
+app.add_typer(directory_app, name="directory")
+app.add_typer(readers_app, name="readers")
 
 Facility = Annotated[str | None, typer.Option(help="The facility that owns it.", show_default="the setting 'facility'")]
 

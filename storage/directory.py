@@ -291,16 +291,16 @@ _IMPLIED: dict[str, tuple[Priority, ...]] = {"stat": ("stat",), "urgent": ("urge
 
 
 class StudyClass(Entry):
-    """When one type of study is due, counted from when it can be read.
+    """When one type of study is due, and when to warn, both counted from when it can be read.
 
-    It applies to items for which all that it names holds: `priorities` (implied for stat, urgent and routine),
-    `modalities`, `body_parts`, `subspecialties`. One that names nothing applies to items that were ordered as of this
-    `study_type`.
+    `grace` after it is due it counts as breached. It applies to items for which all holds that it names: `priorities`
+    (implied for stat, urgent and routine), `modalities`, `body_parts`, `subspecialties`. One that names nothing applies
+    to items that were ordered as of this `study_type`.
     """
 
     study_type: Word
     due: Span
-    warn: Span
+    warn: Span | None = None
     grace: Span = timedelta()
     hours: Literal["24x7", "business"] = "24x7"
     pause_reasons: tuple[Word, ...] = ()
@@ -309,23 +309,19 @@ class StudyClass(Entry):
     body_parts: tuple[Upper, ...] = ()
     subspecialties: tuple[Subspecialty, ...] = ()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _with_implied(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        filled = dict(given)
-        if "priorities" not in filled and isinstance(filled.get("study_type"), str):
-            implied = _IMPLIED.get(filled["study_type"], ())
-            filled.update({"priorities": implied} if implied else {})
-        if "warn" not in filled and "due" in filled:
-            due = _span(filled["due"])
-            filled["warn"] = due * 3 / 4 if isinstance(due, timedelta) else due
-        return filled
+    @property
+    def warns_after(self) -> timedelta:
+        """How long after the beginning it warns; without `warn` after three quarters of the time."""
+        return self.due * 3 / 4 if self.warn is None else self.warn
+
+    @property
+    def of_priorities(self) -> tuple[Priority, ...]:
+        """The priorities that it is for; empty: any."""
+        return self.priorities or _IMPLIED.get(self.study_type, ())
 
     @model_validator(mode="after")
     def _warns_in_time(self) -> StudyClass:
-        if not timedelta() < self.due or not timedelta() <= self.warn <= self.due:
+        if not timedelta() < self.due or self.warns_after > self.due:
             raise ValueError("warn has to be before due, and due after nothing: both are counted from the beginning")
         return self
 

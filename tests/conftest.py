@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -22,6 +22,9 @@ from storage.catalog.migrate import upgrade
 from tests import servers, synthetic
 from tests.corpus import FOLDER, dicom_files
 from tests.servers import S3, Absent, Live, Postgres
+
+if TYPE_CHECKING:
+    from tests.commands import Run
 
 ROOMS = ("sqlite", "postgres", "s3")
 DATABASES = ("sqlite", "postgres")
@@ -220,6 +223,14 @@ def client(room: Room) -> Iterator[httpx.Client]:
 
     with TestClient(create_app(room), base_url="http://127.0.0.1:8780") as client:
         yield client
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in this process."""
+    from tests.commands import runner
+
+    return runner(capsys, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 import pydicom
@@ -35,6 +33,7 @@ from storage.catalog.engine import begin_write, open_engine
 from storage.catalog.keys import configured_key
 from storage.catalog.listed import list_stored, sync_keys
 from storage.catalog.migrate import head
+from tests.commands import Run
 from tests.servers import REPOSITORY, environment, free_port
 from tests.synthetic import ct_series, part10, secondary_capture
 
@@ -53,52 +52,12 @@ COMMANDS = (
     "migrate",
     "zarr path",
     "conformance dicomweb",
+    "directory import",
+    "directory check",
+    "directory export",
+    "readers list",
+    "readers gaps",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Printed:
-    """What a command printed; `words` is its answer on one line, however it was wrapped."""
-
-    out: str
-    err: str
-
-    @property
-    def words(self) -> str:
-        return " ".join(self.out.split())
-
-
-class Run(Protocol):
-    """Runs a command to its end in this process, checks its exit status, and gives what it printed."""
-
-    def __call__(
-        self, *arguments: str | Path, env: Mapping[str, str] = ..., status: int = 0, cwd: Path = REPOSITORY
-    ) -> Printed: ...
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def run(
-        *arguments: str | Path, env: Mapping[str, str] | None = None, status: int = 0, cwd: Path = REPOSITORY
-    ) -> Printed:
-        capsys.readouterr()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["readingroom", *map(str, arguments)])
-            patch.setattr(cli.out, "width", 200)
-            patch.setenv("READINGROOM_CONFIG", os.devnull)
-            for name, value in (env or {}).items():
-                patch.setenv(name, value)
-            patch.chdir(cwd)
-            try:
-                cli.main()
-                ended: object = 0
-            except SystemExit as exit_:
-                ended = exit_.code or 0
-        printed = Printed(*capsys.readouterr())
-        assert ended == status, printed.out + printed.err
-        return printed
-
-    return run
 
 
 def start(*arguments: str | Path, log: Path) -> subprocess.Popen[bytes]:

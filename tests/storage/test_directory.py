@@ -138,8 +138,8 @@ def test_business_hours_are_needed_where_a_class_counts_them() -> None:
 
 def test_a_class_knows_its_priorities_and_when_to_warn() -> None:
     one = StudyClass.model_validate({"study_type": "urgent", "due": "2h"})
-    assert (one.priorities, one.warn) == (("urgent", "asap"), timedelta(minutes=90))
-    assert StudyClass.model_validate({"study_type": "stroke", "due": "20m"}).priorities == ()
+    assert (one.of_priorities, one.warns_after) == (("urgent", "asap"), timedelta(minutes=90))
+    assert StudyClass.model_validate({"study_type": "stroke", "due": "20m"}).of_priorities == ()
 
 
 class Given(Entry):
