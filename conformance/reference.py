@@ -13,7 +13,7 @@ from conformance import orthanc, routing
 from conformance.statement import statement_page
 from conformance.transcoding import transcoding_page
 from server.dicomweb.openapi import openapi
-from server.settings import Settings
+from server.settings import PluginSettings, Settings
 from storage.catalog.keys import KEYS, LEVELS, MATCHED_VRS, Key, Level
 from storage.catalog.matching import MATCHING
 
@@ -39,6 +39,22 @@ In a variable a list is written as JSON: `READINGROOM_ALLOWED_HOSTS='["images.ex
 |---|---|---|---|
 """
 
+
+_PLUGINS_HEAD = """\
+
+## Plugins
+
+A plugin runs where the settings have a table for it, which may be empty. Plugins are called in the order of their
+tables. What the server reads there is below; the rest goes to the plugin, which says what is wrong with it.
+
+    [plugins.acme]
+    network = true
+    readable = ["/srv/models/acme"]
+    threshold = 0.7        # the plugin's own
+
+| setting | default | meaning |
+|---|---|---|
+"""
 
 _SEARCH_HEAD = """\
 # Searching
@@ -118,16 +134,25 @@ def _matching(key: Key) -> str:
 
 def settings_page() -> str:
     """The reference of every setting, as Markdown."""
-    return _SETTINGS_HEAD + "".join(
+    settings = "".join(
         f"| `{name}` | `READINGROOM_{name.upper()}` | {_default(field.default)} | {_meaning(field)} |\n"
         for name, field in Settings.model_fields.items()
     )
+    plugins = "".join(
+        f"| `{name}` | {_default(field.default)} | {_meaning(field)} |\n"
+        for name, field in PluginSettings.model_fields.items()
+    )
+    return f"{_SETTINGS_HEAD}{settings}{_PLUGINS_HEAD}{plugins}"
 
 
 def _default(value: Any) -> str:
     match value:
         case None | ():
             return "none"
+        case dict() if not value:
+            return "none"
+        case bool():
+            return f"`{str(value).lower()}`"
         case tuple():
             return ", ".join(f"`{item}`" for item in value)
         case int() if value >= 1 << 20 and value % (1 << 20) == 0:

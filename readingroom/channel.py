@@ -70,7 +70,7 @@ class Channel:
 
     def send(self, message: Message, *, max_bytes: int = LONGEST) -> None:
         """Send a message; raises `Invalid` where it is longer than `max_bytes`."""
-        send(self._sock, message, max_bytes=max_bytes)
+        send(self._sock, pack(message, max_bytes=max_bytes))
 
     def receive(self) -> Message:
         """Wait for the next message; raises `EOFError` where the other side is gone."""
@@ -91,12 +91,20 @@ class Channel:
         return fd
 
 
-def send(sock: socket.socket, message: Message, *, fd: int | None = None, max_bytes: int = LONGEST) -> None:
-    """Send a message on a socket, within its time-out; raises `Invalid` where it is too long."""
-    text = json.dumps(message, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+def pack(message: Message, *, max_bytes: int = LONGEST) -> bytes:
+    """A message as it is sent; raises `Invalid` where it is too long, or no JSON."""
+    try:
+        text = json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Invalid(f"A message is no JSON: {error}.") from None
     if len(text) > max_bytes:
         raise Invalid(f"A message of {len(text):,} bytes is more than the {max_bytes:,} that are taken.")
-    data = memoryview(_LENGTH.pack(len(text)) + text)
+    return _LENGTH.pack(len(text)) + text
+
+
+def send(sock: socket.socket, packed: bytes, *, fd: int | None = None) -> None:
+    """Send what `pack` made, within the socket's time-out, and with it a file descriptor."""
+    data = memoryview(packed)
     if fd is not None:
         data = data[socket.send_fds(sock, [data[:_AT_ONCE]], [fd]) :]
     sock.sendall(data)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from readingroom.channel import PROTOCOL, Message, Messages, send
+from readingroom.channel import PROTOCOL, Message, Messages, pack, send
 from readingroom.confine import Limits
 from readingroom.context import Archive, NoArchive
 from readingroom.errors import GiveUp, Invalid, PluginFailed, ReadingRoomError, RetryLater
@@ -215,10 +215,11 @@ class Contained:
             raise PluginFailed(f"Plugin {launch.name} does not say what it is.", reason="start") from None
 
     def _ask(self, message: Message, now: datetime, seconds: float, archive: Archive) -> Any:
+        packed = pack(message | {"now": now.isoformat()})
         self._begin()
         try:
             self._sock.settimeout(seconds)
-            send(self._sock, message | {"now": now.isoformat()})
+            send(self._sock, packed)
             told = self._wait(seconds, archive)
         except TimeoutError:
             raise self._lost("time") from None
@@ -294,17 +295,17 @@ class Contained:
                     volume = archive.volume(series_uid)
                     told = {"shape": volume.shape, "dtype": volume.dtype, "frames": volume.frames}
                     try:
-                        send(self._sock, told, fd=volume.fd)
+                        send(self._sock, pack(told), fd=volume.fd)
                     finally:
                         os.close(volume.fd)
                 case "instances":
-                    send(self._sock, {"instances": list(archive.instances(series_uid))})
+                    send(self._sock, pack({"instances": list(archive.instances(series_uid))}))
                 case _:
                     raise self._lost("garbled")
         except PluginFailed:
             raise
         except ReadingRoomError as error:
-            send(self._sock, {"refused": type(error).__name__, "message": error.message})
+            send(self._sock, pack({"refused": type(error).__name__, "message": error.message}))
 
     def _read_output(self) -> None:
         """Log what the plugin prints, up to a limit; beyond it, drop it, and where it never ends, end the plugin."""

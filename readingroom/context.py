@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from readingroom.model import Series
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL | 0x10  # F_SEAL_FUTURE_WRITE
 
 type Dataset = Mapping[str, Any]
 """A data set in the DICOM JSON model (PS3.18 annex F)."""
@@ -218,31 +221,23 @@ class Context:
         self.attempt = attempt
 
 
-def share(array: NDArray[Any], frames: Sequence[tuple[str, int]]) -> SharedVolume:
-    """Copy an array to memory that another process may map for reading."""
+def new_volume(
+    shape: tuple[int, ...], dtype: str, frames: Sequence[tuple[str, int]]
+) -> tuple[SharedVolume, NDArray[Any]]:
+    """A volume in memory, and the one array through which it is filled; others can only read it."""
     import numpy as np
 
-    volume = SharedVolume(
-        fd=os.memfd_create("volume", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING),
-        shape=array.shape,
-        dtype=array.dtype.str,
-        frames=tuple(frames),
-    )
-    os.ftruncate(volume.fd, max(array.nbytes, 1))
-    if array.nbytes:
-        with mmap.mmap(volume.fd, array.nbytes) as memory:
-            target = np.frombuffer(memory, array.dtype).reshape(array.shape)
-            target[...] = array
-            del target  # else the map could not be closed
-    seal(volume.fd)
-    return volume
-
-
-def seal(fd: int) -> None:
-    """Let nobody change what is in a memory file any more, so that nobody who maps it is surprised."""
-    import fcntl
-
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    size = prod(shape) * np.dtype(dtype).itemsize
+    fd = os.memfd_create("volume", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, max(size, 1))
+        memory = mmap.mmap(fd, size) if size else bytearray()
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    target = np.frombuffer(memory, dtype).reshape(shape)
+    return SharedVolume(fd=fd, shape=shape, dtype=target.dtype.str, frames=tuple(frames)), target
 
 
 def _mapped(shared: SharedVolume) -> NDArray[Any]:

@@ -211,6 +211,18 @@ def _read_whole(value: Any, path: Path) -> int:
     return value
 
 
+def _read_text(value: Any, path: Path) -> str:
+    text = _expect(value, str, "a text", path)
+    if not text.isascii() or "\0" in text:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise Invalid(f"{_at(path)} is no text of Unicode characters.") from None
+        if "\0" in text:
+            raise Invalid(f"{_at(path)} holds a NUL character.")
+    return text
+
+
 def _read_moment(value: Any, path: Path) -> datetime:
     try:
         moment = datetime.fromisoformat(_expect(value, str, "a time", path))
@@ -239,7 +251,7 @@ _PLAIN: dict[Any, Reader] = {
     bool: lambda value, path: _expect(value, bool, "a truth value", path),
     int: _read_whole,
     float: _read_number,
-    str: lambda value, path: _expect(value, str, "a text", path),
+    str: _read_text,
     datetime: _read_moment,
     timedelta: _read_span,
     dict: lambda value, path: _expect(value, dict, "an object", path),

@@ -42,10 +42,12 @@ from server.dicomweb import (
 )
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.gauges import measure
+from server.hooks import Hooks, find_plugins
 from server.ingest import Ingest
 from server.renditions import open_renditions
 from server.room import Room
 from server.settings import Settings
+from server.volumes import ShownStudies
 from server.web import desk
 from server.web.viewer import viewer_routes
 from server.worker import working
@@ -94,7 +96,6 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
             ensure_facility(connection, settings.facility)
         with open_store(settings) as blobs:
             clock = clock or clock_of(engine)
-            ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings)
             upload = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
             cores = os.cpu_count() or 1
             own_codecs = Codecs(
@@ -102,6 +103,13 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 memory_bytes=settings.codec_memory_bytes,
                 seconds=settings.codec_seconds,
             )
+            decoding = codecs or own_codecs
+            hooks = Hooks(
+                find_plugins(settings),
+                clock=clock,
+                open_archive=lambda studies: ShownStudies(engine, blobs, decoding, studies),
+            )
+            ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings, hooks=hooks)
             renditions = open_renditions(settings)
             try:
                 yield Room(
@@ -111,7 +119,8 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     clock=clock,
                     queue=open_queue(engine, clock),
                     ingest=ingest,
-                    codecs=codecs or own_codecs,
+                    codecs=decoding,
+                    hooks=hooks,
                     renditions=renditions,
                     db=anyio.CapacityLimiter(16),
                     disk=anyio.CapacityLimiter(16),
@@ -121,9 +130,10 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 )
             finally:
                 renditions.close()
-                own_codecs.close()
                 upload.shutdown()
                 ingest.close()
+                hooks.close()
+                own_codecs.close()
     finally:
         engine.dispose()
 
@@ -137,12 +147,12 @@ def create_app(room: Room | None = None) -> ASGIApp:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         if room is not None:
             app.state.room = room
-            metrics.registry.register(room.codecs.losses)
+            _register(room, metrics.registry)
             yield
             return
         opened = build_room(settings)
         app.state.room = await anyio.to_thread.run_sync(opened.__enter__)
-        metrics.registry.register(app.state.room.codecs.losses)
+        _register(app.state.room, metrics.registry)
         gc.collect()
         gc.freeze()  # what start-up made stays; a full collection would stop everything for some 50 ms
         gc.set_threshold(_GC_OBJECTS, 20, 50)
@@ -177,6 +187,12 @@ def create_app(room: Room | None = None) -> ASGIApp:
     if room is not None:
         app.state.room = room
     return Edge(app, settings=settings, metrics=metrics)
+
+
+def _register(room: Room, registry: CollectorRegistry) -> None:
+    """Show on the metrics page what the room counts."""
+    for collector in (room.codecs.losses, room.hooks.calls, room.hooks.seconds):
+        registry.register(collector)
 
 
 def _note_the_end(is_stopping: threading.Event) -> None:
@@ -216,13 +232,16 @@ async def readyz(request: Request) -> Response:
 async def scrape(request: Request) -> Response:
     """Counters and histograms for Prometheus; of all workers where PROMETHEUS_MULTIPROC_DIR is set."""
     registry = request.app.state.metrics.registry
+    room: Room = request.app.state.room
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     counted = generate_latest(registry)
-    room: Room = request.app.state.room
     with suppress(sa.exc.SQLAlchemyError):  # what else is counted is worth the more when the catalog does not answer
         gauges = CollectorRegistry()
         gauges.register(await anyio.to_thread.run_sync(measure, room, limiter=room.db))
         counted += generate_latest(gauges)
+    plugins = CollectorRegistry()
+    plugins.register(room.hooks.collector())
+    counted += await anyio.to_thread.run_sync(generate_latest, plugins, limiter=room.db)
     return Response(counted, media_type=CONTENT_TYPE_LATEST)

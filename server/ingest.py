@@ -14,7 +14,7 @@ import queue
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -29,11 +29,16 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from readingroom.clock import Clock
 from readingroom.errors import (
     Conflict,
+    Invalid,
     NotFound,
     OutOfSpace,
     ReadingRoomError,
+    Refused,
     Unavailable,
 )
+from readingroom.model import Source
+from readingroom.results import Reject
+from server.hooks import Hooks
 from server.settings import Settings
 from server.staging import Body, Outcome, Ready, SentTo, Spool, scan_file, take_file, write_ready
 from server.sweep import sweep
@@ -60,6 +65,12 @@ from storage.sidecars import NeedsRecord, announced, withdraw_expired
 log = logging.getLogger(__name__)
 
 _GROUP = 512
+_LONGEST_REASON = 200
+_REFUSALS: Mapping[str, type[ReadingRoomError]] = {
+    "refused": Refused,
+    "invalid": Invalid,
+    "unavailable": Unavailable,
+}
 _HEARTBEAT_SECONDS = 20.0
 
 
@@ -72,11 +83,14 @@ class _Request:
 class Ingest:
     """Stages objects on any thread and commits them in groups on its own."""
 
-    def __init__(self, *, engine: sa.Engine, blobs: Blobs, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, *, engine: sa.Engine, blobs: Blobs, clock: Clock, settings: Settings, hooks: Hooks | None = None
+    ) -> None:
         self._engine = engine
         self._blobs = blobs
         self._clock = clock
         self._settings = settings
+        self._hooks = hooks or Hooks(clock=clock)
         root = blobs.root if isinstance(blobs, LocalBlobs) else settings.data
         self._tmp = root / "tmp"
         self._coercions = [Coercion.of(**rule.model_dump()) for rule in settings.coerce]
@@ -141,7 +155,7 @@ class Ingest:
                 source=source,
                 received_at=self._clock.now(),
                 version=version + 1,
-                extras={} if found.category else self._coerced(found, facility, source),
+                extras=self._accepted(found, facility, source),
             )
             return write_ready(self._folder, body, found, known, description)
         except (ReadingRoomError, DBAPIError) as error:
@@ -153,9 +167,23 @@ class Ingest:
                 spool.discard()
             raise
 
-    def _coerced(self, found: Scan, facility: str, source: str) -> dict[str, str]:
-        """What the rules of this installation change of an object of a study as it comes."""
-        return extras_of(coerce(found.metadata, self._coercions, facility=facility, source=source))
+    def _accepted(self, found: Scan, facility: str, source: str) -> dict[str, str]:
+        """What the rules of this installation, and plugins after them, change of an object as it comes.
+
+        Raises what a plugin refuses it with. An object that belongs to no study is not changed.
+        """
+        coercions = list(self._coercions)
+        asked = Source(facility=facility, name=source)
+        for answer in self._hooks.decide_all("accept_instance", header=found.metadata, source=asked):
+            if isinstance(answer.value, Reject):
+                raise _REFUSALS[answer.value.kind](answer.value.because[:_LONGEST_REASON])
+            try:
+                coercions.append(Coercion.of(set=answer.value.changes, remove=answer.value.remove))
+            except Invalid as error:
+                log.warning("plugin %s changes what it must not: %s", answer.plugin, error.message)
+        if found.category:
+            return {}
+        return extras_of(coerce(found.metadata, coercions, facility=facility, source=source))
 
     def _held(self, facility: str, known: Identity) -> tuple[int, bytes]:
         """Version and sha256 of the instance that the facility has; 0 and nothing where it has none."""

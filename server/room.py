@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from readingroom.clock import Clock
 from server.codecs import Codecs
+from server.hooks import Hooks
 from server.queue import Queue
 from server.renditions import Renditions
 from server.settings import Settings
@@ -34,6 +35,7 @@ class Room:
     queue: Queue
     ingest: Ingest
     codecs: Codecs
+    hooks: Hooks
     renditions: Renditions
     db: anyio.CapacityLimiter
     disk: anyio.CapacityLimiter

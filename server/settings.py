@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic_core import to_jsonable_python
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -78,6 +79,39 @@ class CoercionRule(BaseModel):
         return self
 
 
+class PluginSettings(BaseModel):
+    """The table ``[plugins.NAME]``: what the server itself reads there. The rest is for the plugin's own model."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    enabled: bool = Field(True, description="false: it is known, and does not run")
+    trusted: bool = Field(False, description="true: it runs in the server's own process, and may do whatever that may")
+    python: str | None = Field(None, description="Interpreter that it is installed for; default: the server's")
+    module: str | None = Field(None, description="File or folder of a plugin without an entry point")
+    network: bool = Field(False, description="Whether it may open connections")
+    subprocesses: bool = Field(False, description="Whether it may start other programs")
+    readable: tuple[str, ...] = Field((), description="Files and folders that it may read, such as its models")
+    writable: tuple[str, ...] = Field((), description="Files and folders that it may write, and devices that it uses")
+    memory_bytes: int = Field(4 << 30, ge=64 << 20, description="Address space of each of its processes")
+    seconds: float | None = Field(
+        None, gt=0, le=3600, description="Limit of a call from the queue; default: the hook's"
+    )
+    milliseconds: int | None = Field(
+        None, gt=0, le=10_000, description="Limit of a call that somebody waits for; default: the hook's"
+    )
+    processes: int = Field(1, ge=1, le=32, description="How many calls from the queue it takes at once")
+    environment: dict[str, str] = Field({}, description="Environment variables of its process")
+    on_error: Literal["ignore", "reject"] = Field(
+        "ignore", description="What becomes of an object where accept_instance fails: stored, or refused"
+    )
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What is for the plugin itself."""
+        told: dict[str, Any] = to_jsonable_python(self.model_extra or {})
+        return told
+
+
 class Settings(BaseSettings):
     """Everything an operator can set; every value has a default that serves one machine."""
 
@@ -136,6 +170,12 @@ class Settings(BaseSettings):
     codec_seconds: float = Field(30.0, gt=0, description="Time that decoding or encoding a frame may take")
     annotation_font: Path | None = Field(
         None, description="TrueType or OpenType font of burned-in annotations; default: one for ASCII letters"
+    )
+    plugins_folder: Path | None = Field(
+        None, description="Folder of plugins that are files or packages, and need no installation"
+    )
+    plugins: dict[str, PluginSettings] = Field(
+        {}, description="Plugins that run, in their order, each with its settings"
     )
     log_level: str = Field("info", description="debug, info, warning, error")
 

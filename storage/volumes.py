@@ -231,7 +231,7 @@ def read_volume(source: ByteSource, frames: Sequence[FrameRef], spec: ArraySpec,
     volume = np.empty((len(frames) * per_chunk, *spec.frame_shape), spec.dtype)
     with ThreadPoolExecutor(min(threads, len(frames) or 1), thread_name_prefix="volume") as pool:
         targets = (volume[i * per_chunk : (i + 1) * per_chunk] for i in range(len(frames)))
-        for _ in pool.map(_read_into, targets, repeat(source), frames, repeat(spec)):
+        for _ in pool.map(read_into, targets, repeat(source), frames, repeat(spec)):
             pass  # the first error is raised here and cancels what has not begun
     return volume
 
@@ -324,7 +324,8 @@ def _read(source: ByteSource, frame: FrameRef) -> bytes | bytearray:
     return data
 
 
-def _read_into(target: NDArray[Any], source: ByteSource, frame: FrameRef, spec: ArraySpec) -> None:
+def read_into(target: NDArray[Any], source: ByteSource, frame: FrameRef, spec: ArraySpec) -> None:
+    """Read and decode one chunk into an array of shape ``(frames of the chunk, *spec.frame_shape)``."""
     path = source.local_path(frame.key) if lies_as_stored(spec) else None
     if path is None:
         target[...] = decode_chunk(_read(source, frame), spec)

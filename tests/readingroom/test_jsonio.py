@@ -25,7 +25,7 @@ VALUES = [
     if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__module__ == module.__name__
 ]
 
-_words = st.text(max_size=12)
+_words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 _moments = st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC))
 st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
 st.register_type_strategy(datetime, _moments)
@@ -109,6 +109,8 @@ FINDING = to_json(Finding(text="x", evidence=(Evidence(series_uid="1", instance_
         (Finding, FINDING | {"evidence": {}}, "evidence is no array"),
         (Reject | Coerce, {"@": "Veto", "because": "x"}, "no Reject or Coerce"),
         (tuple[int, int], [1, 2, 3], "has 3 values, not 2"),
+        (str, "a\0b", "holds a NUL"),
+        (str, "a\ud800", "no text of Unicode"),
         (int, 1.0, "no whole number"),
         (int, True, "no whole number"),
         (bool, 1, "no truth value"),
