@@ -160,7 +160,7 @@ def accept_instance(header: dict[str, Any], source: Source) -> Reject | Coerce |
 
 
 @decide(answers="first", fails="open", milliseconds=50)
-def sla_for(item: WorkItem, order: Order | None, facility: Facility) -> Sla | None:
+def sla_for(item: WorkItem, order: Order | None, facility: Facility, ctx: Context) -> Sla | None:
     """When a work item is due.
 
     Fired: when an item is created, and when its priority changes.
@@ -189,7 +189,7 @@ def sla_for(item: WorkItem, order: Order | None, facility: Facility) -> Sla | No
 
 
 @decide(answers="first", fails="open", milliseconds=50)
-def ladder_for(escalation: Escalation, facility: Facility) -> tuple[Rung, ...] | None:
+def ladder_for(escalation: Escalation, facility: Facility, ctx: Context) -> tuple[Rung, ...] | None:
     """Whom to reach in which order, and when to go on to the next.
 
     Fired: when an escalation is opened.

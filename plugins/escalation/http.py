@@ -1,0 +1,160 @@
+"""One careful POST: to an address that is allowed, without redirects.
+
+A URL may come from a directory that many people edit, and what answers may be hostile. So an origin is compared whole;
+its name is resolved once, every address of it is looked at, and the connection goes to one that was (a name that leads
+elsewhere a moment later gains nothing). Redirects are refused: whoever answers does not choose where a request goes.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from urllib.parse import urlsplit
+
+from readingroom import GiveUp, RetryLater
+
+type Address = IPv4Address | IPv6Address
+type Network = IPv4Network | IPv6Network
+
+_SECONDS = 10.0
+_LONGEST_ANSWER = 64 << 10
+_LONGEST_WAIT = 3600
+_PORTS = {"http": 80, "https": 443}
+_LATER = frozenset({408, 409, 423, 425, 429})
+"""Refusals that the next attempt may not meet; 409 and 423 may be those of a first attempt that is still at work."""
+_NAT64 = IPv6Network("64:ff9b::/96")
+_PLAIN = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Scheme, host and port of a URL."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """The origin of a URL; raises ValueError, with the reason, where it is none of a web service."""
+        parts = urlsplit(url)
+        if not _PLAIN.fullmatch(url) or "\\" in url or parts.scheme not in _PORTS or not parts.hostname:
+            raise ValueError("a URL begins with https://, a host follows, and it is of ASCII without spaces")
+        if parts.username is not None or parts.password is not None or parts.fragment:
+            raise ValueError("a URL has neither a user, nor a password, nor a fragment")
+        return cls(parts.scheme, parts.hostname, _PORTS[parts.scheme] if parts.port is None else parts.port)
+
+    @property
+    def netloc(self) -> str:
+        """Host and port, the port where it is not that of the scheme."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The origin as the beginning of a URL."""
+        return f"{self.scheme}://{self.netloc}"
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str], *, networks: Sequence[Network] = ()) -> bytes:
+    """Send a request and give the body of its answer, cut after 64 KiB.
+
+    Parameters
+    ----------
+    networks
+        Networks beside the public Internet where the host may be. HTTP without TLS is for these alone.
+
+    Raises
+    ------
+    GiveUp
+        It is not sent, since the URL or what it resolves to is not allowed; or it is refused for good.
+    RetryLater
+        It may be sent again: nobody answered, or the answer says so.
+    """
+    try:
+        origin = Origin.of(url)
+    except ValueError as error:
+        raise GiveUp(f"The URL is not right: {error}.") from None
+    parts = urlsplit(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    addresses = _allowed_addresses(origin, networks)
+    connection = HTTPConnection(origin.host, origin.port, timeout=_SECONDS)
+    try:
+        connection.sock = _connect(origin, addresses)
+        connection.request("POST", target, body, {**headers, "Host": origin.netloc, "Connection": "close"})
+        answer = connection.getresponse()
+        _check(answer)
+        return answer.read(_LONGEST_ANSWER)
+    except (OSError, HTTPException) as error:
+        raise RetryLater(f"{origin.url} did not answer: {type(error).__name__}.") from None
+    finally:
+        connection.close()
+
+
+def is_allowed(address: Address, networks: Sequence[Network]) -> bool:
+    """Whether an address is of the public Internet, or of one of the networks."""
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            inner = IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_allowed(inner, networks)
+    is_public = address.is_global and not address.is_multicast
+    return is_public or _is_in(address, networks)
+
+
+def _is_in(address: Address, networks: Sequence[Network]) -> bool:
+    return any(address.version == network.version and address in network for network in networks)
+
+
+def _allowed_addresses(origin: Origin, networks: Sequence[Network]) -> list[str]:
+    try:
+        found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise RetryLater(f"The name of {origin.url} cannot be resolved.") from None
+    addresses = [str(entry[4][0]) for entry in found]
+    for text in addresses:
+        address = ip_address(text.partition("%")[0])
+        if not is_allowed(address, networks):
+            raise GiveUp(f"{origin.url} is neither of the public Internet nor in one of private_networks.")
+        if origin.scheme == "http" and not _is_in(address, networks):
+            raise GiveUp(f"{origin.url} is asked over https alone, for it is in none of private_networks.")
+    return addresses
+
+
+def _connect(origin: Origin, addresses: Sequence[str]) -> socket.socket:
+    """A connection to the first address that takes one."""
+    *others, last = dict.fromkeys(addresses)
+    for address in others:
+        with suppress(OSError):
+            return _secured(origin, socket.create_connection((address, origin.port), timeout=_SECONDS))
+    return _secured(origin, socket.create_connection((last, origin.port), timeout=_SECONDS))
+
+
+def _secured(origin: Origin, plain: socket.socket) -> socket.socket:
+    if origin.scheme == "http":
+        return plain
+    try:
+        return ssl.create_default_context().wrap_socket(plain, server_hostname=origin.host)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def _check(answer: HTTPResponse) -> None:
+    if 200 <= answer.status < 300:
+        return
+    if answer.status in _LATER or answer.status >= 500:
+        wait = answer.getheader("Retry-After") or ""
+        seconds = min(int(wait), _LONGEST_WAIT) if re.fullmatch("[0-9]{1,9}", wait) else 30
+        raise RetryLater(f"It was answered {answer.status}.", after=timedelta(seconds=seconds))
+    if 300 <= answer.status < 400:
+        raise GiveUp(f"It was answered {answer.status}, and redirects are not followed.")
+    raise GiveUp(f"It was refused with {answer.status}.")
