@@ -88,6 +88,7 @@ class Contained:
         self._log = logging.getLogger(f"readingroom.plugin.{launch.name}")
         self._messages = Messages(launch.answer_bytes)
         self._sock, self._output, self._process = self._start()
+        self._pidfd = os.pidfd_open(self._process.pid)
         self._poll = select.poll()
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(self._output, select.POLLIN)
@@ -100,7 +101,7 @@ class Contained:
     @property
     def is_alive(self) -> bool:
         """Whether the process is there."""
-        return self._process.poll() is None
+        return self._process.returncode is None and not self._has_ended(0)
 
     def call(
         self,
@@ -140,22 +141,30 @@ class Contained:
         }
         return self._ask(message, now, limit.total_seconds(), archive or NoArchive())
 
-    def stop(self, *, now: datetime) -> None:
-        """Let the plugin end what it does, and end its process."""
+    def stop(self, *, now: datetime) -> int:
+        """Let the plugin end what it does, and end its process; gives its exit status, as `kill` does."""
         if self.is_alive:
             with suppress(ReadingRoomError):
                 self._ask({"do": "stop"}, now, self.launch.stop_seconds, NoArchive())
-        self.kill()
+                self._has_ended(_END_SECONDS)
+        return self.kill()
 
     def kill(self) -> int:
         """End the process and all that it started; gives its exit status, minus the signal if one ended it."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        status = self._process.wait()
-        self._sock.close()
-        os.close(self._output)
-        self._output = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        return status
+        if self._process.returncode is None:  # so its number is still its own, and that of its group
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._sock.close()
+            os.close(self._output)
+            os.close(self._pidfd)
+        return self._process.returncode
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Whether the process ends within a time; its status is left for `kill`."""
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        return bool(ended.poll(seconds * 1000))
 
     def _start(self) -> tuple[socket.socket, int, subprocess.Popen[bytes]]:
         """A socket to the process, what it prints, and the process."""
@@ -215,6 +224,8 @@ class Contained:
             raise PluginFailed(f"Plugin {launch.name} does not say what it is.", reason="start") from None
 
     def _ask(self, message: Message, now: datetime, seconds: float, archive: Archive) -> Any:
+        if self._process.returncode is not None:
+            raise PluginFailed(f"The process of plugin {self.launch.name} has ended.", reason="crash")
         packed = pack(message | {"now": now.isoformat()})
         self._begin()
         try:
@@ -341,8 +352,7 @@ class Contained:
             if reason != "output":
                 self._read_output()  # its last words may say why
         if reason == "crash":
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_END_SECONDS)
+            self._has_ended(_END_SECONDS)
         status = self.kill()
         if reason == "crash" and status == -signal.SIGXCPU:
             reason = "time"
