@@ -41,8 +41,9 @@ _MINUTES: Mapping[tuple[str, str], float] = {
 """How long reading takes, in the mean."""
 _MINUTES_OF_MODALITY: Mapping[str, float] = {"CT": 12.0, "MR": 14.0, "CR": 3.0, "DX": 3.0, "MG": 5.0, "US": 6.0}
 _OFFERED: tuple[ItemState, ...] = ("assigned",)
-_LEAST_LEFT = timedelta(minutes=1)
-"""What somebody who has read for longer than expected is still expected to take."""
+_LEAST_LEFT = 0.4
+"""The share of a read that somebody who has read for longer than expected is still expected to take. Long reads are
+very long; who seemed to be free in a moment, and again, would be waited for with what cannot wait."""
 
 
 def read_time(item: StoredItem) -> timedelta:
@@ -85,7 +86,7 @@ def take_snapshot(connection: sa.Connection, now: datetime) -> Queued:
             free_at[reader] += read_time(item)
         else:
             left = (item.claimed_at or now) + read_time(item) - now
-            free_at[reader] += max(left, _LEAST_LEFT)
+            free_at[reader] += max(left, _LEAST_LEFT * read_time(item))
     work = sum((timedelta(seconds=one.read_seconds) for one in waiting), timedelta())
     snapshot = Snapshot(
         at=now,

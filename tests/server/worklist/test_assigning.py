@@ -80,7 +80,7 @@ def test_a_reader_is_expected_to_be_free_when_what_was_claimed_has_been_read(
     assert free == {"ada": clock.now() + timedelta(minutes=3), "ben": clock.now()}
     clock.advance(timedelta(hours=1))
     free = {one.id: one.free_at for one in snapshot(staffed, clock).snapshot.readers}
-    assert free["ada"] == clock.now() + timedelta(minutes=1)
+    assert free["ada"] == clock.now() + 0.4 * read_time(item)
 
 
 def test_a_proposal_is_offered_and_each_reader_has_one_offer_at_a_time(staffed: sa.Engine, clock: SetClock) -> None:
