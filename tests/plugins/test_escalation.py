@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 import pytest
@@ -20,6 +20,7 @@ from plugins import escalation as plugin
 from plugins.escalation import http
 from plugins.escalation.settings import EscalationSettings
 from readingroom import Contact, Context, Escalation, Facility, GiveUp, RetryLater, Rung, SetClock
+from readingroom.testing import PluginContract
 from tests.plugins.peers import Hook, Post, made_certificate, mail_server, web_service
 from tests.servers import free_port
 
@@ -432,3 +433,8 @@ def test_no_secret_is_shown_with_the_settings() -> None:
     )
     assert "hidden" not in shown
     assert SECRET not in shown
+
+
+class TestContract(PluginContract):
+    plugin = "escalation"
+    settings: ClassVar = {"base_url": BASE, "ladders": [{"rungs": [{"role": "desk", "after_minutes": 0}]}]}

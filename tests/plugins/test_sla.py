@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from plugins import sla as plugin
 from plugins.sla.policy import SlaSettings
 from readingroom import Context, Facility, Order, Sla, WorkItem
+from readingroom.testing import PluginContract
 
 NOW = datetime(2024, 1, 1, 12, tzinfo=UTC)
 MERCY = Facility(id="mercy", name="Mercy", kind="hospital", parent="mercy-group")
@@ -105,3 +106,8 @@ def test_an_item_of_no_known_time_is_left_to_the_contract() -> None:
 def test_a_rule_that_is_not_right_is_refused(rule: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         SlaSettings.model_validate({"rules": [rule]})
+
+
+class TestContract(PluginContract):
+    plugin = "sla"
+    settings: ClassVar = {"rules": [{"due_minutes": 60, "warn_share": 0.5}]}
