@@ -91,7 +91,10 @@ def post(url: str, body: bytes, headers: Mapping[str, str], *, networks: Sequenc
         connection.request("POST", target, body, {**headers, "Host": origin.netloc, "Connection": "close"})
         answer = connection.getresponse()
         _check(answer)
-        return answer.read(_LONGEST_ANSWER)
+        try:
+            return answer.read(_LONGEST_ANSWER)
+        except (OSError, HTTPException):
+            return b""  # the request was taken, and is not to be sent again
     except (OSError, HTTPException) as error:
         raise RetryLater(f"{origin.url} did not answer: {type(error).__name__}.") from None
     finally:

@@ -353,6 +353,12 @@ def test_a_service_that_is_not_there_is_tried_again() -> None:
         notify(contact, **setup)
 
 
+def test_what_was_taken_counts_as_sent_though_the_answer_breaks_off(web: Hook) -> None:
+    contact, setup = hooked(web.url)
+    web.headers = {"Content-Length": "9999"}
+    assert notify(contact, **setup) == web.requests[0][1]["webhook-id"]
+
+
 @pytest.mark.parametrize("secret", ["", "secret", "whsec_", "whsec_????", "whsec_" + b64encode(b"short").decode()])
 def test_a_secret_that_is_none_is_refused(secret: str) -> None:
     with pytest.raises(ValidationError, match="secret"):
