@@ -86,7 +86,11 @@ def open_store(settings: Settings) -> Iterator[Blobs]:
 
 def open_queue(engine: sa.Engine, clock: Clock) -> Queue:
     """The queue of a catalog, without handlers."""
-    return SqliteQueue(engine, clock)
+    if engine.dialect.name == "sqlite":
+        return SqliteQueue(engine, clock)
+    from server.postgres_queue import PostgresQueue  # here: it takes a while, and SQLite needs none of it
+
+    return PostgresQueue(engine, clock)
 
 
 def sqlite_file(settings: Settings) -> Path | None:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 LEASE = timedelta(seconds=30)
 """A worker that has not been heard of for so long has lost its jobs; it says that it is there three times in that."""
 
+LOST = "Its worker died, or was not heard of any more."
+
 State = Literal["queued", "running", "dead"]
 
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,39}")  # PostgreSQL's names of channels, which are made of it, are short

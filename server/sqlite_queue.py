@@ -18,11 +18,10 @@ import sqlalchemy as sa
 
 from readingroom.clock import Clock
 from readingroom.errors import Conflict, NotFound
-from server.queue import LEASE, Claim, Job, Queue
+from server.queue import LEASE, LOST, Claim, Job, Queue
 from storage.catalog import schema as t
 from storage.catalog.engine import after_commit, begin_write
 
-_LOST = "Its worker died, or was not heard of any more."
 _IDLE: dict[str, Any] = {"token": None, "lease_until": None}
 
 # Conditions of partial indexes have to stand in a statement as they are: a bound value is not known when it is planned.
@@ -140,9 +139,9 @@ class SqliteQueue(Queue):
             for row in rows:
                 claim = Claim(self, row.id, row.token)
                 if row.attempt >= self.policy(row.kind).attempts:
-                    self.bury(connection, claim, _LOST)
+                    self.bury(connection, claim, LOST)
                 else:
-                    self.put_back(connection, claim, timedelta(0), _LOST, counts=True)
+                    self.put_back(connection, claim, timedelta(0), LOST, counts=True)
             after_commit(connection, self.wake.set)
         return len(rows)
 

@@ -15,7 +15,7 @@ _EVENT_LOCK = 0x72656164
 
 _AFTER_COMMIT = "readingroom.after_commit"
 # What PostgreSQL (classes of SQLSTATE) and SQLite say when the database itself is what fails.
-_OUTAGE_CLASSES = ("08", "53", "57", "58")
+_OUTAGE_CLASSES = ("08", "40", "53", "57", "58")
 _OUTAGE_NAMES = ("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_LOCKED", "SQLITE_NOMEM", "SQLITE_CANTOPEN")
 
 

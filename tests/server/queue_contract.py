@@ -210,7 +210,7 @@ class QueueContract:
     ) -> None:
         deliveries: list[tuple[int, str]] = []
 
-        @queue.on("note", Policy(attempts=4, first=timedelta(seconds=8), most=timedelta(seconds=20)))
+        @queue.on("note", Policy(attempts=4, first=timedelta(minutes=8), most=timedelta(minutes=20)))
         def fail(job: Job) -> None:
             deliveries.append((job.attempt, job.delivery))
             raise KeyError("Doe^Jane")
@@ -218,9 +218,9 @@ class QueueContract:
         enqueue(queue, {})
         for at_least, at_most in ((4, 8), (8, 16), (10, 20)):
             assert queue.drain() == 1
-            world.advance(timedelta(seconds=at_least - 1))
+            world.advance(timedelta(minutes=at_least - 1))
             assert queue.drain() == 0
-            world.advance(timedelta(seconds=at_most - at_least + 2))
+            world.advance(timedelta(minutes=at_most - at_least + 2))
         assert queue.drain() == 1
         assert [attempt for attempt, _ in deliveries] == [1, 2, 3, 4]
         assert len({delivery for _, delivery in deliveries}) == 1

@@ -67,10 +67,16 @@ def description(connection: sa.Connection) -> dict[str, Any]:
     }
 
 
+def is_ours(_object: object, name: str | None, *_: object) -> bool:
+    """Leaves out what procrastinate makes of its own."""
+    return not (name or "").startswith("procrastinate")
+
+
 def test_a_migrated_database_is_what_schema_says(empty: sa.Engine) -> None:
     assert upgrade(empty) == REVISIONS
     with empty.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        options = {"compare_server_default": True, "include_object": is_ours}
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, schema.metadata) == []
         migrated = description(connection)
         connection.rollback()
@@ -168,3 +174,41 @@ def test_an_empty_catalog_has_nothing_to_list(empty: sa.Engine) -> None:
     upgrade(empty)
     with empty.connect() as connection:
         assert connection.execute(sa.select(schema.search_key)).all() == []
+
+
+def test_tables_of_the_queue_are_brought_to_a_later_release_of_their_maker(
+    empty: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if empty.dialect.name == "sqlite":
+        pytest.skip("SQLite has a table of ours")
+    import procrastinate
+    from procrastinate.schema import SchemaManager
+
+    from storage.catalog.jobtables import install
+
+    upgrade(empty)
+    for name, script in (
+        ("03.09.00_01_pre_before.sql", "CREATE TABLE procrastinate_before ()"),
+        ("99.02.00_01_pre_second.sql", "ALTER TABLE procrastinate_first ADD rate text DEFAULT '50 %'"),
+        ("99.01.00_50_post_first.sql", "CREATE TABLE procrastinate_first ()"),
+    ):
+        (tmp_path / name).write_text(script)
+    monkeypatch.setattr(SchemaManager, "get_migrations_path", lambda: str(tmp_path))
+    monkeypatch.setattr(procrastinate, "__version__", "99.2.0")
+    for _ in range(2):  # the second time there is nothing to do
+        with begin_write(empty) as connection:
+            install(connection)
+    with empty.connect() as connection:
+        names = sa.inspect(connection).get_table_names()
+    assert "procrastinate_first" in names
+    assert "procrastinate_before" not in names
+
+
+def test_the_queue_is_of_the_release_of_procrastinate_that_is_installed(postgres_url: str) -> None:
+    import procrastinate
+
+    engine = open_engine(postgres_url)
+    with engine.connect() as connection:
+        said = connection.execute(sa.text("SELECT obj_description('procrastinate_jobs'::regclass)")).scalar_one()
+    engine.dispose()
+    assert said == f"procrastinate {procrastinate.__version__}"
