@@ -187,12 +187,19 @@ SlaMark = Literal["warn", "due", "breached", "paused", "resumed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sla:
-    """When an item is due and when to warn; pauses for these reasons do not count."""
+    """When an item is due and when to warn; pauses for these reasons do not count.
+
+    It counts as breached `grace` after it was due. `contract` and `study_type` name the version of a contract, and the
+    class of it, that this comes from: empty where it comes from a plugin.
+    """
 
     due_at: datetime
     warn_at: datetime | None = None
+    grace: timedelta = timedelta()
     pause_reasons: tuple[str, ...] = ()
     because: str = ""
+    contract: str = ""
+    study_type: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
+from server.announce import announce
 from server.listing import list_attributes
 from server.purging import purge_due
 from server.queue import Job, Queue
 from server.room import Room
 from server.settle import describe_stale, settle_studies
 from server.worklist.items import expire_claims
+from server.worklist.sla import fire_marks
 from storage.catalog.clocks import DatabaseClock
 from storage.catalog.leases import Lease
 
@@ -121,6 +123,7 @@ class Duty:
 DUTIES: tuple[Duty, ...] = (
     Duty(name="settle", act=lambda room, _: settle_studies(room)),
     Duty(name="describe", act=lambda room, _: describe_stale(room)),
+    Duty(name="marks", act=lambda room, now: _fire_marks(room, now)),
     Duty(name="claims", act=lambda room, now: expire_claims(room.engine, now)),
     Duty(name="list", act=lambda room, _: list_attributes(room)),
     Duty(name="purge", act=lambda room, _: purge_due(room), every=_SWEEP_SECONDS),
@@ -188,6 +191,10 @@ def working(room: Room, *, threads: int, kinds: Collection[str] | None = None) -
         if threads:
             jobs.stop()
         sweeper.stop(max(0.0, until - time.monotonic()))
+
+
+def _fire_marks(room: Room, now: datetime) -> int:
+    return fire_marks(room.engine, now, lambda connection, events: announce(connection, room.queue, events))
 
 
 def _measure_clock(room: Room) -> None:

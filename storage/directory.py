@@ -349,6 +349,9 @@ class Contract(Entry):
             raise ValueError(f"it ends on {self.valid_to}, before it begins on {self.valid_from}")
         if not self.business_hours and any(one.hours == "business" for one in self.classes):
             raise ValueError("a class counts business hours, and the contract has no business_hours")
+        names = [one.study_type for one in self.classes]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two classes are of study_type {max(names, key=names.count)!r}")
         return self
 
 

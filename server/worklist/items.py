@@ -17,7 +17,9 @@ from pydicom.uid import generate_uid
 
 from readingroom.clock import Clock
 from readingroom.errors import Conflict, Invalid, NotFound, Refused
-from readingroom.model import Actor, ItemKind, Order, Priority, Scope, Study, WorkItem, priority_rank
+from readingroom.events import SlaCrossed
+from readingroom.model import Actor, ItemKind, Order, Priority, Scope, SlaMark, Study, WorkItem, priority_rank
+from server.worklist.marks import follow, place_marks
 from server.worklist.states import Command, check
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
@@ -143,6 +145,8 @@ def create_item(
     )
     if not insert_item(work.connection, item):
         raise Conflict(f"There is a work item {item.workitem_uid} already, or one to read its study.")
+    if item.due_at is not None and kind != "external":
+        place_marks(work.connection, item, None)
     _tell(work, None, item, "created")
     return item
 
@@ -317,12 +321,20 @@ def flag_item(work: Work, item: StoredItem, findings: str, priority: Priority | 
     return _step(work, item, "reprioritise", rank=rank, is_flagged=True, findings=_line(findings))
 
 
-def schedule_item(work: Work, item: StoredItem, *, due_at: datetime | None, warn_at: datetime | None) -> StoredItem:
-    """Say when an item is due, and from when on it is at risk of being late."""
-    if (due_at, warn_at) == (item.due_at, item.warn_at):
+def schedule_item(
+    work: Work,
+    item: StoredItem,
+    *,
+    due_at: datetime | None,
+    warn_at: datetime | None,
+    study_type: str | None = None,
+) -> StoredItem:
+    """Say when an item is due, from when on it is at risk of being late, and as what type of study it is read."""
+    study_type = study_type or item.study_type
+    if (due_at, warn_at, study_type) == (item.due_at, item.warn_at, item.study_type):
         return item
     order_at = due_at or item.created_at + _LONG_AFTER
-    return _step(work, item, "schedule", due_at=due_at, warn_at=warn_at, order_at=order_at)
+    return _step(work, item, "schedule", due_at=due_at, warn_at=warn_at, order_at=order_at, study_type=study_type)
 
 
 # -- its content and its end -------------------------------------------------------------------------------------------
@@ -412,8 +424,13 @@ def _change(
     work: Work, item: StoredItem, what: str, *, told: Mapping[str, Any] | None = None, **values: Any
 ) -> StoredItem:
     changed = replace(item, **values, version=item.version + 1, changed_at=work.now)
+    marks: list[tuple[SlaMark, Mapping[str, Any]]] = []
+    changed = follow(work.connection, item, changed, work.now, lambda *mark: marks.append(mark))
     update_item(work.connection, item, changed)
     _tell(work, item, changed, what, **(told or {}))
+    for mark, more in marks:
+        crossed = {"item": item.id, "mark": mark, "study_uid": item.study_uid, **more}
+        work.note(SlaCrossed.__name__, crossed, facility=item.facility, study_uid=item.study_uid, item=item.id)
     return changed
 
 

@@ -181,6 +181,14 @@ def contract_for(connection: sa.Connection, facility: str, day: date) -> AgreedC
     return None
 
 
+def agreed_contract(connection: sa.Connection, id: str) -> AgreedContract | None:
+    """One version of a contract, whether it still holds or not."""
+    row = connection.execute(sa.select(t.contract).where(t.contract.c.id == id)).one_or_none()
+    if row is None:
+        return None
+    return AgreedContract(id=row.id, facility=row.facility, version=row.version, contract=_contract(row))
+
+
 def facility_zone(connection: sa.Connection, facility: str) -> str:
     """The name of the time zone of a facility; UTC where it is not known."""
     return connection.execute(sa.select(t.facility.c.zone).where(t.facility.c.id == facility)).scalar() or "UTC"

@@ -422,6 +422,31 @@ work_item = sa.Table(
 )
 
 
+sla_clock = sa.Table(
+    "sla_clock",
+    metadata,
+    sa.Column("item", sa.ForeignKey("work_item.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("contract", sa.ForeignKey("contract.id"), doc="NULL where a plugin has said when the item is due"),
+    sa.Column("study_type", Text, nullable=False, doc="the class of the contract"),
+    sa.Column("because", Text, nullable=False),
+    sa.Column("grace_seconds", sa.Integer, nullable=False),
+    sa.Column("pause_reasons", Text, nullable=False, doc="JSON"),
+    sa.Column("paused_at", UtcDateTime, doc="NULL while it runs"),
+    sa.Column("pauses", Text, nullable=False, doc="JSON: the ones that are over, each its begin and end"),
+)
+
+sla_mark = sa.Table(
+    "sla_mark",
+    metadata,
+    sa.Column("item", sa.ForeignKey("work_item.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("mark", sa.String(16), primary_key=True, doc="warn, due, breached"),
+    sa.Column("due_at", UtcDateTime, doc="NULL while the clock of the item is paused"),
+    sa.Column("fired_at", UtcDateTime, doc="it has been told, and is not told again"),
+    sa.Index("ix_sla_mark_due", "due_at", **_where("fired_at IS NULL AND due_at IS NOT NULL")),
+)
+
+
 def _values(of: str) -> sa.Table:
     """Values of one level that searches match beside its columns: of names, in sequences, and as configured."""
     return sa.Table(

@@ -7,13 +7,14 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from readingroom.errors import Invalid
 from server.worklist.hours import ALWAYS, Calendar, moment, span_on
 from storage.directory import Opening
 
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CHICAGO = ZoneInfo("America/Chicago")
 FORWARD, BACK = date(2026, 3, 8), date(2026, 11, 1)
 WEEK = Opening.model_validate({"days": "mon-fri", "starts": "08:00", "ends": "18:00"})
@@ -42,6 +43,7 @@ def test_a_time_of_the_clock_is_one_moment_on_every_day(wall: str, expected: str
     assert moment(datetime.fromisoformat(wall), CHICAGO) == utc(expected)
 
 
+@unhurried
 @given(
     zone=st.sampled_from(
         ["America/Chicago", "Europe/Berlin", "Australia/Lord_Howe", "America/Phoenix", "Asia/Kolkata"]
@@ -113,6 +115,7 @@ def test_hours_that_never_come_are_an_error_and_not_for_ever() -> None:
         Calendar(openings=(monday,), holidays=days, zone=CHICAGO).after(utc("2026-01-05T00:00"), timedelta(hours=1))
 
 
+@unhurried
 @given(
     begin=st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 31), timezones=st.just(UTC)),
     first=st.integers(0, 5000),

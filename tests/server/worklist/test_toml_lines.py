@@ -6,7 +6,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.worklist.toml_lines import Path, line_of, lines_of
@@ -106,7 +106,7 @@ tables = st.dictionaries(keys, values, max_size=3).map(
 documents = st.tuples(tables, st.lists(st.tuples(st.sampled_from(["[[t]]", "[[t . u]]", "[t.v]"]), tables), max_size=5))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(documents)
 def test_every_key_of_any_document_is_found_on_a_line_that_has_it(drawn: tuple[str, list[tuple[str, str]]]) -> None:
     text = drawn[0] + "".join(f"{header}\n{table}" for header, table in drawn[1])
