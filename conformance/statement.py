@@ -163,7 +163,7 @@ None. An answer of `application/zip` holds a file-set with its DICOMDIR (PS3.10)
 
 ### 5.7 Not there yet
 
-The search of Non-Patient Instances (12.6) and the services of chapters 13 to 15: answered by 404.
+The services of chapters 13 to 15: answered by 404.
 
 """
 

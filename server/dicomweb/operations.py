@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydicom.datadict import keyword_for_tag
 
-from storage.catalog.keys import KEYS, LEVELS, Level
+from storage.catalog.keys import KEYS, LEVELS, Level, any_key
 from storage.catalog.work_items import ITEM_KEYS
 from storage.nonpatient import CATEGORIES, Category
 
@@ -185,6 +185,7 @@ _VALUES: dict[str, tuple[Schema, str]] = {
     "TM": ({"type": "string", "pattern": r"^([01][0-9]|2[0-3])[0-5][0-9]-?$"}, "0830-"),
     "IS": ({"type": "integer", "minimum": 0, "maximum": 9999}, "1"),
     "US": ({"type": "integer", "minimum": 0, "maximum": 65535}, "512"),
+    "UV": ({"type": "integer", "minimum": 0, "maximum": 9999}, "1"),
     "UI": ({"type": "string", "pattern": r"^[0-2](\.(0|[1-9][0-9]{0,8})){1,6}$"}, "1.2.840.10008.5.1.4.1.1.2"),
     "CS": ({"type": "string", "pattern": r"^[A-Z0-9_ *?]{1,16}$"}, "CT"),
 }
@@ -362,13 +363,18 @@ _BY_QUERY = (
 )
 
 
+def keyword_of(name: str) -> str:
+    """An attribute that is named by tags, by keywords."""
+    return ".".join(keyword_for_tag(int(part, 16)) for part in name.split("."))
+
+
 def keys_of(level: Level, *, fixed: Iterable[str] = ()) -> tuple[Parameter, ...]:
     """The matching keys of a search level and those above it, but for the UIDs that the path has fixed."""
     is_worklist = level == "work_item"
     allowed = (level,) if is_worklist else LEVELS[: LEVELS.index(level) + 1]
     parameters = []
     for tag, key in (ITEM_KEYS if is_worklist else KEYS).items():
-        name = ".".join(keyword_for_tag(int(part, 16)) for part in tag.split("."))
+        name = keyword_of(tag)
         if key.level in allowed and name not in fixed:
             schema, example = _VALUES.get(key.vr, _ANY_VALUE)
             meaning = f"Matching key ({tag}), VR {key.vr}, of the {key.level.replace('_', ' ')}"
@@ -416,11 +422,32 @@ _RANGE_ERRORS = (404, 406, 409, 410, 416)
 _ORIGINAL_ERRORS = (403, 404, 406, 409, 410)
 
 
+def _key(name: str) -> Parameter:
+    """A matching key of a category."""
+    key = any_key(name)
+    assert key is not None, name
+    schema, example = _VALUES.get(key.vr, _ANY_VALUE)
+    meaning = f"Matching key ({name}), VR {key.vr}"
+    return Parameter(name=keyword_of(name), meaning=meaning, schema=schema, example=example)
+
+
 def _of_category(category: Category) -> Iterator[Operation]:
     """The operations of a category of instances that belong to no patient (chapter 12)."""
     one = category.title.title().replace(" ", "")
     several = category.plural.title().replace(" ", "")
     service: Service = "Non-Patient Instances"
+    yield Operation(
+        name=f"SearchFor{several}",
+        method="GET",
+        path=f"/{category.name}",
+        title=f"Search for {category.plural}",
+        section="12.6",
+        service=service,
+        parameters=(*_PAGE, *map(_key, category.keys)),
+        answers=(_JSON, "application/json", _XML_PARTS),
+        success=(200, 204),
+        errors=(406,),
+    )
     for name, path, title in (
         (f"Store{several}", f"/{category.name}", f"Store {category.plural}"),
         (f"Store{one}", f"/{category.name}/{{uid}}", f"Store {_a(category.title)} of that UID"),

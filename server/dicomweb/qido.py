@@ -6,12 +6,11 @@ are parsed only where ``includefield`` asks for what a row does not have, or an 
 
 from __future__ import annotations
 
-import re
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import orjson
 import sqlalchemy as sa
@@ -22,27 +21,18 @@ from starlette.routing import Route
 from readingroom.errors import NotFound
 from readingroom.model import Scope
 from server.auth import caller_of
-from server.dicomweb.negotiation import DICOM_JSON, Offer, accepted, choose
-from server.dicomweb.query import PRIOR_RECORD_KEY, RECORD_KEY, Query, parse_query, record_key
+from server.dicomweb.negotiation import accepted, choose
+from server.dicomweb.pages import OFFERS, Page, answer, encoded, picked, takes_gzip
+from server.dicomweb.query import RECORD_KEY, Query, parse_query, record_key
 from server.dicomweb.xmlparts import XML_PARTS, XmlParts
 from server.room import Room
 from storage.catalog.find import find_study
 from storage.catalog.keys import LEVELS, Level
-from storage.catalog.listed import find_element, incomplete
+from storage.catalog.listed import incomplete
 from storage.catalog.search import Part, Search, search
 from storage.objects import BASE_URL_MARK
 
-_OFFERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json"), XML_PARTS)
-_GZIP_FROM_BYTES = 8192
-_GZIP = 31
-"""zlib's window bits for the gzip format."""
-
 _MARK = BASE_URL_MARK.encode()
-_PRINTED = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-_PAGING = frozenset((b"offset", b"PriorRecordKey", PRIOR_RECORD_KEY.encode()))
-_AS_SENT = "%=+,;:@/?!$'()*[]~\\"
-
 _PLURAL: dict[Level, str] = {"study": "studies", "series": "series", "instance": "instances"}
 
 
@@ -71,48 +61,19 @@ routes = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """The rows of an answer.
-
-    Attributes
-    ----------
-    next
-        The parameter that asks for the next page; empty at the end.
-    incomplete
-        Attributes that were matched, and of which not all stored values are listed yet.
-    """
-
-    body: bytes
-    is_gzip: bool
-    count: int
-    next: str
-    incomplete: tuple[str, ...]
-
-
 async def _search(request: Request, level: Level) -> Response:
     room: Room = request.app.state.room
     caller = caller_of(request)
-    offer = choose(accepted(request), _OFFERS)
+    offer = choose(accepted(request), OFFERS)
     under = tuple(request.path_params[name] for name in ("study", "series") if name in request.path_params)
     query_string: bytes = request.scope["query_string"]
     query = parse_query(level, under, query_string, room.keys)
     read = room.read if query.search.is_quick else room.read_apart
     xml = XmlParts() if offer == XML_PARTS else None
-    takes_gzip = _takes_gzip(request)
-    page = await read(find_page, caller.scope, query, caller.service_root, takes_gzip=takes_gzip, xml=xml)
-    headers = {"cache-control": "private, no-store", "vary": "Accept, Accept-Encoding"}
-    if page.is_gzip:
-        headers["content-encoding"] = "gzip"
-    if page.next:
-        headers["link"] = f'<{caller.service_root}{_next_page(query.search, query_string, page.next)}>; rel="next"'
-    if page.count:
-        response = Response(page.body, headers=headers, media_type=xml.content_type if xml else offer.media_type)
-    else:
-        response = Response(status_code=204, headers=headers)
-    for warning in _warnings(query, page):
-        response.headers.append("warning", f'299 {urlsplit(caller.service_root).hostname}: "{warning}"')
-    return response
+    gzips = takes_gzip(request)
+    page = await read(find_page, caller.scope, query, caller.service_root, gzips=gzips, xml=xml)
+    media_type = xml.content_type if xml else offer.media_type
+    return answer(request, page, media_type, _path(query.search), ignored=query.ignored, left_out=query.left_out)
 
 
 def find_page(
@@ -121,7 +82,7 @@ def find_page(
     query: Query,
     service_root: str,
     *,
-    takes_gzip: bool = False,
+    gzips: bool = False,
     xml: XmlParts | None = None,
 ) -> Page:
     """Search, and render what was found: as JSON, or in `xml`.
@@ -137,12 +98,7 @@ def find_page(
         hits = search(connection, scope, replace(wanted, limit=wanted.limit + 1))
     hits, rest = hits[: wanted.limit], hits[wanted.limit :]
     following = f"PriorRecordKey={quote(record_key(wanted, hits[-1]))}" if rest else ""
-    body = _render(query, hits, service_root)
-    if xml:
-        body = xml.whole(orjson.loads(body))
-    is_gzip = takes_gzip and len(body) >= _GZIP_FROM_BYTES
-    if is_gzip:
-        body = zlib.compress(body, 1, _GZIP)
+    body, is_gzip = encoded(_render(query, hits, service_root), gzips=gzips, xml=xml)
     listed = {term.key for term in wanted.terms if term.key.is_listed}
     names = tuple(sorted(incomplete(connection, listed)))
     return Page(body=body, is_gzip=is_gzip, count=len(hits), next=following, incomplete=names)
@@ -166,14 +122,14 @@ def _render(query: Query, hits: Sequence[sa.Row[Any]], service_root: str) -> byt
             sources.append(([_instance(hit, service_root) for hit in hits], tags))
         elif part in ("instance.metadata", "series.header", "study.header"):
             stored = [getattr(hit, part.replace(".", "_")) for hit in hits]
-            sources.append(([_picked(_header(each, root), tags) for each in stored], None))
+            sources.append(([picked(_header(each, root), tags) for each in stored], None))
         else:
             sources.append((orjson.loads(_stored(hits, part).replace(_MARK, root)), tags))
     rows = []
     for index, hit in enumerate(hits):
         row: dict[str, Any] = {}
         for source, tags in sources:
-            row |= source[index] if tags is None else _picked(source[index], tags)
+            row |= source[index] if tags is None else picked(source[index], tags)
         if query.has_record_keys:
             row[RECORD_KEY] = {"vr": "OB", "InlineBinary": record_key(query.search, hit)}
         rows.append(dict(sorted(row.items())))
@@ -189,21 +145,6 @@ def _header(stored: bytes | None, root: bytes) -> dict[str, Any]:
     """A header with its own URLs; empty where the object that had it is gone."""
     loaded: dict[str, Any] = orjson.loads(zlib.decompress(stored).replace(_MARK, root)) if stored else {}
     return loaded
-
-
-def _picked(row: dict[str, Any], names: frozenset[str] | None) -> dict[str, Any]:
-    """Those of `names` that a row has, private ones with their creators; without `names` all but bulk values."""
-    if names is None:
-        return {tag: element for tag, element in row.items() if not element.keys() & {"BulkDataURI", "InlineBinary"}}
-    picked = {}
-    for name in names:
-        tag, element = find_element(row, name)
-        if tag:
-            picked[tag] = element
-            creator = f"{tag[:4]}00{tag[4:6]}"
-            if int(tag[3], 16) % 2 and creator in row:
-                picked[creator] = row[creator]
-    return picked
 
 
 def _instance(hit: sa.Row[Any], service_root: str) -> dict[str, Any]:
@@ -226,33 +167,7 @@ def _instance(hit: sa.Row[Any], service_root: str) -> dict[str, Any]:
     return row
 
 
-def _next_page(wanted: Search, query_string: bytes, following: str) -> str:
-    """Path and query of the next page: the same question, from there on."""
-    kept = [part for part in query_string.split(b"&") if part and part.partition(b"=")[0] not in _PAGING]
-    query = "&".join([*(quote(part, safe=_AS_SENT) for part in kept), following])
+def _path(wanted: Search) -> str:
+    """The path of a search, below the service root."""
     path = "/".join(f"{_PLURAL[level]}/{quote(uid, safe='')}" for level, uid in zip(LEVELS, wanted.under, strict=False))
-    return f"{'/' + path if path else ''}/{_PLURAL[wanted.level]}?{query}"
-
-
-def _warnings(query: Query, page: Page) -> Iterator[str]:
-    if query.ignored:
-        yield f"These parameters are not supported at this level and have not been matched: {_named(query.ignored)}."
-    if query.left_out:
-        yield f"Answers of this level cannot include: {_named(query.left_out)}."
-    if page.incomplete:
-        names = [name.partition(":")[0] for name in page.incomplete]
-        yield f"What was stored before these became searchable may be missing: {_named(names)}."
-    if page.next:
-        yield "There are additional results that can be requested."
-
-
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(name if _PRINTED.fullmatch(name) else "(one that is not printed)" for name in names[:9])
-
-
-def _takes_gzip(request: Request) -> bool:
-    for coding in request.headers.get("accept-encoding", "").lower().split(","):
-        name, _, weight = coding.partition(";")
-        if name.strip() == "gzip":
-            return weight.replace(" ", "").rstrip("0.") != "q="
-    return False
+    return f"{'/' + path if path else ''}/{_PLURAL[wanted.level]}"

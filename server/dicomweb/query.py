@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import base64
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
 
 from readingroom.errors import Invalid
-from storage.catalog.keys import KEYS, LEVELS, TIMEZONE, Keys, Level, private_name, tag_of
-from storage.catalog.matching import parse, zone_minutes
+from storage.catalog.keys import KEYS, LEVELS, TIMEZONE, Key, Keys, Level, private_name, tag_of
+from storage.catalog.matching import Condition, parse, zone_minutes
 from storage.catalog.rows import SERIES_EXTRA, SERIES_TAGS, STUDY_EXTRA, STUDY_TAGS
 from storage.catalog.search import OrderKey, Part, Search, order_key, order_key_types
 
 RECORD_KEY, PRIOR_RECORD_KEY = "0008041B", "0008041C"
 
-_MOST = 5000
+MOST = 5000
 """Rows of one answer."""
 
-_MOST_WHOLE = 500
+MOST_WHOLE = 500
 """Rows of one answer that carry all of their instance's metadata."""
 
 _MOST_PARAMETERS = 1000
@@ -121,71 +120,117 @@ def parse_query(level: Level, under: tuple[str, ...], query_string: bytes, known
     """
     if any("\0" in uid for uid in under):
         raise Invalid("A UID has digits and dots, and no NUL character.")
-    parameters = read_parameters(query_string)
-    names = Names(parameters)
-    keys: dict[str, list[str]] = defaultdict(list)
-    fields = dict[str, str]()  # by name of the attribute, as it was spelled
-    controls: dict[str, str] = {}
-    ignored, left_out = [], []
-    has_all = False
-    for spelled, value in parameters:
-        if spelled in _CONTROLS:
-            controls[spelled] = value
-        elif spelled == "includefield":
-            for field in filter(None, (field.strip() for field in value.split(","))):
-                if field == "all":
-                    has_all = True
-                elif (name := names.of(field)) is None:
-                    left_out.append(field)
-                else:
-                    fields[name.split(".")[0]] = field
-        elif (name := names.of(spelled)) is None:
-            ignored.append(spelled)
-        elif name in (TIMEZONE, PRIOR_RECORD_KEY):
-            controls[name] = value
-        elif names.is_creator(name):
-            continue  # says whose private attributes are meant, and is no key itself
-        elif not value.strip(" *"):
-            fields[name.split(".")[0]] = spelled  # universal matching: asked for, not matched
-        elif name in known and LEVELS.index(known[name].level) <= LEVELS.index(level):
-            fields[name.split(".")[0]] = spelled
-            keys[name].append(value)
-        else:
-            ignored.append(spelled)
-    zone = controls.get(TIMEZONE, "").replace(" ", "+")  # a plus sign that was not escaped
-    if zone:
-        zone_minutes(zone)
-    switches = {name: is_true(controls, name) for name in _SWITCHES}
-    conditions = parse(
-        {name: "\\".join(values) for name, values in keys.items()},
-        keys=known,
-        zone=zone,
-        is_fuzzy=switches["fuzzymatching"],
-        empty_values=switches["emptyvaluematching"],
-        multiple_values=switches["multiplevaluematching"],
+    asked = read_query(
+        read_parameters(query_string),
+        lambda name: name in known and LEVELS.index(known[name].level) <= LEVELS.index(level),
     )
+    fields = asked.fields
     has_record_keys = fields.pop(RECORD_KEY, None) is not None
     is_across = level != "study" and not under
-    picks, nowhere = _picks(_sources(level, known), level, fields.keys(), is_across=is_across, has_all=has_all)
-    left_out += [fields[name] for name in sorted(nowhere - _BELOW[level])]
+    picks, nowhere = _picks(_sources(level, known), level, fields.keys(), is_across=is_across, has_all=asked.has_all)
+    left_out = [*asked.left_out, *(fields[name] for name in sorted(nowhere - _BELOW[level]))]
     is_whole = any(part and part.endswith(("header", "metadata")) for part, _ in picks)
-    most = _MOST_WHOLE if is_whole else _MOST
+    most = MOST_WHOLE if is_whole else MOST
     return Query(
         search=Search(
             level=level,
             under=under,
-            conditions=tuple(conditions),
-            zone=zone,
-            limit=min(whole_number(controls, "limit", most), most),
-            offset=whole_number(controls, "offset", 0),
-            after=_read_record_key(level, controls.get(PRIOR_RECORD_KEY), is_under=bool(under)),
+            conditions=asked.conditions(known),
+            zone=asked.zone,
+            limit=min(whole_number(asked.controls, "limit", most), most),
+            offset=whole_number(asked.controls, "offset", 0),
+            after=_read_record_key(level, asked.controls.get(PRIOR_RECORD_KEY), is_under=bool(under)),
             parts=tuple(part for part, _ in picks if part),
         ),
         picks=picks,
         has_record_keys=has_record_keys,
-        ignored=tuple(ignored),
+        ignored=tuple(asked.ignored),
         left_out=tuple(left_out),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The query parameters of a search, as they stand.
+
+    Attributes
+    ----------
+    keys
+        Values to match, by name of the attribute.
+    fields
+        How attributes that an answer is to have were spelled, by the name of the outermost.
+    controls
+        The parameters that are no attributes, and the attributes that are no keys.
+    ignored, left_out
+        As `Query` has them.
+    has_all
+        Whether ``includefield`` asks for all that there is.
+    """
+
+    keys: dict[str, list[str]] = field(default_factory=dict)
+    fields: dict[str, str] = field(default_factory=dict)
+    controls: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    has_all: bool = False
+
+    @property
+    def zone(self) -> str:
+        """Timezone Offset From UTC that dates and times are meant in; empty where it is not said."""
+        return self.controls.get(TIMEZONE, "").replace(" ", "+")  # a plus sign that was not escaped
+
+    def conditions(self, known: Mapping[str, Key]) -> tuple[Condition, ...]:
+        """What the keys ask for; raises `Invalid` where a value cannot be what its parameter is for."""
+        if self.zone:
+            zone_minutes(self.zone)
+        switches = {name: is_true(self.controls, name) for name in _SWITCHES}
+        return tuple(
+            parse(
+                {name: "\\".join(values) for name, values in self.keys.items()},
+                keys=known,
+                zone=self.zone,
+                is_fuzzy=switches["fuzzymatching"],
+                empty_values=switches["emptyvaluematching"],
+                multiple_values=switches["multiplevaluematching"],
+            )
+        )
+
+
+def read_query(parameters: Sequence[tuple[str, str]], is_key: Callable[[str], bool]) -> Parameters:
+    """What each of the parameters of a search is (PS3.18 8.3.4).
+
+    Parameters
+    ----------
+    is_key
+        Whether the attribute of a name is matched.
+    """
+    names = Names(parameters)
+    asked, has_all = Parameters(), False
+    for spelled, value in parameters:
+        if spelled in _CONTROLS:
+            asked.controls[spelled] = value
+        elif spelled == "includefield":
+            for one in filter(None, (one.strip() for one in value.split(","))):
+                if one == "all":
+                    has_all = True
+                elif (name := names.of(one)) is None:
+                    asked.left_out.append(one)
+                else:
+                    asked.fields[name.split(".")[0]] = one
+        elif (name := names.of(spelled)) is None:
+            asked.ignored.append(spelled)
+        elif name in (TIMEZONE, PRIOR_RECORD_KEY):
+            asked.controls[name] = value
+        elif names.is_creator(name):
+            continue  # says whose private attributes are meant, and is no key itself
+        elif not value.strip(" *"):
+            asked.fields[name.split(".")[0]] = spelled  # universal matching: asked for, not matched
+        elif is_key(name):
+            asked.fields[name.split(".")[0]] = spelled
+            asked.keys.setdefault(name, []).append(value)
+        else:
+            asked.ignored.append(spelled)
+    return replace(asked, has_all=has_all)
 
 
 class Names:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -90,6 +90,16 @@ class Key:
         return self.path[0]
 
 
+_PARTNERS = {
+    "00080012": "00080013",  # Instance Creation
+    "00080020": "00080030",
+    "00080021": "00080031",
+    "00080023": "00080033",
+    "00400244": "00400245",
+}
+"""The TM attribute that goes with a DA attribute."""
+
+
 def _columns() -> Iterator[Key]:
     study, series, instance = t.study.c, t.series.c, t.instance.c
     table: dict[Level, list[tuple[str, str, sa.Column[str] | sa.Column[int]]]] = {
@@ -135,7 +145,6 @@ def _columns() -> Iterator[Key]:
             ("00280100", "US", instance.bits_allocated),
         ],
     }
-    partners = {"00080020": "00080030", "00080021": "00080031", "00400244": "00400245", "00080023": "00080033"}
     for level, keys in table.items():
         for tag, vr, column in keys:
             yield Key(
@@ -143,7 +152,7 @@ def _columns() -> Iterator[Key]:
                 vr=vr,
                 level=level,
                 column=column,
-                partner=partners.get(tag, ""),
+                partner=_PARTNERS.get(tag, ""),
                 is_multiple=tag in ("00080061", "00080062"),
             )
 
@@ -230,6 +239,16 @@ def configured_key(attribute: str, *, creator: str = "", vr: str = "", level: Le
         raise Invalid(f"{attribute}: {what}; it has to be one of {', '.join(sorted(MATCHED_VRS))}.")
     name = ".".join([*map(str, path), inner])
     return listed_key(name, found, level or _level_of(str(path[0]) if path else inner))
+
+
+@lru_cache(maxsize=4096)
+def any_key(name: str) -> Key | None:
+    """The key of any attribute, for what is matched without a table of keys; None where its VR cannot be matched."""
+    *outer, last = name.split(".")
+    vr = _dictionary_vr(last)
+    if vr not in MATCHED_VRS or len(outer) > _MOST_SEQUENCES or any(_dictionary_vr(tag) != "SQ" for tag in outer):
+        return None
+    return replace(listed_key(name, vr, "instance"), partner=_PARTNERS.get(name, ""))
 
 
 def private_name(group: str, element: str, creator: str) -> str:

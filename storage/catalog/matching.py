@@ -109,6 +109,8 @@ def parse(
     ----------
     values
         By name, each in `keys`. Backslashes stand between several values, or commas for UI and CS.
+    keys
+        By name, with the partners of dates.
     zone
         Timezone Offset From UTC in which dates and times are meant: then they are moments, as `in_zones` takes them.
         Empty for each data set's own.
@@ -136,7 +138,7 @@ def parse(
         conditions = [((Term(key, How.EMPTY),),) for key, value in asked.items() if value == '""']
         asked = {key: value for key, value in asked.items() if value != '""'}
     for date in [key for key in asked if key.partner]:
-        time = KEYS[date.partner]
+        time = keys[date.partner]
         days = _spans(date, asked[date])
         if combined := _combined(date, days, _spans(time, asked.get(time, "")), bool(zone)):
             conditions.append(combined)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 
 from readingroom.errors import Ambiguous, Gone, NotFound
 from readingroom.model import Scope
 from storage.catalog import schema as t
 from storage.catalog.find import StoredInstance, scoped
+from storage.catalog.holds import holds
+from storage.catalog.matching import Condition, How
 from storage.catalog.readmission import Removing
 from storage.catalog.studies import Duplicates, Received, Recorded, Result, identity, record_instances
 from storage.catalog.writers import series_place
 from storage.nonpatient import CATEGORIES, non_patient_place
-from storage.objects import MetadataJson, Scan, dump
+from storage.objects import BASE_URL_MARK, MetadataJson, Scan, dump
 
 RESTORED = "non-patient restore"
 """The type of the side record that tells that a removed instance was stored again."""
@@ -196,6 +201,71 @@ def find_non_patient(
         overlay_version=0,
     )
     return Found(category=category, stored=stored, json=bytes(row.json))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What to search for in a category, and which page of it.
+
+    Attributes
+    ----------
+    conditions, zone
+        As `storage.catalog.holds.holds` takes them.
+    is_whole
+        Whether hits bring along all that they say; else the attributes of a row.
+    most_bytes
+        A page ends after the hit with which it has so many.
+    """
+
+    category: str
+    conditions: tuple[Condition, ...] = ()
+    zone: str = ""
+    limit: int
+    offset: int = 0
+    is_whole: bool = False
+    most_bytes: int = 32 << 20
+
+
+def search_non_patient(connection: sa.Connection, scope: Scope, wanted: Wanted) -> tuple[list[bytes], bool]:
+    """One page of hits as DICOM JSON, in the order of their arrival, with `BASE_URL_MARK`; and whether there are more.
+
+    There are few instances of a kind, so each is looked at; the UIDs that are asked for narrow them.
+    """
+    in_row = CATEGORIES[wanted.category].row
+    tags = {term.key.tag for term in chain.from_iterable(chain.from_iterable(wanted.conditions))}
+    columns = [_C.row, *([_C.json] if wanted.is_whole or not tags <= in_row else [])]
+    statement = scoped(sa.select(*columns), scope, _C.owner_facility).where(
+        _C.category == wanted.category, _C.is_current, _C.state == "kept", *_narrowed(wanted.conditions)
+    )
+    hits: list[bytes] = []
+    size = found = 0
+    for row in connection.execute(statement.order_by(_C.id).execution_options(yield_per=20)):
+        said = row.row if len(columns) == 1 else zlib.decompress(row.json)
+        if wanted.conditions and not holds(_loaded(said), wanted.conditions, wanted.zone):
+            continue
+        found += 1
+        if found <= wanted.offset:
+            continue
+        if len(hits) == wanted.limit or size > wanted.most_bytes:
+            return hits, True
+        hits.append(said if wanted.is_whole else bytes(row.row))
+        size += len(hits[-1])
+    return hits, False
+
+
+def _narrowed(conditions: Iterable[Condition]) -> Iterator[sa.ColumnElement[bool]]:
+    """What columns say of conditions, where these ask for nothing else."""
+    columns = {"00080016": _C.sop_class, "00080018": _C.instance_uid}
+    for condition in conditions:
+        term = condition[0][0]
+        if term.key.name in columns and len(condition) == len(condition[0]) == 1 and term.how in (How.IS, How.ANY_OF):
+            yield columns[term.key.name].in_(term.values)
+
+
+def _loaded(said: bytes) -> MetadataJson:
+    """DICOM JSON to be matched; the mark of the service root stands raw in it and is left out."""
+    loaded: MetadataJson = orjson.loads(said.replace(BASE_URL_MARK.encode(), b""))
+    return loaded
 
 
 def named_objects(connection: sa.Connection, object_keys: Iterable[str]) -> set[str]:

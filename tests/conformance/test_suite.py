@@ -22,7 +22,6 @@ from tests.conftest import absent
 from tests.servers import REPOSITORY, Live, free_port
 
 PENDING: dict[str, str] = {
-    "NPI": "non-patient instances",
     "REND-026": "single-part rules of rendered studies",
 }
 """Checks, by the beginning of their ids, of what this server does not do yet; they may be unmet or skipped."""

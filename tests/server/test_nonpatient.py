@@ -1,4 +1,4 @@
-"""Non-patient instances over HTTP: stored and retrieved (PS3.18 12.4, 12.5)."""
+"""Non-patient instances over HTTP: stored, retrieved and found (PS3.18 12.4, 12.5, 12.6)."""
 
 from __future__ import annotations
 
@@ -271,6 +271,149 @@ def test_each_facility_has_its_own(client: httpx.Client) -> None:
     (found,) = own.json()
     assert "/dicomweb/f/north/color-palettes/" in found[LARGE]["BulkDataURI"]
     assert client.get(f"/dicomweb/f/east/color-palettes/{dataset.SOPInstanceUID}", headers=JSON).status_code == 404
+
+
+# -- found -------------------------------------------------------------------------------------------------------------
+
+
+def found(client: httpx.Client, category: str, query: str = "") -> list[str]:
+    """The UIDs of what a search finds."""
+    answer = client.get(f"/dicomweb/{category}?{query}", headers=JSON)
+    if answer.status_code == 204:
+        return []
+    assert answer.status_code == 200, answer.text
+    return [row["00080018"]["Value"][0] for row in answer.json()]
+
+
+SOUGHT = {
+    "color-palettes": ["ContentLabel=HOT_*", "ContentDescription=Hot iron", "ContentCreatorName=painter^paula"],
+    "defined-procedure-protocols": [
+        "ProtocolName=Low*",
+        "EquipmentModality=CT",
+        "ContentCreatorName=mueller&fuzzymatching=true",
+        "PotentialScheduledProtocolCodeSequence.CodeValue=P1",
+        "ModelSpecificationSequence.ManufacturerModelName=Scanner*",
+        "InstanceCreationDate=20260101-20260103&InstanceCreationTime=1200-1000",
+        "InstanceCreationDate=20260102-&TimezoneOffsetFromUTC=%2B0100",
+    ],
+    "hanging-protocols": [
+        "HangingProtocolLevel=SITE",
+        "HangingProtocolName=Knees",
+        "NumberOfScreens=2",
+        "HangingProtocolDefinitionSequence.Modality=CT&HangingProtocolDefinitionSequence.Laterality=L",
+        "0072000C.00082218.00080100=72696002",
+        "HangingProtocolCreationDateTime=2026-",
+    ],
+    "implant-templates": [
+        "ImplantName=H*p",
+        "EffectiveDateTime=202601020900-202601021000&TimezoneOffsetFromUTC=%2B0000",
+        "MaterialsCodeSequence.CodeMeaning=Titanium",
+    ],
+    "inventories": ["InventoryLevel=STUDY", "ContentDate=20260102", "TotalNumberOfStudyRecords=0"],
+    "protocol-approvals": [
+        "ApprovalSubjectSequence.ReferencedSOPInstanceUID=1.2.3.4,1.2.3.5",
+        "ApprovalSequence.AsserterIdentificationSequence.PersonName=approver*",
+        "ApprovalSequence.AssertionDateTime=-2027",
+    ],
+}
+MISSED = {
+    "color-palettes": ["ContentLabel=hot_*", "ContentLabel=COLD"],
+    "defined-procedure-protocols": [
+        "EquipmentModality=MR",
+        "InstanceCreationDate=20260102-&InstanceCreationTime=1016-",
+    ],
+    "hanging-protocols": [
+        "HangingProtocolDefinitionSequence.Modality=CT&HangingProtocolDefinitionSequence.Laterality=R",
+        "NumberOfScreens=3",
+    ],
+    "implant-templates": ["EffectiveDateTime=202601021000-&TimezoneOffsetFromUTC=%2B0000"],
+    "inventories": ["InventoryPurpose=Other"],
+    "protocol-approvals": ["ApprovalSequence.AssertionDateTime=2027-"],
+}
+
+
+@pytest.mark.rooms("sqlite", "postgres")
+@pytest.mark.parametrize("category", MADE)
+def test_an_instance_is_found_by_what_it_says(client: httpx.Client, category: str) -> None:
+    """PS3.18 table 12.6.1-2: the matching of the information models in PS3.4; and any other attribute."""
+    dataset = MADE[category]()
+    for name, make in MADE.items():
+        kept(client, dataset if name == category else make(), name)
+    uid = str(dataset.SOPInstanceUID)
+    for query in ("", f"SOPInstanceUID={uid}", f"SOPClassUID={dataset.SOPClassUID}", *SOUGHT[category]):
+        assert found(client, category, query) == [uid], query
+    for query in ("SOPInstanceUID=1.2.3", "SOPClassUID=1.2.3", *MISSED[category]):
+        assert found(client, category, query) == [], query
+
+
+def test_a_row_has_the_attributes_of_its_model_and_what_was_asked_for(client: httpx.Client) -> None:
+    dataset = color_palette()
+    kept(client, dataset)
+    (row,) = client.get(PALETTES, headers=JSON).json()
+    assert list(row) == ["00080016", "00080018", "00080056", "00081190", "00700080", "00700081", "00700084"]
+    assert row["00081190"]["Value"] == [f"http://127.0.0.1:8780{url_of(dataset)}"]
+    (more,) = client.get(f"{PALETTES}?includefield=RedPaletteColorLookupTableDescriptor", headers=JSON).json()
+    assert more.keys() - row.keys() == {"00281101"}
+    (private,) = client.get(f"{PALETTES}?includefield=00091010&00090010=MADE IN CODE", headers=JSON).json()
+    assert private[LARGE]["BulkDataURI"].endswith(f"{url_of(dataset)}/bulkdata/{LARGE}")
+    (whole,) = client.get(f"{PALETTES}?includefield=all", headers=JSON).json()
+    assert {"00281101", "00090010"} <= whole.keys()
+    assert LARGE not in whole, "what is long is left to who asks for it"
+
+
+def test_pages_follow_each_other_and_say_so(client: httpx.Client) -> None:
+    uids = []
+    for _ in range(5):
+        dataset = color_palette()
+        kept(client, dataset)
+        uids.append(str(dataset.SOPInstanceUID))
+    first = client.get(f"{PALETTES}?limit=2&ContentLabel=HOT*", headers=JSON)
+    assert 'rel="next"' in first.headers["link"]
+    assert "additional results" in first.headers["warning"]
+    seen = []
+    url: str | None = f"{PALETTES}?limit=2&ContentLabel=HOT*"
+    while url:
+        answer = client.get(url, headers=JSON)
+        seen += [row["00080018"]["Value"][0] for row in answer.json()]
+        url = answer.links["next"]["url"] if answer.links else None
+    assert seen == uids
+    assert found(client, "color-palettes", "offset=5") == []
+    assert found(client, "color-palettes", "limit=0") == []
+
+
+def test_a_search_answers_in_xml_and_says_what_it_ignored(client: httpx.Client) -> None:
+    dataset = color_palette()
+    kept(client, dataset)
+    answer = client.get(f"{PALETTES}?Nonsense=1", headers={"Accept": 'multipart/related; type="application/dicom+xml"'})
+    ((_, body),) = parts_of(answer)
+    assert b"ContentLabel" in body
+    assert "Nonsense" in answer.headers["warning"]
+    assert client.get(PALETTES, headers={"Accept": "image/png"}).status_code == 406
+    ignored = client.get(f"{PALETTES}?PriorRecordKey=x&RedPaletteColorLookupTableData=1", headers=JSON)
+    assert "PriorRecordKey" in ignored.headers["warning"]
+    assert "RedPaletteColorLookupTableData" in ignored.headers["warning"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=x", "offset=-1", "NumberOfScreens=two", "ContentDate=2026-13", "fuzzymatching=maybe", "SOPClassUID=%00"],
+)
+def test_a_query_that_cannot_be_read_is_told(client: httpx.Client, query: str) -> None:
+    answer = client.get(f"{PALETTES}?{query}", headers=JSON)
+    assert answer.status_code == 400, answer.text
+    assert "\n" not in answer.text.strip()
+
+
+def test_the_newest_version_is_found_and_each_facility_finds_its_own(client: httpx.Client) -> None:
+    dataset = color_palette()
+    kept(client, dataset)
+    dataset.ContentLabel = "COLD"
+    store(client, part10(dataset), to=PALETTES)
+    store(client, part10(color_palette()), to="/dicomweb/f/north/color-palettes")
+    assert found(client, "color-palettes", "ContentLabel=COLD") == [dataset.SOPInstanceUID]
+    assert len(found(client, "color-palettes")) == 2
+    assert len(found(client, "f/north/color-palettes")) == 1
+    assert found(client, "f/south/color-palettes") == []
 
 
 # -- in the store ------------------------------------------------------------------------------------------------------

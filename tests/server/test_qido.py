@@ -552,7 +552,7 @@ def test_limit_and_offset_cut_the_same_list_every_time(archive: Archive) -> None
 def test_an_answer_has_no_more_rows_than_the_server_allows_and_says_so(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.dicomweb.query._MOST", 3)
+    monkeypatch.setattr("server.dicomweb.query.MOST", 3)
     fill(archive.room.engine, *(header() for _ in range(4)))
     for query in ("", "?limit=100"):
         response = archive.ask(f"/studies{query}")
