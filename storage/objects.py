@@ -120,13 +120,13 @@ def scan(data: Buffer, limits: Limits = DEFAULT_LIMITS) -> Scan:
     category = category_of(metadata)
     name_bulk(walk.bulk, _instance_path(metadata, category))
     spec, chunks = None, Chunks.of(())
-    if category and not reason:
-        reason = "it belongs to no patient"
     if not reason:
         try:
             spec, chunks = find_frames(data, front.transfer_syntax, metadata, walk.pixels, limits)
         except Opaque as opaque:
             reason = str(opaque)
+    if category:
+        spec, chunks, reason = None, Chunks.of(()), reason or "it belongs to no patient"
     return Scan(
         transfer_syntax=front.transfer_syntax,
         file_meta=front.file_meta,

@@ -110,10 +110,10 @@ def test_bulk_uris_lead_to_the_value_in_the_file(corpus: object, entry: Entry) -
     except ReadingRoomError:
         return  # test_objects.py lists what is refused
     expected = pydicom.dcmread(io.BytesIO(data))
-    root = (
-        f"{BASE_URL_MARK}/studies/{expected.StudyInstanceUID}/series/{expected.SeriesInstanceUID}"
-        f"/instances/{expected.SOPInstanceUID}/bulkdata/"
-    )
+    place = found.category
+    if not place:
+        place = f"studies/{expected.StudyInstanceUID}/series/{expected.SeriesInstanceUID}/instances"
+    root = f"{BASE_URL_MARK}/{place}/{expected.SOPInstanceUID}/bulkdata/"
     for path, element_json in bulk_elements(found.metadata):
         assert element_json["BulkDataURI"] == root + path
         offset, length, vr = find_bulk(data, path)

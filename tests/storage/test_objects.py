@@ -58,7 +58,6 @@ NO_CLASS = "no SOP Class UID"
 
 REFUSED = {
     "enhanced/weasis-dicom-tools__jpeg2000-multiframe-multifragments.dcm": "a UID is 1 to 64 digits and dots",
-    "hp/weasis-dicom-tools__NeurosurgeryPlan.dcm": NO_STUDY,
     "mr/fo-dicom__GH626.dcm": NO_STUDY,
     "non-part10/deid__deid.dcm": NO_PREAMBLE,
     "non-part10/pydicom-data__JLSL_RGB_ILV0.dcm": NO_PREAMBLE,
@@ -85,14 +84,6 @@ REFUSED = {
     "other/pydicom__nested_priv_SQ.dcm": NO_CLASS,
     "other/pydicom__no_meta_group_length.dcm": NO_CLASS,
     "other/pydicom__priv_SQ.dcm": NO_CLASS,
-    "palette/pydicom__fall.dcm": NO_STUDY,
-    "palette/pydicom__hotiron.dcm": NO_STUDY,
-    "palette/pydicom__hotmetalblue.dcm": NO_STUDY,
-    "palette/pydicom__pet.dcm": NO_STUDY,
-    "palette/pydicom__pet20step.dcm": NO_STUDY,
-    "palette/pydicom__spring.dcm": NO_STUDY,
-    "palette/pydicom__summer.dcm": NO_STUDY,
-    "palette/pydicom__winter.dcm": NO_STUDY,
     "sc/pydicom-data__HTJ2KLossless_08_RGB.dcm": NO_STUDY,
     "sc/pydicom-data__JLSL_16_15_1_1F.dcm": NO_STUDY,
     "sc/pydicom__JPEGLSNearLossless_08.dcm": NO_STUDY,
@@ -111,6 +102,16 @@ OPAQUE = {
     "sc/pynetdicom__SCImageStorage_Deflated.dcm": "the data set is deflated",
 }
 """Besides those that have no pixel data."""
+
+
+NON_PATIENT = {
+    "hp/weasis-dicom-tools__NeurosurgeryPlan.dcm": "hanging-protocols",
+    **{
+        f"palette/pydicom__{name}.dcm": "color-palettes"
+        for name in ("fall", "hotiron", "hotmetalblue", "pet", "pet20step", "spring", "summer", "winter")
+    },
+}
+"""Those that belong to no patient, and their category."""
 
 
 def scanned(entry: Entry) -> tuple[bytes, Scan] | None:
@@ -149,6 +150,7 @@ def test_a_file_is_stored_unless_it_is_listed_with_the_reason(corpus: object, en
             scan(entry.read())
         return
     found = scan(entry.read())
+    assert found.category == NON_PATIENT.get(entry.name, "")
     if found.spec is None:
         assert OPAQUE.get(entry.name, "no pixel data") == found.opaque_reason
         assert found.opaque_reason != "no pixel data" or "PixelData" not in pydicom.dcmread(entry.path)
@@ -158,7 +160,7 @@ def test_a_file_is_stored_unless_it_is_listed_with_the_reason(corpus: object, en
 
 
 def test_the_lists_name_files_of_the_corpus(corpus: object) -> None:
-    assert set(REFUSED) | set(OPAQUE) <= {entry.name for entry in entries()}
+    assert set(REFUSED) | set(OPAQUE) | set(NON_PATIENT) <= {entry.name for entry in entries()}
 
 
 @each_file()

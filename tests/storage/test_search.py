@@ -828,6 +828,8 @@ def test_every_real_file_is_found_by_what_its_header_says(engine: sa.Engine, cor
             found = scan(entry.read())
         except ReadingRoomError:
             continue
+        if found.category:
+            continue
         fill(engine, found.metadata)
         headers[first(found.metadata, "00080018")] = found.metadata
     assert len(headers) > 200
