@@ -51,6 +51,7 @@ from server.volumes import ShownStudies
 from server.web import desk
 from server.web.viewer import viewer_routes
 from server.worker import working
+from server.worklist.flow import Flow
 from storage.catalog import schema as t
 from storage.catalog.clocks import clock_of
 from storage.catalog.engine import begin_write, database_url, open_engine
@@ -110,6 +111,15 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 open_archive=lambda studies: ShownStudies(engine, blobs, decoding, studies),
             )
             ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings, hooks=hooks)
+            queue = open_queue(engine, clock)
+            flow = Flow(
+                engine=engine,
+                clock=clock,
+                queue=queue,
+                hooks=hooks,
+                is_research_mode=settings.research_mode,
+            )
+            flow.register()
             renditions = open_renditions(settings)
             try:
                 yield Room(
@@ -117,7 +127,8 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     engine=engine,
                     blobs=blobs,
                     clock=clock,
-                    queue=open_queue(engine, clock),
+                    queue=queue,
+                    flow=flow,
                     ingest=ingest,
                     codecs=decoding,
                     hooks=hooks,

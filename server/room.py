@@ -17,6 +17,7 @@ from server.hooks import Hooks
 from server.queue import Queue
 from server.renditions import Renditions
 from server.settings import Settings
+from server.worklist.flow import Flow
 from storage.blobs import Blobs, Bytes
 from storage.catalog.keys import Keys
 
@@ -36,6 +37,7 @@ class Room:
     ingest: Ingest
     codecs: Codecs
     hooks: Hooks
+    flow: Flow
     renditions: Renditions
     db: anyio.CapacityLimiter
     disk: anyio.CapacityLimiter

@@ -177,6 +177,9 @@ class Settings(BaseSettings):
     plugins: dict[str, PluginSettings] = Field(
         {}, description="Plugins that run, in their order, each with its settings"
     )
+    research_mode: bool = Field(
+        False, description="Whether algorithms without clearance may flag and promote studies; never for clinical use"
+    )
     log_level: str = Field("info", description="debug, info, warning, error")
 
     @classmethod

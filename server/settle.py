@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import orjson
 import sqlalchemy as sa
 
+from server.announce import announce
 from server.room import Room
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
-from storage.catalog.events import append_events
 from storage.catalog.find import EVERY_SERIES, StoredSeries, list_series
 from storage.describe import describe_series
 
@@ -22,6 +22,7 @@ class _Settled:
     id: str
     study_uid: str
     owner_facility: str
+    revision: int
 
 
 def settle_studies(room: Room) -> int:
@@ -39,13 +40,14 @@ def settle_studies(room: Room) -> int:
             for row in connection.execute(
                 t.study.update()
                 .where(t.study.c.id.in_(waiting), t.study.c.settle_due_at <= now)
-                .values(settle_due_at=None, settled_at=now)
-                .returning(t.study.c.id, t.study.c.study_uid, t.study.c.owner_facility)
+                .values(settle_due_at=None, settled_at=now, revision=t.study.c.revision + 1)
+                .returning(t.study.c.id, t.study.c.study_uid, t.study.c.owner_facility, t.study.c.revision)
             )
         ]
         if settled:
-            append_events(
+            announce(
                 connection,
+                room.queue,
                 [
                     {
                         "type": "StudySettled",
@@ -53,7 +55,7 @@ def settle_studies(room: Room) -> int:
                         "study_uid": one.study_uid,
                         "facility": one.owner_facility,
                         "at": now,
-                        "payload": orjson.dumps({}),
+                        "payload": orjson.dumps({"revision": one.revision}),
                     }
                     for one in settled
                 ],

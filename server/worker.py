@@ -21,6 +21,7 @@ from server.purging import purge_due
 from server.queue import Job, Queue
 from server.room import Room
 from server.settle import describe_stale, settle_studies
+from server.worklist.escalations import climb_due
 from server.worklist.items import expire_claims
 from server.worklist.sla import fire_marks
 from storage.catalog.clocks import DatabaseClock
@@ -34,6 +35,7 @@ GRACE_SECONDS = 10.0
 _LOOK_SECONDS = 0.5  # for what other processes enqueue, and what waited for its time
 _ROUND_SECONDS = 1.0
 _SWEEP_SECONDS = 30.0
+_ASSIGN_SECONDS = 60.0
 _CLOCK_SECONDS = 10.0
 _AFTER_FAILURE_SECONDS = 1.0
 
@@ -124,7 +126,9 @@ DUTIES: tuple[Duty, ...] = (
     Duty(name="settle", act=lambda room, _: settle_studies(room)),
     Duty(name="describe", act=lambda room, _: describe_stale(room)),
     Duty(name="marks", act=lambda room, now: _fire_marks(room, now)),
-    Duty(name="claims", act=lambda room, now: expire_claims(room.engine, now)),
+    Duty(name="claims", act=lambda room, now: expire_claims(room.engine, now, queue=room.queue)),
+    Duty(name="climb", act=lambda room, now: climb_due(room.engine, now, room.flow.climbed, room.queue)),
+    Duty(name="assign", act=lambda room, _: room.flow.assign_now(), every=_ASSIGN_SECONDS),
     Duty(name="list", act=lambda room, _: list_attributes(room)),
     Duty(name="purge", act=lambda room, _: purge_due(room), every=_SWEEP_SECONDS),
     # What a dead writer left on this host, only this host can remove.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -92,17 +93,19 @@ async def opened(request: Request) -> Response:
     caller = caller_of(request)
     key = told.get("key") or f"call {told.get('item') or told.get('study') or ''} {told.get('reason', '')}"
 
-    def act(work: Work) -> StoredEscalation:
-        return escalations.open_escalation(
-            work,
-            key=f"{caller.facility} {key}",
-            facility=caller.facility,
-            reason=told.get("reason", ""),
-            item=told.get("item"),
-            study_uid=told.get("study"),
-            category=category,
-        )
+    room: Room = request.app.state.room
+    about: dict[str, Any] = {
+        "facility": caller.facility,
+        "reason": told.get("reason", ""),
+        "item": told.get("item"),
+        "study_uid": told.get("study"),
+        "category": category,
+    }
 
+    def act(work: Work) -> StoredEscalation:
+        return escalations.open_escalation(work, key=f"{caller.facility} {key}", ladder=ladder, **about)
+
+    ladder = await anyio.to_thread.run_sync(partial(room.flow.ladder, **about), limiter=room.db)
     row = await _act(request, act)
     return _json(_shown(row), status=201, headers={"Location": f"/escalations/{row.id}"})
 
@@ -144,7 +147,7 @@ async def _act(request: Request, act: Callable[[Work], StoredEscalation]) -> Sto
     caller = caller_of(request)
 
     def run() -> StoredEscalation:
-        with working(room.engine, room.clock, caller.actor, caller.scope) as work:
+        with working(room.engine, room.clock, caller.actor, caller.scope, queue=room.queue) as work:
             return act(work)
 
     return await anyio.to_thread.run_sync(run, limiter=room.db)

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from readingroom.errors import ReadingRoomError
 from readingroom.model import Actor, ItemState, Reader, Snapshot, Waiting
 from readingroom.results import Proposal
+from server.queue import Queue
 from server.worklist import items
 from server.worklist.directory import eligible_readers
 from server.worklist.items import EVERYWHERE, Work
@@ -41,6 +42,7 @@ _MINUTES: Mapping[tuple[str, str], float] = {
 """How long reading takes, in the mean."""
 _MINUTES_OF_MODALITY: Mapping[str, float] = {"CT": 12.0, "MR": 14.0, "CR": 3.0, "DX": 3.0, "MG": 5.0, "US": 6.0}
 _OFFERED: tuple[ItemState, ...] = ("assigned",)
+_CLAIMED: tuple[ItemState, ...] = ("claimed",)
 _LEAST_LEFT = 0.4
 """The share of a read that somebody who has read for longer than expected is still expected to take. Long reads are
 very long; who seemed to be free in a moment, and again, would be waited for with what cannot wait."""
@@ -54,10 +56,10 @@ def read_time(item: StoredItem) -> timedelta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queued:
-    """A snapshot, and whom nothing is to be offered for they have an offer already."""
+    """A snapshot, and what is offered already, by reader: it gives way to what is more urgent."""
 
     snapshot: Snapshot
-    busy: frozenset[str]
+    offered: Mapping[str, StoredItem]
 
 
 def take_snapshot(connection: sa.Connection, now: datetime) -> Queued:
@@ -76,17 +78,11 @@ def take_snapshot(connection: sa.Connection, now: datetime) -> Queued:
             )
         )
     free_at = dict.fromkeys(readers, now)
-    busy = set()
-    for item in items_in(connection, ("claimed", "assigned")):
-        reader = item.owner if item.state == "claimed" else item.offered_to
-        if reader not in free_at:
-            continue
-        if item.state == "assigned":
-            busy.add(reader)
-            free_at[reader] += read_time(item)
-        else:
+    offered = {item.offered_to or "": item for item in items_in(connection, _OFFERED)}
+    for item in items_in(connection, _CLAIMED):
+        if item.owner in free_at:
             left = (item.claimed_at or now) + read_time(item) - now
-            free_at[reader] += max(left, _LEAST_LEFT * read_time(item))
+            free_at[item.owner] += max(left, _LEAST_LEFT * read_time(item))
     work = sum((timedelta(seconds=one.read_seconds) for one in waiting), timedelta())
     snapshot = Snapshot(
         at=now,
@@ -94,16 +90,16 @@ def take_snapshot(connection: sa.Connection, now: datetime) -> Queued:
         readers=tuple(replace(reader, free_at=free_at[id]) for id, reader in sorted(readers.items())),
         utilisation=work / (timedelta(hours=1) * len(readers)) if readers else None,
     )
-    return Queued(snapshot=snapshot, busy=frozenset(busy))
+    return Queued(snapshot=snapshot, offered=offered)
 
 
 def apply_proposals(
-    engine: sa.Engine, now: datetime, queued: Queued, plugin: str, proposals: Sequence[Proposal]
+    engine: sa.Engine, queue: Queue | None, now: datetime, queued: Queued, plugin: str, proposals: Sequence[Proposal]
 ) -> int:
     """Offer what a plugin proposes, the best first and one item at most to each reader; returns how many that was."""
     actor = Actor(id=plugin, name=plugin, kind="plugin")
     eligible = {one.item.id: one.eligible for one in queued.snapshot.waiting}
-    given, offered = set(queued.busy), 0
+    given = set[str]()
     for proposal in sorted(proposals, key=lambda one: -one.score):
         if proposal.reader in given or proposal.reader not in eligible.get(proposal.item, ()):
             continue
@@ -112,18 +108,32 @@ def apply_proposals(
                 item = item_by_id(connection, proposal.item, locked=True)
                 if item.state != "ready" or not _may(read_directory(connection), item, proposal.reader, now):
                     continue
-                work = Work(connection=connection, now=now, actor=actor)
+                work = Work(connection=connection, now=now, actor=actor, queue=queue)
+                if not _gives_way(work, queued.offered.get(proposal.reader), item):
+                    continue
                 items.offer_item(work, item, proposal.reader, proposal.because[:1000])
             except ReadingRoomError as error:
                 log.info("item %s was not offered to %s: %s", proposal.item, proposal.reader, error.message)
                 continue
             work.tell()
         given.add(proposal.reader)
-        offered += 1
-    return offered
+    return len(given)
 
 
-def withdraw_offers(engine: sa.Engine, now: datetime) -> int:
+def _gives_way(work: Work, offered: StoredItem | None, item: StoredItem) -> bool:
+    """Whether a reader is free for an item: without an offer, or with a less urgent one, which then comes back."""
+    if offered is None:
+        return True
+    offered = item_by_id(work.connection, offered.id, locked=True)
+    if offered.state != "assigned":
+        return True
+    if (item.is_flagged, item.rank) <= (offered.is_flagged, offered.rank):
+        return False
+    items.decline_item(work, offered, reader=offered.offered_to or "", reason="something more urgent came")
+    return True
+
+
+def withdraw_offers(engine: sa.Engine, now: datetime, queue: Queue | None) -> int:
     """Take back what was offered for too long, or to somebody who is not there any more; returns how many."""
     with engine.connect() as connection:
         directory = read_directory(connection)
@@ -134,7 +144,7 @@ def withdraw_offers(engine: sa.Engine, now: datetime) -> int:
             item = item_by_id(connection, id, locked=True)
             if item.state != "assigned":
                 continue
-            work = Work(connection=connection, now=now, actor=items.THE_SERVER)
+            work = Work(connection=connection, now=now, actor=items.THE_SERVER, queue=queue)
             items.decline_item(work, item, reader=item.offered_to or "", reason="the offer was not taken up in time")
             work.tell()
         withdrawn += 1

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from readingroom.errors import Conflict, Invalid, NotFound, Refused
 from readingroom.jsonio import from_json, to_json
 from readingroom.model import Category, Rung
+from server.queue import Queue
 from server.worklist.items import EVERYWHERE, THE_SERVER, Work
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
@@ -172,14 +173,14 @@ def miss_rung(work: Work, id: str, *, rung: int, contacts: int) -> bool:
     return True
 
 
-def climb_due(engine: sa.Engine, now: datetime, climbed: Climbed) -> int:
+def climb_due(engine: sa.Engine, now: datetime, climbed: Climbed, queue: Queue | None = None) -> int:
     """Climb the next rung of every escalation that is due; returns how many. Called once a second."""
     with engine.connect() as connection:
         due = due_escalations(connection, now, _AT_ONCE)
     count = 0
     for id in due:
         with begin_write(engine) as connection:
-            work = Work(connection=connection, now=now, actor=THE_SERVER)
+            work = Work(connection=connection, now=now, actor=THE_SERVER, queue=queue)
             try:
                 found = find_escalation(connection, EVERYWHERE, id, locked=True)
             except NotFound:

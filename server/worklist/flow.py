@@ -10,26 +10,32 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
 from readingroom.clock import Clock
 from readingroom.errors import NotFound, ReadingRoomError
+from readingroom.events import ItemChanged, SlaCrossed, StudySettled
 from readingroom.jsonio import dumps, from_json, to_json
-from readingroom.model import Actor, Contact, Rung, Sla, SlaMark, Study, WorkItem
+from readingroom.model import Actor, Contact, Escalation, Rung, Sla, SlaMark, Study, WorkItem
 from readingroom.results import Prior, Triage
+from server.announce import on_event
+from server.hooks import Hooks
 from server.queue import Job, Policy, Queue
 from server.worklist import escalations, gate, items
+from server.worklist.assigning import apply_proposals, take_snapshot, withdraw_offers
 from server.worklist.directory import facility_of
 from server.worklist.items import EVERYWHERE, THE_SERVER, Work
+from server.worklist.sla import apply_sla, contract_of
 from storage.catalog.answers import ask, keep_answer, miss, read_answers
 from storage.catalog.engine import begin_write
 from storage.catalog.escalations import Attempt, StoredEscalation, find_escalation, keep_attempt, list_attempts
+from storage.catalog.events import Event
 from storage.catalog.shown import read_patient, read_study
 from storage.catalog.work_items import StoredItem, item_by_id, reading_of
 
@@ -41,22 +47,10 @@ ANSWERED, MISSED = "TriageAnswered", "TriageMissed"
 
 _ASKED = ("find_priors", "triage_study")
 _PLUGINS = Policy(attempts=5, first=timedelta(seconds=2), most=timedelta(minutes=1))
+_ONCE = Policy(attempts=1)
 _NOTICES = Policy(attempts=50, first=timedelta(seconds=2), most=timedelta(minutes=5))
 _FIRST, _SOON = 100, 50
 """Priorities of jobs: what a person waits for goes before what a plugin may take its time for."""
-
-
-class Hooks(Protocol):
-    """What is needed of the plugin host."""
-
-    def having(self, hook: str) -> Sequence[str]:
-        """Names of the plugins that implement a hook, in their order."""
-
-    def decide(self, hook: str, **arguments: Any) -> Any:
-        """What the plugins decide, here and now; None where they say nothing."""
-
-    def react(self, plugin: str, hook: str, *, delivery: str, **arguments: Any) -> Any:
-        """What one plugin answers, in its own process; raises `PluginFailed`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +59,6 @@ class Flow:
 
     Attributes
     ----------
-    contract_of
-        What the contract of its facility says of an item.
     is_research_mode
         Whether algorithms that are not cleared may promote items too; see `gate`.
     """
@@ -75,59 +67,66 @@ class Flow:
     clock: Clock
     queue: Queue
     hooks: Hooks
-    contract_of: Callable[[sa.Connection, WorkItem], Sla | None]
     is_research_mode: bool = False
 
     def register(self) -> None:
         """Have the queue run these; before the worker starts."""
+        for type, reaction in (
+            (StudySettled.__name__, self._settled),
+            (ItemChanged.__name__, self._changed),
+            (SlaCrossed.__name__, self._crossed),
+        ):
+            on_event(self.queue, type, _PLUGINS)(reaction)
         for kind, handler, policy in (
-            ("flow.settled", self._settled, _PLUGINS),
             ("flow.schedule", self._schedule, _PLUGINS),
             ("flow.ask", self._ask, _PLUGINS),
             ("flow.late", self._late, _PLUGINS),
             ("flow.tell", self._tell, _PLUGINS),
+            ("flow.assign", self._assign, _ONCE),
             ("flow.notify", self._notify, _NOTICES),
         ):
             self.queue.on(kind, policy)(handler)
-
-    # -- what sets it going: each in the transaction of what has happened -------------------------------------------
-
-    def study_settled(self, connection: sa.Connection, facility: str, study_uid: str, revision: int) -> None:
-        """A study has been quiet for its period."""
-        told = {"facility": facility, "study_uid": study_uid, "revision": revision}
-        self.queue.enqueue(connection, "flow.settled", told, lane=f"study {facility} {study_uid}", priority=_FIRST)
-
-    def item_changed(self, connection: sa.Connection, item: WorkItem, before: WorkItem | None) -> None:
-        """An item has gone from one state to another."""
-        told = {"item": to_json(item), "before": None if before is None else to_json(before)}
-        self._tell_all(connection, "item_changed", told, lane=f"item {item.id}")
-
-    def sla_crossed(self, connection: sa.Connection, item: StoredItem, sla: Sla, mark: SlaMark) -> None:
-        """The clock of an item has passed a mark."""
-        told = {"item": to_json(item.shown), "sla": to_json(sla), "mark": mark}
-        self._tell_all(connection, "sla_crossed", told, lane=f"item {item.id}")
 
     def climbed(self, connection: sa.Connection, row: StoredEscalation, rung: Rung) -> None:
         """A rung of an escalation is to be climbed; as `escalations.climb_due` wants it."""
         told = {"escalation": row.id, "rung": to_json(rung)}
         self.queue.enqueue(connection, "flow.notify", told, lane=f"escalation {row.id}", priority=_FIRST)
 
-    def _tell_all(self, connection: sa.Connection, hook: str, told: Mapping[str, Any], *, lane: str) -> None:
-        for plugin in self.hooks.having(hook):
-            job = {"hook": hook, "plugin": plugin, "arguments": told}
-            self.queue.enqueue(connection, "flow.tell", job, lane=f"{plugin} {lane}")
+    def ladder(self, **about: Any) -> tuple[Rung, ...] | None:
+        """Whom a plugin would have reached for an escalation of which this is known; None where none says so."""
+        with self.engine.connect() as connection:
+            facility = facility_of(connection, about["facility"])
+        rungs: tuple[Rung, ...] | None = self.hooks.decide(
+            "ladder_for", escalation=Escalation(id="", **about), facility=facility
+        )
+        return rungs
+
+    def assign(self, connection: sa.Connection) -> None:
+        """Have readers proposed; asked for several times before it is done, it is done once."""
+        if self.hooks.having("assign"):
+            self.queue.enqueue(connection, "flow.assign", {}, key="assign", priority=_SOON)
+
+    def assign_now(self) -> None:
+        """The same, for the clock has moved on and nothing else has."""
+        if self.hooks.having("assign"):
+            with begin_write(self.engine) as connection:
+                self.assign(connection)
 
     # -- a study that has settled ----------------------------------------------------------------------------------
 
-    def _settled(self, job: Job) -> None:
-        told = {name: job.payload[name] for name in ("facility", "study_uid", "revision")}
+    def _settled(self, job: Job, event: Event) -> None:
+        told = {
+            "facility": event.facility or "",
+            "study_uid": event.study_uid or "",
+            "revision": event.payload.get("revision", 1),
+        }
         now = self.clock.now()
         with job.finishing() as connection:
             try:
                 study = read_study(connection, told["facility"], told["study_uid"])
             except NotFound:
                 return  # nothing is left of it, so there is nothing to read
-            work = Work(connection=connection, now=now, actor=THE_SERVER)
+            work = self._work(connection)
             item = items.item_for_study(work, study)
             if item.due_at is None:
                 self.queue.enqueue(connection, "flow.schedule", {"item": item.id}, priority=_FIRST)
@@ -147,13 +146,13 @@ class Flow:
             item = item_by_id(connection, job.payload["item"]).shown
             facility = facility_of(connection, item.facility)
             sla = self.hooks.decide("sla_for", item=item, order=None, facility=facility)
-            sla = sla or self.contract_of(connection, item)
+            sla = sla or contract_of(connection, item)
         with job.finishing() as connection:
             found = item_by_id(connection, item.id, locked=True)
             if sla is None or found.state in ("completed", "cancelled"):
                 return
-            work = Work(connection=connection, now=self.clock.now(), actor=THE_SERVER)
-            items.schedule_item(work, found, due_at=sla.due_at, warn_at=sla.warn_at)
+            work = self._work(connection)
+            apply_sla(work, found, sla)
             work.tell()
 
     def _ask(self, job: Job) -> None:
@@ -166,14 +165,18 @@ class Flow:
             patient = read_patient(connection, study)
             priors = self._priors(connection, study)
         if hook == "find_priors":
-            answer = self.hooks.react(plugin, hook, delivery=job.delivery, study=study, patient=patient)
+            answer = self.hooks.react(
+                plugin, hook, delivery=job.delivery, attempt=job.attempt, study=study, patient=patient
+            )
             known = {other.study_uid for other in patient.studies}
             # Of our own archive only what is this patient's: a plugin that errs must not show another person's images.
             answer = tuple(prior for prior in answer or () if prior.root is not None or prior.study_uid in known)
             with job.finishing() as connection:
                 self._keep(connection, job, answer, note=f"{len(answer)} priors")
             return
-        answer = self.hooks.react(plugin, hook, delivery=job.delivery, study=study, order=None, priors=priors)
+        answer = self.hooks.react(
+            plugin, hook, delivery=job.delivery, attempt=job.attempt, study=study, order=None, priors=priors
+        )
         with job.finishing() as connection:
             self._apply(connection, job, study, answer)
 
@@ -194,7 +197,7 @@ class Flow:
             return
         decision = gate.decide(triage, study, is_research_mode=self.is_research_mode)
         actor = Actor(id=plugin, name=plugin, kind="plugin")
-        work = Work(connection=connection, now=self.clock.now(), actor=actor)
+        work = self._work(connection, actor)
         item = reading_of(connection, study.facility, study.study_uid)
         is_promoted = False
         if item and decision.may_promote and item.state not in ("completed", "cancelled"):
@@ -217,14 +220,83 @@ class Flow:
             item = reading_of(connection, told["facility"], told["study_uid"]) if missed else None
             if item is None:
                 return
-            work = Work(connection=connection, now=self.clock.now(), actor=THE_SERVER)
+            work = self._work(connection)
             work.note(MISSED, {"plugins": missed}, facility=item.facility, study_uid=told["study_uid"], item=item.id)
             work.tell()
+
+    def _changed(self, job: Job, event: Event) -> None:
+        """An item has gone from one state to another: plugins are told, and what has come to wait is proposed anew."""
+        with job.finishing() as connection:
+            try:
+                item = item_by_id(connection, event.payload["item"])
+            except NotFound:
+                return
+            was, after = event.payload["before"], event.payload["after"]
+            shown = replace(item.shown, state=after)
+            before = None if was is None else replace(shown, state=was)
+            told = {"item": to_json(shown), "before": None if before is None else to_json(before)}
+            self._tell_all(connection, "item_changed", told, lane=f"item {item.id}")
+            if after in ("ready", "completed", "cancelled"):
+                self.assign(connection)
+
+    def _crossed(self, job: Job, event: Event) -> None:
+        """The clock of an item has passed a mark; when it is late, somebody has to know."""
+        mark: SlaMark = event.payload["mark"]
+        with self.engine.connect() as connection:
+            item = item_by_id(connection, event.payload["item"])
+        reason = f"The reading of item {item.workitem_uid} is late."
+        ladder = None
+        if mark == "breached":
+            ladder = self.ladder(facility=item.facility, item=item.id, study_uid=item.study_uid, reason=reason)
+        with job.finishing() as connection:
+            if item.due_at is not None:
+                sla = Sla(due_at=item.due_at, warn_at=item.warn_at)
+                told = {"item": to_json(item.shown), "sla": to_json(sla), "mark": mark}
+                self._tell_all(connection, "sla_crossed", told, lane=f"item {item.id}")
+            if mark == "breached" and item.state not in ("completed", "cancelled"):
+                work = self._work(connection)
+                escalations.open_escalation(
+                    work,
+                    key=f"late {item.id} {item.due_at}",
+                    facility=item.facility,
+                    item=item.id,
+                    study_uid=item.study_uid,
+                    reason=reason,
+                    ladder=ladder or _LATE_LADDER,
+                )
+                work.tell()
+            self.assign(connection)
+
+    def _tell_all(self, connection: sa.Connection, hook: str, told: Mapping[str, Any], *, lane: str) -> None:
+        for plugin in self.hooks.having(hook):
+            job = {"hook": hook, "plugin": plugin, "arguments": told}
+            self.queue.enqueue(connection, "flow.tell", job, lane=f"{plugin} {lane}")
 
     def _tell(self, job: Job) -> None:
         hook, told = job.payload["hook"], job.payload["arguments"]
         arguments = {name: from_json(_TOLD[name], value) for name, value in told.items()}
-        self.hooks.react(job.payload["plugin"], hook, delivery=job.delivery, **arguments)
+        self.hooks.react(job.payload["plugin"], hook, delivery=job.delivery, attempt=job.attempt, **arguments)
+
+    def _work(self, connection: sa.Connection, actor: Actor = THE_SERVER) -> Work:
+        return Work(connection=connection, now=self.clock.now(), actor=actor, queue=self.queue)
+
+    # -- who reads it ----------------------------------------------------------------------------------------------
+
+    def _assign(self, job: Job) -> None:
+        """Ask one plugin after the other whom to offer what; one that fails leaves the built-in order as it is."""
+        withdraw_offers(self.engine, self.clock.now(), self.queue)
+        for plugin in self.hooks.having("assign"):
+            now = self.clock.now()
+            with self.engine.connect() as connection:
+                queued = take_snapshot(connection, now)
+            if not queued.snapshot.waiting:
+                return
+            try:
+                proposals = self.hooks.react(plugin, "assign", delivery=job.delivery, snapshot=queued.snapshot)
+            except ReadingRoomError as error:
+                log.warning("%s proposed nobody: %s", plugin, error.message)
+                continue
+            apply_proposals(self.engine, self.queue, now, queued, plugin, proposals or ())
 
     # -- escalations -----------------------------------------------------------------------------------------------
 
@@ -244,7 +316,7 @@ class Flow:
             if attempt.state == "notified":
                 return
         with job.finishing() as connection:
-            work = Work(connection=connection, now=self.clock.now(), actor=THE_SERVER)
+            work = self._work(connection)
             escalations.miss_rung(work, id, rung=rung.number, contacts=len(contacts))
             work.tell()
 
@@ -273,6 +345,10 @@ class Flow:
         return replace(tried, error=error)
 
 
+_LATE_LADDER = (
+    Rung(number=1, role="desk", after=timedelta(0)),
+    Rung(number=2, role="supervisor", after=timedelta(minutes=15)),
+)
 _TOLD: Mapping[str, Any] = {"item": WorkItem, "before": WorkItem | None, "sla": Sla, "mark": SlaMark}
 
 

@@ -19,6 +19,8 @@ from readingroom.clock import Clock
 from readingroom.errors import Conflict, Invalid, NotFound, Refused
 from readingroom.events import SlaCrossed
 from readingroom.model import Actor, ItemKind, Order, Priority, Scope, SlaMark, Study, WorkItem, priority_rank
+from server.announce import announce
+from server.queue import Queue
 from server.worklist.marks import follow, place_marks
 from server.worklist.states import Command, check
 from storage.catalog import schema as t
@@ -59,6 +61,8 @@ class Work:
     actor: Actor
     scope: Scope = EVERYWHERE
     claim_lasts: timedelta = CLAIM_LASTS
+    queue: Queue | None = None
+    """Gets the jobs of those who react to the events; without one they are told, and nobody reacts."""
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def find(self, workitem_uid: str) -> StoredItem:
@@ -89,17 +93,28 @@ class Work:
 
     def tell(self) -> None:
         """Append the events: the last thing that the transaction does."""
-        append_events(self.connection, self.events)
+        if self.queue is not None:
+            announce(self.connection, self.queue, self.events)
+        else:
+            append_events(self.connection, self.events)
         self.events.clear()
 
 
 @contextmanager
 def working(
-    engine: sa.Engine, clock: Clock, actor: Actor, scope: Scope, *, claim_lasts: timedelta = CLAIM_LASTS
+    engine: sa.Engine,
+    clock: Clock,
+    actor: Actor,
+    scope: Scope,
+    *,
+    queue: Queue | None = None,
+    claim_lasts: timedelta = CLAIM_LASTS,
 ) -> Iterator[Work]:
     """A transaction of its own; what it did is durable, and told, when it ends."""
     with begin_write(engine) as connection:
-        work = Work(connection=connection, now=clock.now(), actor=actor, scope=scope, claim_lasts=claim_lasts)
+        work = Work(
+            connection=connection, now=clock.now(), actor=actor, scope=scope, claim_lasts=claim_lasts, queue=queue
+        )
         yield work
         work.tell()
 
@@ -384,14 +399,16 @@ def request_cancellation(work: Work, item: StoredItem, reason: str, **told: Any)
     _tell(work, item, item, "cancellation requested", reason=_line(reason), **told)
 
 
-def expire_claims(engine: sa.Engine, now: datetime, claim_lasts: timedelta = CLAIM_LASTS) -> int:
+def expire_claims(
+    engine: sa.Engine, now: datetime, claim_lasts: timedelta = CLAIM_LASTS, *, queue: Queue | None = None
+) -> int:
     """Give back what was claimed and never finished; returns how many. Called once a second."""
     with engine.connect() as connection:
         due = expired_claims(connection, now, _AT_ONCE)
     expired = 0
     for id in due:
         with begin_write(engine) as connection:
-            work = Work(connection=connection, now=now, actor=THE_SERVER, claim_lasts=claim_lasts)
+            work = Work(connection=connection, now=now, actor=THE_SERVER, claim_lasts=claim_lasts, queue=queue)
             try:
                 item = item_by_id(connection, id, locked=True)
             except NotFound:
@@ -440,15 +457,17 @@ def _tell(work: Work, before: StoredItem | None, item: StoredItem, what: str, **
     if before is not None:
         was = {name: getattr(before, name) for name in _SHOWN if getattr(before, name) != getattr(item, name)}
     payload = {
-        "what": what,
         "item": item.id,
+        "before": before.state if before else None,
+        "after": item.state,
+        "study_uid": item.study_uid,
+        "what": what,
+        "was": was,
         "workitem": item.workitem_uid,
         "kind": item.kind,
-        "state": item.state,
         "version": item.version,
         "reader": item.owner or item.offered_to,
         "reason": item.reason,
-        "before": was,
         **{name: value for name, value in told.items() if value},
     }
     work.note(CHANGED, payload, facility=item.facility, study_uid=item.study_uid, item=item.id)

@@ -242,9 +242,9 @@ def test_the_database_clock_goes_on_by_the_monotonic_clock(postgres_url: str) ->
 @pytest.mark.rooms("sqlite", "postgres")
 def test_an_event_that_somebody_reacts_to_becomes_a_job(room: Room, clock: SetClock) -> None:
     seen: list[Event] = []
-    on_event(room.queue, "StudySettled")(lambda job, event: seen.append(event))
+    on_event(room.queue, "StudyMoved")(lambda job, event: seen.append(event))
     event = {
-        "type": "StudySettled",
+        "type": "StudyMoved",
         "version": 1,
         "study_uid": "1.2",
         "facility": "local",
@@ -256,8 +256,8 @@ def test_an_event_that_somebody_reacts_to_becomes_a_job(room: Room, clock: SetCl
     assert {entry.lane for entry in room.queue.entries()} == {"event study local 1.2", "event study local 1.3"}
     assert room.queue.drain() == 2
     assert [(one.type, one.study_uid, one.payload) for one in seen] == [
-        ("StudySettled", "1.2", {"revision": 2}),
-        ("StudySettled", "1.3", {"revision": 2}),
+        ("StudyMoved", "1.2", {"revision": 2}),
+        ("StudyMoved", "1.3", {"revision": 2}),
     ]
     assert [one.sequence for one in seen] == [2, 3]
 

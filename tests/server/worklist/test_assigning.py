@@ -54,7 +54,7 @@ def propose(engine: sa.Engine, clock: SetClock, queued: Queued, *pairs: tuple[St
         Proposal(item=item.id, reader=reader, score=-number, because="the next")
         for number, (item, reader) in enumerate(pairs)
     ]
-    return apply_proposals(engine, clock.now(), queued, "routing", proposals)
+    return apply_proposals(engine, None, clock.now(), queued, "routing", proposals)
 
 
 def test_a_snapshot_shows_each_item_with_those_alone_who_may_read_it(staffed: sa.Engine, clock: SetClock) -> None:
@@ -94,6 +94,15 @@ def test_a_proposal_is_offered_and_each_reader_has_one_offer_at_a_time(staffed: 
     assert propose(staffed, clock, snapshot(staffed, clock), (second, "ada")) == 0
 
 
+def test_an_offer_gives_way_to_what_is_more_urgent_and_to_nothing_else(staffed: sa.Engine, clock: SetClock) -> None:
+    routine = waiting(staffed, clock)
+    propose(staffed, clock, snapshot(staffed, clock), (routine, "ada"))
+    another, stat = waiting(staffed, clock), waiting(staffed, clock, priority="stat")
+    assert propose(staffed, clock, snapshot(staffed, clock), (another, "ada")) == 0
+    assert propose(staffed, clock, snapshot(staffed, clock), (stat, "ada")) == 1
+    assert (now_of(staffed, routine).state, now_of(staffed, stat).offered_to) == ("ready", "ada")
+
+
 def test_nobody_without_licence_gets_anything_whatever_a_plugin_says(staffed: sa.Engine, clock: SetClock) -> None:
     item = waiting(staffed, clock)
     assert propose(staffed, clock, snapshot(staffed, clock), (item, "cleo"), (item, "nobody")) == 0
@@ -120,9 +129,9 @@ def test_what_was_claimed_since_the_snapshot_is_left_alone(staffed: sa.Engine, c
 def test_an_offer_that_nobody_takes_up_comes_back(staffed: sa.Engine, clock: SetClock) -> None:
     item = waiting(staffed, clock)
     propose(staffed, clock, snapshot(staffed, clock), (item, "ada"))
-    assert withdraw_offers(staffed, clock.now()) == 0
+    assert withdraw_offers(staffed, clock.now(), None) == 0
     clock.advance(OFFER_LASTS)
-    assert withdraw_offers(staffed, clock.now()) == 1
+    assert withdraw_offers(staffed, clock.now(), None) == 1
     assert now_of(staffed, item).state == "ready"
 
 
@@ -133,13 +142,13 @@ def test_what_was_offered_to_somebody_who_may_not_read_it_any_more_comes_back_at
     propose(staffed, clock, snapshot(staffed, clock), (item, "ada"))
     with begin_write(staffed) as connection:
         write_reader(connection, reader("ada", licences=[]))
-    assert withdraw_offers(staffed, clock.now()) == 1
+    assert withdraw_offers(staffed, clock.now(), None) == 1
 
 
 def test_what_a_supervisor_gave_to_somebody_unknown_stays_for_its_time(staffed: sa.Engine, clock: SetClock) -> None:
     item = waiting(staffed, clock)
     with at_work(staffed, clock, LOCAL_OPERATOR) as work:
         do.offer_item(work, item, "a locum")
-    assert withdraw_offers(staffed, clock.now()) == 0
+    assert withdraw_offers(staffed, clock.now(), None) == 0
     clock.advance(OFFER_LASTS)
-    assert withdraw_offers(staffed, clock.now()) == 1
+    assert withdraw_offers(staffed, clock.now(), None) == 1

@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from readingroom.clock import SetClock
 from readingroom.errors import PluginFailed
 from readingroom.model import Algorithm, Contact, Finding, Rung, Scope, Sla
-from readingroom.results import Notified, Prior, Triage
+from readingroom.results import Notified, Prior, Proposal, Triage
+from server.announce import announce
+from server.archive import open_queue
 from server.room import Room
 from server.worklist import escalations, flow
 from server.worklist.flow import Flow
+from server.worklist.items import claim_item, working
+from server.worklist.sla import fire_marks
 from storage.catalog import schema as t
 from storage.catalog.answers import read_answers
-from storage.catalog.directory import write_facility
+from storage.catalog.directory import write_facility, write_reader
 from storage.catalog.engine import begin_write
-from storage.catalog.escalations import find_escalation, list_attempts
+from storage.catalog.escalations import find_escalation, list_attempts, list_escalations
 from storage.catalog.work_items import StoredItem, read_timeline, reading_of
 from tests.catalog import fill, header
-from tests.directory import facility
+from tests.directory import facility, reader
 from tests.synthetic import new_uid
-from tests.worklist import at_work
+from tests.worklist import READER, at_work
 
 CLEARED = Algorithm(name="Bleed", version="2", clearance="K221234", modalities=("CT",))
 BLOOD = Triage(findings=(Finding(text="Blood", algorithm=CLEARED),), priority="stat", is_flagged=True, because="p=0.9")
@@ -51,7 +55,7 @@ class Hooks:
         answers = (function(**arguments) for function in self.plugins.get(hook, {}).values())
         return next((answer for answer in answers if answer is not None), None)
 
-    def react(self, plugin: str, hook: str, *, delivery: str, **arguments: Any) -> Any:
+    def react(self, plugin: str, hook: str, *, delivery: str, attempt: int = 1, **arguments: Any) -> Any:
         self.asked.append((plugin, hook, {"delivery": delivery, **arguments}))
         return self.plugins[hook][plugin](**arguments)
 
@@ -62,22 +66,26 @@ def hooks() -> Hooks:
 
 
 @pytest.fixture
-def contract() -> dict[str, Sla]:
-    """What the contract says, if anything, as ``sla``."""
-    return {}
-
-
-@pytest.fixture
-def work(room: Room, hooks: Hooks, contract: dict[str, Sla]) -> Flow:
+def work(room: Room, hooks: Hooks) -> Flow:
     made = Flow(
         engine=room.engine,
         clock=room.clock,
-        queue=room.queue,
-        hooks=hooks,
-        contract_of=lambda _connection, _item: contract.get("sla"),
+        queue=open_queue(room.engine, room.clock),
+        hooks=cast(Any, hooks),
     )
     made.register()
     return made
+
+
+def settled(room: Room, study_uid: str) -> dict[str, Any]:
+    return {
+        "type": "StudySettled",
+        "version": 1,
+        "study_uid": study_uid,
+        "facility": "local",
+        "at": room.clock.now(),
+        "payload": b'{"revision":1}',
+    }
 
 
 def settle(room: Room, work: Flow, **attributes: Any) -> str:
@@ -85,8 +93,8 @@ def settle(room: Room, work: Flow, **attributes: Any) -> str:
     study_uid = new_uid()
     fill(room.engine, header(StudyInstanceUID=study_uid, Modality="CT", BodyPartExamined="HEAD", **attributes))
     with begin_write(room.engine) as connection:
-        work.study_settled(connection, "local", study_uid, 1)
-    room.queue.drain()
+        announce(connection, work.queue, [settled(room, study_uid)])
+    work.queue.drain()
     return study_uid
 
 
@@ -128,7 +136,7 @@ def test_what_is_not_cleared_is_kept_and_promotes_nothing(room: Room, work: Flow
     open_door = replace(work, is_research_mode=True)
     with begin_write(room.engine) as connection:
         connection.execute(t.plugin_answer.delete())
-    room.queue.handlers["flow.ask"] = open_door._ask
+    work.queue.handlers["flow.ask"] = open_door._ask
     assert item_of(room, settle(room, work)).is_flagged
 
 
@@ -150,7 +158,7 @@ def test_one_plugin_that_fails_holds_up_neither_the_item_nor_the_others(
     item = item_of(room, settle(room, work))
     assert item.is_flagged
     clock.advance(flow.TRIAGE_DEADLINE)
-    room.queue.drain()
+    work.queue.drain()
     assert notes(room, item.study_uid or "") == {
         "bleed": ("answered", "cleared: Bleed K221234"),
         "broken": ("missed", "no answer in time"),
@@ -158,8 +166,8 @@ def test_one_plugin_that_fails_holds_up_neither_the_item_nor_the_others(
     assert told(room, item).count(flow.MISSED) == 1
     for _ in range(10):
         clock.advance(2 * MINUTE)
-        room.queue.drain()
-    assert [(entry.kind, entry.error) for entry in room.queue.entries(state="dead")] == [("flow.ask", "It crashed.")]
+        work.queue.drain()
+    assert [(entry.kind, entry.error) for entry in work.queue.entries(state="dead")] == [("flow.ask", "It crashed.")]
 
 
 def test_a_triage_that_comes_late_still_promotes(room: Room, work: Flow, hooks: Hooks, clock: SetClock) -> None:
@@ -174,7 +182,7 @@ def test_a_triage_that_comes_late_still_promotes(room: Room, work: Flow, hooks: 
     study_uid = settle(room, work)
     assert not item_of(room, study_uid).is_flagged
     clock.advance(flow.TRIAGE_DEADLINE)
-    room.queue.drain()
+    work.queue.drain()
     assert item_of(room, study_uid).is_flagged
     assert notes(room, study_uid)["slow"][0] == "answered"
 
@@ -198,33 +206,78 @@ def test_the_priors_that_are_shown_are_those_of_the_patient_alone(room: Room, wo
 
 
 def test_the_due_time_is_the_plugin_s_word_else_the_contract_s(
-    room: Room, work: Flow, hooks: Hooks, contract: dict[str, Sla], clock: SetClock
+    room: Room, work: Flow, hooks: Hooks, clock: SetClock
 ) -> None:
-    contract["sla"] = Sla(due_at=clock.now() + 60 * MINUTE, warn_at=clock.now() + 30 * MINUTE)
+    contract = {"from": "2000-01-01", "classes": [{"study_type": "routine", "due": "1h", "warn": "30m"}]}
+    with begin_write(room.engine) as connection:
+        write_facility(connection, facility("local", contracts=[contract]), clock.now())
     item = item_of(room, settle(room, work))
-    assert (item.due_at, item.warn_at) == (contract["sla"].due_at, contract["sla"].warn_at)
+    assert (item.due_at, item.warn_at) == (clock.now() + 60 * MINUTE, clock.now() + 30 * MINUTE)
     sooner = Sla(due_at=clock.now() + 10 * MINUTE)
     hooks.plugins["sla_for"] = {"strict": lambda **_: sooner}
     assert item_of(room, settle(room, work)).due_at == sooner.due_at
 
 
+def test_what_is_late_is_told_and_opens_an_escalation_once(
+    room: Room, work: Flow, hooks: Hooks, clock: SetClock
+) -> None:
+    hooks.plugins["sla_for"] = {"strict": lambda **_: Sla(due_at=clock.now() + MINUTE, warn_at=clock.now())}
+    hooks.plugins["sla_crossed"] = {"a": lambda **_: None}
+    item = item_of(room, settle(room, work))
+    for _ in range(3):
+        fire_marks(room.engine, clock.now(), lambda connection, events: announce(connection, work.queue, events))
+        work.queue.drain()
+        clock.advance(MINUTE)
+    assert [given["mark"] for _, hook, given in hooks.asked if hook == "sla_crossed"] == ["warn", "due", "breached"]
+    with room.engine.connect() as connection:
+        (opened,) = list_escalations(connection, Scope())
+    assert (opened.item, [rung.role for rung in escalations.rungs_of(opened)]) == (item.id, ["desk", "supervisor"])
+
+
 def test_a_study_of_which_nothing_is_left_makes_no_item(room: Room, work: Flow) -> None:
     with begin_write(room.engine) as connection:
-        work.study_settled(connection, "local", "1.2.3", 1)
-    room.queue.drain()
-    assert room.queue.entries() == []
+        announce(connection, work.queue, [settled(room, "1.2.3")])
+    work.queue.drain()
+    assert work.queue.entries() == []
 
 
 def test_every_plugin_is_told_of_a_change_once(room: Room, work: Flow, hooks: Hooks) -> None:
     hooks.plugins["item_changed"] = {"a": lambda **_: None, "b": lambda **_: None}
     item = item_of(room, settle(room, work)).shown
-    with begin_write(room.engine) as connection:
-        work.item_changed(connection, item, None)
-    room.queue.drain()
-    assert [(plugin, given["item"], given["before"]) for plugin, _, given in hooks.asked] == [
-        ("a", item, None),
-        ("b", item, None),
+    with working(room.engine, room.clock, READER, Scope(), queue=work.queue) as worked:
+        claim_item(worked, worked.find(item_of(room, item.study_uid or "").workitem_uid))
+    work.queue.drain()
+    seen = [
+        (plugin, given["before"] and given["before"].state, given["item"].state) for plugin, _, given in hooks.asked
     ]
+    assert sorted(seen, key=lambda one: one[0]) == [
+        ("a", None, "ready"),
+        ("a", "ready", "claimed"),
+        ("b", None, "ready"),
+        ("b", "ready", "claimed"),
+    ]
+
+
+def test_what_comes_to_wait_is_proposed_and_offered(room: Room, work: Flow, hooks: Hooks) -> None:
+    with begin_write(room.engine) as connection:
+        write_facility(connection, facility("local"), room.clock.now())
+        write_reader(connection, reader("ada", credentials=[{"facility": "local"}]))
+    hooks.plugins["assign"] = {
+        "first": lambda snapshot: tuple(
+            Proposal(item=one.item.id, reader=one.eligible[0], because="the first") for one in snapshot.waiting
+        )
+    }
+    item = item_of(room, settle(room, work))
+    assert (item.state, item.offered_to) == ("assigned", "ada")
+
+
+def test_a_plugin_that_cannot_propose_leaves_the_queue_as_it_is(room: Room, work: Flow, hooks: Hooks) -> None:
+    def broken(**_: Any) -> None:
+        raise PluginFailed("It crashed.", reason="crash")
+
+    hooks.plugins["assign"] = {"broken": broken}
+    assert item_of(room, settle(room, work)).state == "ready"
+    assert work.queue.entries() == [entry for entry in work.queue.entries() if entry.kind == "flow.late"]
 
 
 # -- escalations -------------------------------------------------------------------------------------------------------
@@ -232,7 +285,7 @@ def test_every_plugin_is_told_of_a_change_once(room: Room, work: Flow, hooks: Ho
 
 def climb(room: Room, work: Flow) -> None:
     escalations.climb_due(room.engine, room.clock.now(), work.climbed)
-    room.queue.drain()
+    work.queue.drain()
 
 
 def opened(room: Room) -> str:
@@ -302,7 +355,7 @@ def test_nobody_is_called_any_more_once_it_is_acknowledged(room: Room, work: Flo
     escalations.climb_due(room.engine, room.clock.now(), work.climbed)
     with at_work(room.engine, room.clock) as worked:
         escalations.acknowledge(worked, id, by="A", read_back="B")
-    room.queue.drain()
+    work.queue.drain()
     assert hooks.asked == []
 
 

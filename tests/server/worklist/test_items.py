@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import fields
 from datetime import timedelta
 from itertools import pairwise, product
 from typing import Any, get_args
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 
 from readingroom.clock import SetClock
 from readingroom.errors import Conflict, Invalid, NotFound, ReadingRoomError, Refused
+from readingroom.events import ItemChanged
 from readingroom.model import LOCAL_OPERATOR, ItemState, Order, Scope
 from server.worklist import items as do
 from server.worklist.states import STEPS, Command, WrongToken, check
@@ -94,7 +96,7 @@ def test_an_item_is_read_from_beginning_to_end_and_every_step_is_told(engine: sa
         "resumed",
         "completed",
     ]
-    assert [event.payload["before"].get("state") for event in events] == [
+    assert [event.payload["before"] for event in events] == [
         None,
         "waiting",
         "ready",
@@ -107,6 +109,16 @@ def test_an_item_is_read_from_beginning_to_end_and_every_step_is_told(engine: sa
     assert {event.payload["actor"] for event in events} == {"local-operator"}
     assert events[4].payload["reason"] == "a prior is missing"
     assert TOKEN not in str(events)
+    names = [field.name for field in fields(ItemChanged)]
+    told = {name: value for name, value in events[2].payload.items() if name in names}
+    changed = ItemChanged(at=events[2].at, facility="local", **told)
+    assert (changed.item, changed.before, changed.after, changed.study_uid) == (
+        item.id,
+        "ready",
+        "assigned",
+        item.study_uid,
+    )
+    assert events[2].payload["was"] == {"offered_to": None, "state": "ready", "version": 2}
 
 
 def test_what_is_held_goes_back_to_where_it_was(engine: sa.Engine) -> None:
@@ -347,7 +359,7 @@ def test_whatever_commands_come_the_timeline_leads_to_the_row(engine: sa.Engine)
     assert len(events) > 40
     assert [event.payload["version"] for event in events] == list(range(1, row.version + 1))
     for before, after in pairwise(events):
-        assert after.payload["before"].get("state", after.payload["state"]) == before.payload["state"]
-    assert events[-1].payload["state"] == row.state
+        assert after.payload["before"] == before.payload["after"]
+    assert events[-1].payload["after"] == row.state
     assert row.is_claimed == (row.state == "claimed" or row.held_from == "claimed")
     assert (row.claim_expires_at is not None) == (row.state == "claimed")
