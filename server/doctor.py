@@ -13,18 +13,20 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 import sqlalchemy as sa
 
 from readingroom.errors import ReadingRoomError
-from server.archive import open_catalog, open_store, sqlite_file
+from server.archive import open_catalog, open_queue, open_store, sqlite_file
 from server.listen import bind, is_loopback
+from server.queue import Queue
 from server.settings import Settings
 from server.web.ohif import is_installed
 from storage.catalog import schema as t
+from storage.catalog.clocks import clock_of
 from storage.catalog.listed import progress
 from storage.catalog.migrate import head, pending
 
@@ -33,6 +35,7 @@ State = Literal["ok", "note", "fail"]
 _LITTLE_SPACE = 5 << 30
 _NO_SPACE = 200 << 20
 _SLOW_FSYNC_MS = 30.0
+_LONG_WAIT = timedelta(minutes=10)
 _DAMAGED = "Restore a backup, or make a new catalog from the stored objects: 'readingroom reindex'."
 # Packages with compiled parts: installed is not yet loadable.
 _COMPILED = (
@@ -189,6 +192,7 @@ def _catalog(engine: sa.Engine, settings: Settings, *, is_sqlite: bool) -> Itera
         yield _writers(connection)
         yield _strays(connection, settings)
         yield _removed(connection, settings)
+    yield _jobs(open_queue(engine, clock_of(engine)))
 
 
 def _integrity(connection: sa.Connection) -> Check:
@@ -229,6 +233,28 @@ def _writers(connection: sa.Connection) -> Check:
         found += f", {expired} ended without giving its lease back"
         return Check(name="Writers", state="note", found=found, advice="The next start tidies up after it.")
     return Check(name="Writers", state="ok", found=found)
+
+
+def _jobs(queue: Queue) -> Check:
+    """Whether durable work is done, and none of it has been given up."""
+    tallies = queue.tallies()
+    counted = {
+        state: sum(one.count for one in tallies if one.state == state) for state in ("queued", "running", "dead")
+    }
+    found = ", ".join(f"{number:,} {state}" for state, number in counted.items())
+    lag = max((one.lag for one in tallies if one.state == "queued"), default=timedelta(0))
+    if counted["dead"]:
+        advice = "See why with 'readingroom jobs list --state dead', then 'readingroom jobs retry' or 'drop' them."
+        return Check(name="Jobs", state="note", found=found, advice=advice)
+    if lag > _LONG_WAIT:
+        advice = "Run 'readingroom serve', or 'readingroom work' where 'embedded_worker' is false."
+        return Check(
+            name="Jobs",
+            state="note",
+            found=f"{found}; one waits since {lag.total_seconds() / 60:,.0f} min",
+            advice=advice,
+        )
+    return Check(name="Jobs", state="ok", found=found)
 
 
 def _strays(connection: sa.Connection, settings: Settings) -> Check:

@@ -88,7 +88,7 @@ def serve(settings: Settings, bound: socket.socket, ready: Callable[[str], None]
         server_header=False,
         proxy_headers=False,  # the edge believes only `trusted_proxies`
         timeout_graceful_shutdown=GRACE_SECONDS,
-        log_config=_logging(settings.log_level),
+        log_config=logging_config(settings.log_level),
     )
     host, port = bound.getsockname()[:2]
     stopped = threading.Event()
@@ -128,7 +128,8 @@ def _announce(host: str, port: int, ready: Callable[[str], None], stopped: threa
             connection.close()
 
 
-def _logging(level: str) -> dict[str, object]:
+def logging_config(level: str) -> dict[str, object]:
+    """How a process logs, to stderr, for `logging.config.dictConfig`."""
     level = level.upper()
     # uvicorn's own "started process 123" lines say nothing to an operator who has not asked for details.
     uvicorn_level = level if level == "DEBUG" else "WARNING"
@@ -142,6 +143,7 @@ def _logging(level: str) -> dict[str, object]:
             "uvicorn": {"level": uvicorn_level},
             "uvicorn.error": {"level": uvicorn_level},
             "alembic": {"level": "WARNING"},
+            "procrastinate": {"level": "WARNING"},
             "pydicom": {"level": "CRITICAL"},  # its warnings quote values, which may be a patient's
         },
     }

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
@@ -37,6 +37,7 @@ LEASE = timedelta(seconds=30)
 LOST = "Its worker died, or was not heard of any more."
 
 State = Literal["queued", "running", "dead"]
+STATES: tuple[State, ...] = get_args(State)
 
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,39}")  # PostgreSQL's names of channels, which are made of it, are short
 _OUTAGE_WAIT = timedelta(seconds=2)
@@ -352,6 +353,11 @@ class Queue(ABC):
                 Tally(kind=kind, state=state, count=count, lag=max(now - run_at, timedelta(0)))
                 for kind, state, count, run_at in rows
             ]
+
+
+def count_states(tallies: Sequence[Tally]) -> dict[State, int]:
+    """How many jobs are in each state, whatever their kind."""
+    return {state: sum(one.count for one in tallies if one.state == state) for state in STATES}
 
 
 def reason_of(error: BaseException) -> str:

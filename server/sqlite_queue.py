@@ -173,7 +173,7 @@ class SqliteQueue(Queue):
         with begin_write(self.engine) as connection:
             row = _resting(connection, id)
             other = sa.select(_c.id).where(_c.key == row.key, _c.state == _QUEUED, _c.id != id)
-            if connection.execute(other).first():
+            if row.key is not None and connection.execute(other).first():
                 raise Conflict(f"Job {id} need not be tried: another one with its key waits already; drop this one.")
             values = {"state": "queued", "run_at": now, "since": now, "attempt": 0}
             connection.execute(t.job.update().where(_c.id == id).values(values))

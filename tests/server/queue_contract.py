@@ -470,6 +470,7 @@ class QueueContract:
             raise ValueError
 
         enqueue(queue, {})
+        enqueue(queue, {}, kind="another-without-a-key")
         for _ in range(2):
             queue.drain()
             world.advance(timedelta(minutes=1))

@@ -39,6 +39,10 @@ from tests.synthetic import ct_series, part10, secondary_capture
 
 COMMANDS = (
     "serve",
+    "work",
+    "jobs list",
+    "jobs retry",
+    "jobs drop",
     "demo",
     "import",
     "export",
