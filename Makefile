@@ -9,7 +9,7 @@ BASE ?= http://127.0.0.1:$(PORT)/dicomweb
 export PIP_CONSTRAINT :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow fuzz check format lock docs bench conformance clean ohif
+.PHONY: help run install test test-slow fuzz check format lock docs bench conformance clean ohif plugin contract
 
 help: ## print these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -47,6 +47,12 @@ bench: $(STAMP) ## measure against Orthanc and nginx, in one run
 
 conformance: $(STAMP) ## check a running server against PS3.18 (BASE=http://... for another)
 	@$(PY) -m server.cli conformance dicomweb --base $(BASE) $(ARGS)
+
+plugin: $(STAMP) ## write a plugin to start from (NAME=acme, INTO=folder)
+	@$(PY) -m server.cli plugins new $(NAME) --into $(or $(INTO),.)
+
+contract: $(STAMP) ## build the distribution that a plugin's own interpreter needs, into dist/
+	@cd packaging/contract && $(CURDIR)/$(PY) -m hatchling build -t wheel -d $(CURDIR)/dist
 
 lock: $(STAMP) ## lock the dependencies again, with hashes
 	@for f in bootstrap base dev; do \

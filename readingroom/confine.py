@@ -176,7 +176,7 @@ def _installation() -> Iterator[str]:
     yield from roots
     yield from (sys.prefix, os.path.dirname(os.path.realpath(sys.executable)))
     for path in sys.path:
-        if os.path.isfile(path):
+        if os.path.isfile(path) or os.path.basename(path) in ("site-packages", "dist-packages"):
             yield path
         elif os.path.isdir(path) and not any(_is_below(os.path.realpath(path), root) for root in roots):
             for entry in os.scandir(path):

@@ -28,6 +28,7 @@ from readingroom.model import Scope
 from server.console import Config, Data, Database, err, load_settings, out, print_table
 from server.directory_command import directory_app, readers_app
 from server.jobs_command import jobs_app, work
+from server.plugins_command import plugins_app
 
 if TYPE_CHECKING:
     from storage.catalog.corrections import Target
@@ -54,6 +55,7 @@ app.add_typer(zarr_app, name="zarr")
 app.add_typer(conformance_app, name="conformance")
 app.add_typer(directory_app, name="directory")
 app.add_typer(readers_app, name="readers")
+app.add_typer(plugins_app, name="plugins")
 app.add_typer(jobs_app, name="jobs")
 
 Facility = Annotated[str | None, typer.Option(help="The facility that owns it.", show_default="the setting 'facility'")]

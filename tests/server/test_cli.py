@@ -61,6 +61,10 @@ COMMANDS = (
     "directory export",
     "readers list",
     "readers gaps",
+    "plugins list",
+    "plugins check",
+    "plugins run",
+    "plugins new",
 )
 
 
