@@ -187,7 +187,7 @@ SlaMark = Literal["warn", "due", "breached", "paused", "resumed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sla:
-    """When an item is due and when to warn; pauses for these reasons do not count.
+    """When an item is due and when to warn, but for pauses: those for these reasons do not count, and are added.
 
     It counts as breached `grace` after it was due. `contract` and `study_type` name the version of a contract, and the
     class of it, that this comes from: empty where it comes from a plugin.

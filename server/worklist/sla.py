@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from readingroom.events import SlaCrossed
 from readingroom.model import PRIORITIES, Sla, WorkItem
 from server.worklist.items import Work, schedule_item
-from server.worklist.marks import after_pause, calendar_for, place_marks
+from server.worklist.marks import after_pause, calendar_for, calendar_of, place_marks
 from storage.catalog.directory import contract_for, facility_zone
 from storage.catalog.engine import begin_write
 from storage.catalog.sla import ItemClock, has_due_marks, read_clock, take_due_marks, write_clock
@@ -34,7 +34,7 @@ _AT_ONCE = 200
 def contract_of(connection: sa.Connection, item: WorkItem) -> Sla | None:
     """What the contract of its facility says of an item; its clock began when the item could first be read.
 
-    The contract is the one that held on that day. Time in which the clock was paused does not count, once that is over.
+    The contract is the one that held on that day. Pauses are not in its times: `apply_sla` adds them.
 
     Returns
     -------
@@ -51,12 +51,9 @@ def contract_of(connection: sa.Connection, item: WorkItem) -> Sla | None:
     if agreed is None or found is None:
         return None
     calendar = calendar_for(connection, agreed, found, item.facility)
-    due_at, warn_at = calendar.after(begin, found.due), calendar.after(begin, found.warns_after)
-    for pause in clock.pauses if clock else ():
-        due_at, warn_at = after_pause(calendar, due_at, pause), after_pause(calendar, warn_at, pause)
     return Sla(
-        due_at=due_at,
-        warn_at=warn_at,
+        due_at=calendar.after(begin, found.due),
+        warn_at=calendar.after(begin, found.warns_after),
         grace=found.grace,
         pause_reasons=found.pause_reasons,
         because=f"{found.study_type} of the contract of {agreed.facility} from {agreed.contract.valid_from},"
@@ -86,7 +83,7 @@ def _applies(one: StudyClass, item: WorkItem) -> bool:
 def apply_sla(work: Work, item: StoredItem, sla: Sla) -> StoredItem:
     """Let the clock of an item run by this from now on; what was told of it already is not told again.
 
-    While it is paused the times are those without this pause, and move when it goes on.
+    Pauses that are over are added to its times, and one that is not is added when it is.
     """
     before = read_clock(work.connection, item.id)
     clock = before or ItemClock(item=item.id, started_at=item.ready_at or item.created_at)
@@ -99,10 +96,14 @@ def apply_sla(work: Work, item: StoredItem, sla: Sla) -> StoredItem:
         pause_reasons=sla.pause_reasons,
     )
     write_clock(work.connection, clock)
+    calendar, due_at, warn_at = calendar_of(work.connection, clock, item.facility), sla.due_at, sla.warn_at
+    for pause in clock.pauses:
+        due_at = after_pause(calendar, due_at, pause)
+        warn_at = warn_at and after_pause(calendar, warn_at, pause)
     # What an order has said of its type stays; what a contract has said before does not.
     is_ordered = item.study_type not in (None, before.study_type if before else None)
     study_type = item.study_type if is_ordered else sla.study_type or None
-    changed = schedule_item(work, item, due_at=sla.due_at, warn_at=sla.warn_at, study_type=study_type)
+    changed = schedule_item(work, item, due_at=due_at, warn_at=warn_at, study_type=study_type)
     place_marks(work.connection, changed, clock)
     return changed
 

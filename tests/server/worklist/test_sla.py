@@ -288,6 +288,8 @@ def test_a_plugin_s_word_runs_by_no_calendar_and_pauses_as_it_says(mercy: sa.Eng
     hold(mercy, clock, one, "scanner")
     clock.advance(48 * HOUR)
     assert resume(mercy, clock, one).due_at == MONDAY + 68 * HOUR
+    with at_work(mercy, clock) as work:  # said again, after a pause of which it knows nothing
+        assert apply_sla(work, item_by_id(work.connection, one.id, locked=True), said).due_at == MONDAY + 68 * HOUR
     clock.at = MONDAY + 68 * HOUR
     assert fire(mercy, clock) == 1
     clock.advance(HOUR)
