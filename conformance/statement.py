@@ -142,7 +142,15 @@ Warning that chapter 11 names.
 - **Our own readings** say what the catalog shows of their study. Their Expected Completion DateTime comes from a
   contract and is not set by an update (Warning 299); Scheduled Human Performers assigns them to one reader,
   whose id is the Code Value, in the scheme 99READINGROOM.
-- **Kept:** work items in a final state are kept and can be retrieved.
+- **Subscriptions** are taken for one work item, for all, and for those that match a filter when they are made or
+  come to match it; those to all take in what is open. Deletion locks are granted, and none is removed by the server:
+  work items in a final state are kept and can be retrieved. A subscriber is an AE title within the scope of facilities
+  of whoever subscribes; nobody is subscribed unasked, and there is no fallback list.
+- **Notifications** (8.10) go over a WebSocket at `/dicomweb/ws/subscribers/{ae}`, the URL that Subscribe answers; the
+  subprotocol `dicom` is chosen where it is offered. Reports come in the order of the commits; one that could not be
+  sent waits a day for its subscriber. Affected SOP Class UID is that of UPS Push (PS3.4 CC.2.4.3). After a start of
+  the server every subscriber is sent SCP Status Change: RESTARTED, WARM START. A browser's page of another origin is
+  refused unless that origin is configured.
 - **Searches** match as those of studies do (5.5), by every attribute that Table CC.2.5-3 makes a key; names without
   case and accents, and with `fuzzymatching` by their words and sounds. TimezoneOffsetFromUTC says how the times of
   a query are meant. The newest item comes first; a page that is not the last is answered by 206.

@@ -37,6 +37,7 @@ from server.dicomweb import (
     rendered,
     stow,
     ups,
+    ups_events,
     wado,
     wado_uri,
 )
@@ -52,6 +53,7 @@ from server.web import desk
 from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
+from server.worklist.reports import report_restart
 from storage.catalog import schema as t
 from storage.catalog.clocks import clock_of
 from storage.catalog.engine import begin_write, database_url, open_engine
@@ -76,6 +78,7 @@ DICOMWEB: tuple[BaseRoute, ...] = (
     *changes.routes,
     *correction.routes,
     *ups.routes,
+    *ups_events.routes,
     *wado_uri.routes,
     *nonpatient.routes,
     *capabilities.routes,
@@ -168,6 +171,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
         gc.freeze()  # what start-up made stays; a full collection would stop everything for some 50 ms
         gc.set_threshold(_GC_OBJECTS, 20, 50)
         _note_the_end(app.state.room.is_stopping)
+        await anyio.to_thread.run_sync(report_restart, app.state.room.engine, app.state.room.clock.now())
         worker = working(app.state.room, threads=settings.job_threads if settings.embedded_worker else 0)
         worker.__enter__()
         try:

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from readingroom.errors import Invalid, ReadingRoomError, Unavailable
+from readingroom.errors import Invalid, ReadingRoomError, Refused, Unavailable
 from server.auth import Caller, authenticate
 from server.settings import Settings
 from server.status import http_status
@@ -76,6 +76,9 @@ class Edge:
         self._proxies = frozenset(settings.trusted_proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -111,6 +114,24 @@ class Edge:
             endpoint = scope.get("endpoint")
             route = getattr(endpoint, "__name__", None) or "other"
             self._metrics.count(route, scope["method"], status, time.perf_counter() - started)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a WebSocket through to its view, unless a page of another site opens it: browsers leave that to us."""
+        headers = Headers(scope=scope)
+        try:
+            scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+            root = self._root({**scope, "scheme": scheme}, headers)
+            origin = headers.get("origin")
+            if origin is not None and origin != root and not {origin, "*"} & self._origins:
+                raise Refused("Pages of that origin may not open a WebSocket here; add it to cors_origins.")
+            if "\0" in scope["path"]:
+                raise Invalid("A path holds no NUL character.")
+            scope["readingroom.caller"] = self._caller(scope, headers, root)
+        except ReadingRoomError as error:
+            log.info("a WebSocket was refused: %s", error.message)
+            await send({"type": "websocket.close", "code": 1008, "reason": error.message[:120]})
+            return
+        await self._app(scope, receive, send)
 
     def _root(self, scope: Scope, headers: Headers) -> str:
         """Scheme and authority that clients see: as configured, as a trusted proxy says, or as they asked."""

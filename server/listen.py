@@ -20,6 +20,9 @@ from server.settings import Settings
 # What is being answered when the server is told to stop gets this long to finish.
 GRACE_SECONDS = 15
 
+_MAX_MESSAGE_BYTES = 1 << 16
+"""Of a WebSocket; what clients send means nothing here."""
+
 
 def is_loopback(host: str) -> bool:
     """Whether `host` is an address that only this machine can reach."""
@@ -82,7 +85,9 @@ def serve(settings: Settings, bound: socket.socket, ready: Callable[[str], None]
         workers=settings.workers,
         loop="uvloop",
         http="httptools",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=_MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,
         lifespan="on",
         access_log=False,
         server_header=False,

@@ -23,6 +23,7 @@ from server.room import Room
 from server.settle import describe_stale, settle_studies
 from server.worklist.escalations import climb_due
 from server.worklist.items import expire_claims
+from server.worklist.reports import forget_reports
 from server.worklist.sla import fire_marks
 from storage.catalog.clocks import DatabaseClock
 from storage.catalog.leases import Lease
@@ -129,6 +130,7 @@ DUTIES: tuple[Duty, ...] = (
     Duty(name="claims", act=lambda room, now: expire_claims(room.engine, now, queue=room.queue)),
     Duty(name="climb", act=lambda room, now: climb_due(room.engine, now, room.flow.climbed, room.queue)),
     Duty(name="assign", act=lambda room, _: room.flow.assign_now(), every=_ASSIGN_SECONDS),
+    Duty(name="reports", act=lambda room, now: forget_reports(room.engine, now), every=_SWEEP_SECONDS),
     Duty(name="list", act=lambda room, _: list_attributes(room)),
     Duty(name="purge", act=lambda room, _: purge_due(room), every=_SWEEP_SECONDS),
     # What a dead writer left on this host, only this host can remove.

@@ -19,6 +19,7 @@ _PATH_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": "string", "pattern": r"^[1-9][0-9]{0,3}(,[1-9][0-9]{0,3}){0,5}$"},
     ),
     "workitem": ("Workitem UID", _UID),
+    "ae": ("AE title of the subscriber", {"type": "string", "pattern": "^[A-Z0-9_]{1,16}$"}),
     "path": (
         "The attribute: its tag, and within sequences the number of the item and the tag inside it",
         {"type": "string", "pattern": r"^[0-9A-F]{8}$"},
@@ -126,7 +127,7 @@ _IN_A_ROW = {
     "instance": "/0/00080018/Value/0",
     "workitem": "/0/00080018/Value/0",
 }
-_CONSTANT = {"frames": "1", "path": "7FE00010"}
+_CONSTANT = {"ae": "WATCHER", "frames": "1", "path": "7FE00010"}
 
 
 def _links(operation: Operation) -> dict[str, Any]:

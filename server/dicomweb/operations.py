@@ -561,6 +561,42 @@ _WORKLIST: tuple[Operation, ...] = (
         success=(202,),
         errors=_WORKITEM_ERRORS,
     ),
+    Operation(
+        name="SubscribeToWorkitem",
+        method="POST",
+        path="/workitems/{workitem}/subscribers/{ae}",
+        title="Subscribe an AE to a work item; by its well-known UID to all, or to those that match a filter",
+        section="11.10",
+        service="Worklist",
+        parameters=(
+            Parameter(name="deletionlock", meaning="Keep it until the lock is released (11.10.1.2)", schema=_FLAG),
+            Parameter(
+                name="filter",
+                meaning="Matching keys with their values, of the filtered worklist alone (11.10.1.2)",
+                schema={"type": "string", "pattern": r"^(PatientID|WorklistLabel)=[A-Z]{1,8}$"},
+            ),
+        ),
+        success=(201,),
+        errors=(404,),
+    ),
+    Operation(
+        name="UnsubscribeFromWorkitem",
+        method="DELETE",
+        path="/workitems/{workitem}/subscribers/{ae}",
+        title="Have an AE hear no more of a work item, or of any",
+        section="11.11",
+        service="Worklist",
+        errors=(404,),
+    ),
+    Operation(
+        name="SuspendSubscription",
+        method="POST",
+        path="/workitems/{workitem}/subscribers/{ae}/suspend",
+        title="Have an AE hear of no further work items",
+        section="11.12",
+        service="Worklist",
+        errors=(404,),
+    ),
 )
 
 OPERATIONS: tuple[Operation, ...] = (

@@ -327,8 +327,10 @@ async def request_cancel(request: Request) -> Response:
         if item.ups_state == "SCHEDULED":
             cancel_item(work, item, reason, attributes=_discontinued(work, item, dataset))
         else:
-            asked = {tag: dataset[tag] for tag in ("00741238", "0074100A", "0074100C", "0074100E") if tag in dataset}
-            request_cancellation(work, item, reason, asked=asked)
+            asked: MetadataJson = {
+                tag: dataset[tag] for tag in ("00741238", "0074100A", "0074100C", "0074100E") if tag in dataset
+            }
+            request_cancellation(work, item, reason, asked)
         return []
 
     return _warn(request, Response(status_code=202), *await _work(request, cancel))

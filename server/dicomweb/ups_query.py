@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote_plus
 
 from readingroom.errors import Invalid
@@ -32,6 +33,8 @@ class ItemQuery:
 
     Attributes
     ----------
+    asked
+        What `conditions` were parsed from, as it can be kept: the arguments of `storage.catalog.matching.parse`.
     fields
         Outermost attributes that answers shall have beside those that they always have; None for all.
     ignored
@@ -39,6 +42,7 @@ class ItemQuery:
     """
 
     conditions: tuple[Condition, ...]
+    asked: dict[str, Any]
     fields: frozenset[str] | None
     limit: int
     offset: int
@@ -111,16 +115,16 @@ def _read(parameters: Sequence[tuple[str, str]]) -> ItemQuery:
     if zone:
         zone_minutes(zone)
     fuzzy, empty, multiple = (is_true(controls, name) for name in SWITCHES)
-    conditions = parse(
-        {name: "\\".join(values) for name, values in keys.items()},
-        keys=ITEM_KEYS,
-        zone=zone,
-        is_fuzzy=fuzzy,
-        empty_values=empty,
-        multiple_values=multiple,
-    )
+    asked: dict[str, Any] = {
+        "values": {name: "\\".join(values) for name, values in keys.items()},
+        "zone": zone,
+        "is_fuzzy": fuzzy,
+        "empty_values": empty,
+        "multiple_values": multiple,
+    }
     return ItemQuery(
-        conditions=tuple(conditions),
+        conditions=tuple(parse(**asked, keys=ITEM_KEYS)),
+        asked=asked,
         fields=None if has_all else frozenset(fields),
         limit=min(whole_number(controls, "limit", MOST), MOST),
         offset=whole_number(controls, "offset", 0),

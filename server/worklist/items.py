@@ -17,11 +17,12 @@ from pydicom.uid import generate_uid
 
 from readingroom.clock import Clock
 from readingroom.errors import Conflict, Invalid, NotFound, Refused
-from readingroom.events import SlaCrossed
+from readingroom.events import ItemChanged, SlaCrossed
 from readingroom.model import Actor, ItemKind, Order, Priority, Scope, SlaMark, Study, WorkItem, priority_rank
 from server.announce import announce
 from server.queue import Queue
 from server.worklist.marks import follow, place_marks
+from server.worklist.reports import report_change
 from server.worklist.states import Command, check
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
@@ -38,9 +39,6 @@ from storage.catalog.work_items import (
 )
 from storage.objects import MetadataJson
 
-CHANGED = "ItemChanged"
-"""The type of the events that tell of work items."""
-
 THE_SERVER = Actor(id="server", name="This server", kind="server")
 """Who gives the commands that nobody gave: an expiry, an item for a study that has settled."""
 
@@ -53,8 +51,20 @@ _SHOWN = tuple(WorkItem.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What became of an item; `requested` is what came with a request to cancel it."""
+
+    before: StoredItem | None
+    after: StoredItem
+    requested: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One transaction on the worklist, by one actor who sees one scope of it; `events` are what is to be told of it."""
+    """One transaction on the worklist, by one actor who sees one scope of it.
+
+    `events` are what the log is to be told of it, and `changes` what subscribers are.
+    """
 
     connection: sa.Connection
     now: datetime
@@ -64,6 +74,7 @@ class Work:
     queue: Queue | None = None
     """Gets the jobs of those who react to the events; without one they are told, and nobody reacts."""
     events: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
 
     def find(self, workitem_uid: str) -> StoredItem:
         """An item in scope, locked until the transaction ends; raises `NotFound`."""
@@ -92,11 +103,14 @@ class Work:
         )
 
     def tell(self) -> None:
-        """Append the events: the last thing that the transaction does."""
+        """Report to subscribers, and append the events: the last thing that the transaction does."""
+        for change in self.changes:
+            report_change(self.connection, change.before, change.after, self.now, change.requested)
         if self.queue is not None:
             announce(self.connection, self.queue, self.events)
         else:
             append_events(self.connection, self.events)
+        self.changes.clear()
         self.events.clear()
 
 
@@ -394,9 +408,10 @@ def cancel_item(
     )
 
 
-def request_cancellation(work: Work, item: StoredItem, reason: str, **told: Any) -> None:
+def request_cancellation(work: Work, item: StoredItem, reason: str, attributes: MetadataJson) -> None:
     """Ask whoever has an item to cancel it (PS3.4 CC.2.2); it stays as it is."""
-    _tell(work, item, item, "cancellation requested", reason=_line(reason), **told)
+    requested = {"ae": work.actor.id[:16], **attributes}
+    _tell(work, item, item, "cancellation requested", because=_line(reason), requested=requested)
 
 
 def expire_claims(
@@ -451,8 +466,16 @@ def _change(
     return changed
 
 
-def _tell(work: Work, before: StoredItem | None, item: StoredItem, what: str, **told: Any) -> None:
-    """Note the event: what was done by whom, and how the item was before, as far as it was otherwise."""
+def _tell(
+    work: Work,
+    before: StoredItem | None,
+    item: StoredItem,
+    what: str,
+    *,
+    requested: Mapping[str, Any] | None = None,
+    **told: Any,
+) -> None:
+    """Note what is to be told: a `readingroom.events.ItemChanged`, and with it what was done and was otherwise."""
     was = {}
     if before is not None:
         was = {name: getattr(before, name) for name in _SHOWN if getattr(before, name) != getattr(item, name)}
@@ -461,16 +484,28 @@ def _tell(work: Work, before: StoredItem | None, item: StoredItem, what: str, **
         "before": before.state if before else None,
         "after": item.state,
         "study_uid": item.study_uid,
+        "actor": work.actor.id,
+        "reason": item.reason,
         "what": what,
         "was": was,
         "workitem": item.workitem_uid,
         "kind": item.kind,
         "version": item.version,
         "reader": item.owner or item.offered_to,
-        "reason": item.reason,
         **{name: value for name, value in told.items() if value},
     }
-    work.note(CHANGED, payload, facility=item.facility, study_uid=item.study_uid, item=item.id)
+    work.changes.append(Change(before=before, after=item, requested=requested))
+    work.events.append(
+        {
+            "type": ItemChanged.__name__,
+            "version": ItemChanged.version,
+            "study_uid": item.study_uid,
+            "facility": item.facility,
+            "item": item.id,
+            "at": work.now,
+            "payload": orjson.dumps(payload),
+        }
+    )
 
 
 def _reader(reader: str) -> str:

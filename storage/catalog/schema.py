@@ -421,6 +421,48 @@ work_item = sa.Table(
     sa.Index("ix_work_item_expiry", "claim_expires_at", **_where("claim_expires_at IS NOT NULL")),
 )
 
+ups_subscription = sa.Table(
+    "ups_subscription",
+    metadata,
+    sa.Column("realm", Text, primary_key=True, doc="the scope of who subscribed: facilities with commas, or *"),
+    sa.Column("ae", sa.String(16), primary_key=True, doc="AE title of the subscriber"),
+    sa.Column("kind", sa.String(8), primary_key=True, doc="worklist or filtered: what comes; item, or ended: one"),
+    sa.Column("item", sa.String(32), primary_key=True, doc="id of the work item; empty for what comes"),
+    sa.Column("has_lock", sa.Boolean, nullable=False, doc="a deletion lock (PS3.4 CC.2.3.1)"),
+    sa.Column("filter", sa.LargeBinary, nullable=False, doc="JSON of what items have to match; empty for all"),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Index("ix_ups_subscription_item", "item", "realm", "ae"),
+)
+
+ups_report = sa.Table(
+    "ups_report",
+    metadata,
+    sa.Column(
+        "seq",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+        doc="in commit order",
+    ),
+    sa.Column("realm", Text, nullable=False),
+    sa.Column("ae", sa.String(16), nullable=False),
+    sa.Column("workitem_uid", Text, nullable=False),
+    sa.Column("type", sa.Integer, nullable=False, doc="Event Type ID of PS3.4 Table CC.2.4-1"),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("attributes", sa.LargeBinary, nullable=False, doc="DICOM JSON"),
+    sa.Index("ix_ups_report_to", "realm", "ae", "seq"),
+    sa.Index("ix_ups_report_at", "at"),
+    sqlite_autoincrement=True,
+)
+
+ups_channel = sa.Table(
+    "ups_channel",
+    metadata,
+    sa.Column("realm", Text, primary_key=True),
+    sa.Column("ae", sa.String(16), primary_key=True),
+    sa.Column("sent", sa.BigInteger, nullable=False, doc="number of the last report that was sent"),
+)
+
 
 sla_clock = sa.Table(
     "sla_clock",

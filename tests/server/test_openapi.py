@@ -30,6 +30,7 @@ from starlette.testclient import TestClient
 from server.app import build_room, create_app
 from server.dicomweb.operations import OPERATIONS
 from server.settings import Settings
+from storage.upsrules import WORKLIST
 from tests.multipart import DICOM, content_type, encode
 from tests.nonpatient import LARGE, MADE
 from tests.retrieve import keep
@@ -99,6 +100,7 @@ class Fuzzed:
             "transferSyntax": ["1.2.840.10008.1.2.1"],
             "presentationState": [],
             "transaction-uid": [],
+            "filter": [],
             "workitem": [],
         }
         for path in self.document["paths"].values():
@@ -141,16 +143,19 @@ class Fuzzed:
                 "instance": one.SOPInstanceUID,
                 "frames": "1",
                 "path": "7FE00010",
-                **({"workitem": self.new_workitem()} if "{workitem}" in path else {}),
+                "ae": "WATCHER",
+                **({"workitem": self.new_workitem(path)} if "{workitem}" in path else {}),
             }
             for one in self.series[: 1 if "{workitem}" in path else None]
         ]
         return [{name: value for name, value in one.items() if f"{{{name}}}" in path} for one in all_of_them]
 
-    def new_workitem(self) -> str:
-        """The UID of a work item that nobody has claimed."""
+    def new_workitem(self, path: str) -> str:
+        """The UID of a work item that nobody has claimed, and that is subscribed to; of all, where only that goes."""
         answer = self.client.post("/dicomweb/workitems", json=workitem(), headers={"Content-Type": JSON})
-        return answer.headers["location"].rpartition("/")[2]
+        uid = WORKLIST if path.endswith("/suspend") else answer.headers["location"].rpartition("/")[2]
+        assert self.client.post(f"/dicomweb/workitems/{uid}/subscribers/WATCHER").status_code == 201
+        return uid
 
     def operation(self, name: str) -> Any:
         return next(
@@ -282,7 +287,7 @@ def test_paths_that_lead_nowhere_get_a_documented_answer(fuzzed: Fuzzed, name: s
     ).filter(lambda text: text not in (".", ".."))
     gaps = {
         gap: piece
-        for gap in ("study", "series", "instance", "frames", "path", "uid", "workitem")
+        for gap in ("study", "series", "instance", "frames", "path", "uid", "workitem", "ae")
         if f"{{{gap}}}" in operation.path
     }
 

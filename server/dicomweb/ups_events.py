@@ -1,0 +1,208 @@
+"""Subscriptions to work items, and the channel that reports are sent over (PS3.18 11.10 to 11.13, 8.10).
+
+A channel sends what waits for its subscriber, in the order of the commits, and remembers how far it has come: whoever
+comes back within a day goes on where it was. The standard asks for no more than what happens while it is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from contextlib import suppress
+
+import anyio
+import anyio.to_thread
+import orjson
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from readingroom.errors import Invalid, NotFound
+from server.auth import Caller, caller_of
+from server.dicomweb.query import is_true
+from server.dicomweb.ups_query import parse_filter
+from server.room import Room
+from server.worklist.reports import report_now
+from storage.catalog.engine import begin_write
+from storage.catalog.subscriptions import (
+    Coming,
+    Subscriber,
+    Waiting,
+    note_sent,
+    realm_of,
+    sent_so_far,
+    subscribe,
+    subscribe_to_coming,
+    suspend,
+    unsubscribe,
+    unsubscribe_all,
+    waiting_reports,
+)
+from storage.catalog.ups import element
+from storage.catalog.work_items import find_item
+from storage.objects import MetadataJson
+from storage.upsrules import FILTERED, PUSH, WORKLIST
+
+_COMING: dict[str, Coming] = {WORKLIST: "worklist", FILTERED: "filtered"}
+_AE = re.compile(r"[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?")
+_LOOK_SECONDS = 0.25
+_AT_ONCE = 100
+_GOING_AWAY = 1001
+
+
+# -- Subscribe, Unsubscribe, Suspend Global Subscription (11.10, 11.11, 11.12) -----------------------------------------
+
+
+async def subscribe_to(request: Request) -> Response:
+    """Subscribe an AE to a work item, to the worklist, or to what of it matches a filter."""
+    caller, subscriber = caller_of(request), _subscriber(request)
+    target: str = request.path_params["workitem"]
+    query = request.query_params
+    has_lock = is_true({"deletionlock": query.get("deletionlock", "false")}, "deletionlock")
+    filters = query.getlist("filter")
+    if (target == FILTERED) != bool(filters):
+        raise Invalid(f"A filter goes with the filtered worklist {FILTERED}, which has to have one.")
+    asked = parse_filter(",".join(filters)).asked if filters else None
+
+    def run(room: Room, connection: sa.Connection) -> None:
+        now = room.clock.now()
+        if coming := _COMING.get(target):
+            new = subscribe_to_coming(
+                connection, caller.scope, subscriber, coming, has_lock=has_lock, now=now, filter=asked
+            )
+            told = new if has_lock else ()  # only then are all reported as they are (PS3.4 CC.2.4.3)
+        else:
+            item = find_item(connection, caller.scope, target, locked=True)
+            subscribe(connection, subscriber, item, has_lock=has_lock, now=now)
+            told = [item.id]
+        report_now(connection, subscriber, told, now)
+
+    await _write(request, run)
+    channel = re.sub("^http", "ws", caller.service_root) + f"/ws/subscribers/{request.path_params['ae']}"
+    return Response(status_code=201, headers={"content-location": channel})
+
+
+async def unsubscribe_from(request: Request) -> Response:
+    """Have an AE hear no more of a work item; of any, where it is the worklist."""
+    caller, subscriber = caller_of(request), _subscriber(request)
+    target: str = request.path_params["workitem"]
+
+    def run(room: Room, connection: sa.Connection) -> None:
+        if coming := _COMING.get(target):
+            was_there = unsubscribe_all(connection, subscriber, coming)
+        else:
+            item = find_item(connection, caller.scope, target, locked=True)
+            was_there = unsubscribe(connection, subscriber, item, now=room.clock.now())
+        if not was_there:
+            raise NotFound(f"{subscriber.ae} is not subscribed to {target[:64]}.")
+
+    await _write(request, run)
+    return Response(status_code=200)
+
+
+async def suspend_subscription(request: Request) -> Response:
+    """Have an AE hear of no further work items; those that it knows it still hears of."""
+    subscriber = _subscriber(request)
+    target: str = request.path_params["workitem"]
+    if target not in _COMING:
+        raise Invalid(f"A subscription to the worklist is suspended, {WORKLIST} or {FILTERED}; others are deleted.")
+
+    def run(_room: Room, connection: sa.Connection) -> None:
+        if not suspend(connection, subscriber, _COMING[target]):
+            raise NotFound(f"{subscriber.ae} is not subscribed to {target[:64]}.")
+
+    await _write(request, run)
+    return Response(status_code=200)
+
+
+def _subscriber(connection: Request | WebSocket) -> Subscriber:
+    """The AE that the path names, in the realm of who asks."""
+    ae: str = connection.path_params["ae"]
+    if not _AE.fullmatch(ae):
+        raise Invalid("An AE title has 1 to 16 printable characters, and no backslash.")
+    caller: Caller = connection.scope["readingroom.caller"]
+    return Subscriber(realm_of(caller.scope), ae)
+
+
+async def _write(request: Request, command: Callable[[Room, sa.Connection], None]) -> None:
+    room: Room = request.app.state.room
+
+    def run() -> None:
+        with begin_write(room.engine) as connection:
+            command(room, connection)
+
+    await anyio.to_thread.run_sync(run, limiter=room.db)
+
+
+# -- Open Notification Connection, Send Event Report (8.10.4, 8.10.5) --------------------------------------------------
+
+
+async def open_channel(websocket: WebSocket) -> None:
+    """Send an AE the reports that are for it, until it goes or the server does."""
+    room: Room = websocket.app.state.room
+    try:
+        subscriber = _subscriber(websocket)
+    except Invalid:
+        await websocket.close(1008)
+        return
+    offered = websocket.scope.get("subprotocols", [])
+    await websocket.accept(subprotocol="dicom" if "dicom" in offered else None)
+    with suppress(WebSocketDisconnect, RuntimeError):  # it went while something was being sent
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_listen, websocket, tasks.cancel_scope)
+            await _send_reports(websocket, room, subscriber)
+            tasks.cancel_scope.cancel()
+    if room.is_stopping.is_set():
+        with suppress(RuntimeError):
+            await websocket.close(_GOING_AWAY)
+
+
+async def _listen(websocket: WebSocket, ends: anyio.CancelScope) -> None:
+    """Wait until the other side goes; what it sends means nothing here."""
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass
+    ends.cancel()
+
+
+async def _send_reports(websocket: WebSocket, room: Room, subscriber: Subscriber) -> None:
+    sent = await room.read_apart(sent_so_far, subscriber)
+    while not room.is_stopping.is_set():
+        waiting = await room.read_apart(waiting_reports, subscriber, after=sent, limit=_AT_ONCE)
+        for report in waiting:
+            await websocket.send_text(event_report(report))
+        if waiting:
+            sent = waiting[-1].sequence
+            await anyio.to_thread.run_sync(_note_sent, room.engine, subscriber, sent, limiter=room.db)
+        if len(waiting) < _AT_ONCE:
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _note_sent(engine: sa.Engine, subscriber: Subscriber, sequence: int) -> None:
+    with begin_write(engine) as connection:
+        note_sent(connection, subscriber, sequence)
+
+
+def event_report(report: Waiting) -> str:
+    """A report as the text of a WebSocket message: one data set of DICOM JSON (PS3.18 11.13, PS3.7 10.3.1)."""
+    dataset: MetadataJson = {
+        "00000002": element("UI", PUSH),
+        "00000110": element("US", report.sequence % 0xFFFF + 1),
+        "00001000": element("UI", report.workitem_uid),
+        "00001002": element("US", report.type),
+        **report.attributes,
+    }
+    return orjson.dumps(dict(sorted(dataset.items()))).decode()
+
+
+_SUBSCRIBERS = "/workitems/{workitem}/subscribers/{ae}"
+
+routes: list[BaseRoute] = [
+    Route(_SUBSCRIBERS, subscribe_to, methods=["POST"]),
+    Route(_SUBSCRIBERS, unsubscribe_from, methods=["DELETE"]),
+    Route(f"{_SUBSCRIBERS}/suspend", suspend_subscription, methods=["POST"]),
+    WebSocketRoute("/ws/subscribers/{ae}", open_channel),
+    WebSocketRoute("/subscribers/{ae}", open_channel),  # as editions up to 2015 have it
+]
