@@ -49,7 +49,7 @@ from server.renditions import open_renditions
 from server.room import Room
 from server.settings import Settings
 from server.volumes import ShownStudies
-from server.web import desk
+from server.web import desk, worklist
 from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
@@ -186,6 +186,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             Mount("/dicomweb", routes=DICOMWEB),
             Mount("/ohif", routes=viewer_routes()),
             *desk.routes,
+            *worklist.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

@@ -6,7 +6,6 @@ reader keeps the last number that it has dealt with and asks for what comes ``si
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +20,7 @@ from readingroom.errors import Invalid
 from readingroom.model import Scope
 from server.auth import caller_of
 from server.dicomweb.negotiation import Offer, accepted, choose
+from server.feed import follow, sequence_of
 from server.room import Room
 from storage.catalog.events import Event, Wanted, last_sequence, latest_event, read_events
 
@@ -31,9 +31,6 @@ _USUAL = 100
 _MOST_INSTANCES = 10_000
 """Of one answer, which is cut after the entry that reaches it."""
 
-_LOOK_SECONDS = 0.5
-_HEARTBEAT_SECONDS = 15.0
-_RETRY_MILLISECONDS = 1000
 _ACTIONS = {
     "InstancesStored": "create",
     "InstancesRemoved": "delete",
@@ -51,11 +48,11 @@ async def read_changes(request: Request) -> Response:
     room: Room = request.app.state.room
     caller, offer = caller_of(request), choose(accepted(request), _OFFERS)
     wanted = _wanted(request, _FILTERS | {"since", "limit"})
-    since = _number(request.query_params.get("since"), "since")
+    since = sequence_of(request.query_params.get("since"), "since")
     if offer.name == "text/event-stream":
         if wanted.end is not None or "limit" in request.query_params:
             raise Invalid("A stream has no end: it takes neither 'to' nor 'limit'.")
-        after = _number(request.headers.get("last-event-id"), "Last-Event-ID")
+        after = sequence_of(request.headers.get("last-event-id"), "Last-Event-ID")
         if after is None:
             after = since
         if after is None:
@@ -65,7 +62,7 @@ async def read_changes(request: Request) -> Response:
         if request.method == "HEAD":
             return Response(headers=headers, media_type=offer.name)
         return StreamingResponse(body, headers=headers, media_type=offer.name)
-    limit = _number(request.query_params.get("limit", str(_USUAL)), "limit")
+    limit = sequence_of(request.query_params.get("limit", str(_USUAL)), "limit")
     if not limit:
         raise Invalid("'limit' has to be at least 1.")
     limit = min(limit, _MOST)
@@ -130,26 +127,9 @@ def _instances(
             yield told
 
 
-async def stream(room: Room, scope: Scope, wanted: Wanted, service_root: str, *, after: int) -> AsyncIterator[bytes]:
+def stream(room: Room, scope: Scope, wanted: Wanted, service_root: str, *, after: int) -> AsyncIterator[bytes]:
     """Server-sent events: those that there are, then each as it is committed, until the client or the server ends."""
-    yield b"retry: %d\n\n" % _RETRY_MILLISECONDS
-    loop = asyncio.get_running_loop()
-    spoke_at = loop.time()
-    while not room.is_stopping.is_set():
-        last = await room.read(last_sequence)
-        while after < last:
-            # Up to a number that was seen, so that what does not match is not looked through again.
-            found = await room.read_apart(read_events, scope, wanted, after=after, limit=_USUAL, last=last)
-            events = _cut(found)
-            for event in events:
-                data = orjson.dumps(entry(event, service_root))
-                yield b"id: %d\ndata: %s\n\n" % (event.sequence, data)
-                spoke_at = loop.time()
-            after = events[-1].sequence if len(found) == _USUAL or len(events) < len(found) else last
-        if loop.time() - spoke_at >= _HEARTBEAT_SECONDS:
-            yield b": still here\n\n"
-            spoke_at = loop.time()
-        await asyncio.sleep(_LOOK_SECONDS)
+    return follow(room, scope, wanted, lambda event: orjson.dumps(entry(event, service_root)), after=after, cut=_cut)
 
 
 def _cut(events: list[Event]) -> list[Event]:
@@ -180,14 +160,6 @@ def _wanted(request: Request, known: frozenset[str]) -> Wanted:
         begin=_moment(parameters.get("from"), "from"),
         end=_moment(parameters.get("to"), "to"),
     )
-
-
-def _number(text: str | None, name: str) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
-        raise Invalid(f"{name!r} has to be a whole number, 0 or more.")
-    return int(text)
 
 
 def _moment(text: str | None, name: str) -> datetime | None:

@@ -514,7 +514,7 @@ async def _work[T](request: Request, command: Callable[[Work], T]) -> T:
 
     def run() -> T:
         lasts = timedelta(minutes=room.settings.claim_minutes)
-        with working(room.engine, room.clock, caller.actor, caller.scope, claim_lasts=lasts) as work:
+        with working(room.engine, room.clock, caller.actor, caller.scope, claim_lasts=lasts, queue=room.queue) as work:
             return command(work)
 
     return await anyio.to_thread.run_sync(run, limiter=room.db)

@@ -63,7 +63,8 @@ class Change:
 class Work:
     """One transaction on the worklist, by one actor who sees one scope of it.
 
-    `events` are what the log is to be told of it, and `changes` what subscribers are.
+    `events` are what the log is to be told of it, and `changes` what subscribers are. With a `queue`, whatever in the
+    server reacts to events does so too.
     """
 
     connection: sa.Connection
@@ -414,16 +415,14 @@ def request_cancellation(work: Work, item: StoredItem, reason: str, attributes: 
     _tell(work, item, item, "cancellation requested", because=_line(reason), requested=requested)
 
 
-def expire_claims(
-    engine: sa.Engine, now: datetime, claim_lasts: timedelta = CLAIM_LASTS, *, queue: Queue | None = None
-) -> int:
+def expire_claims(engine: sa.Engine, now: datetime, queue: Queue | None = None) -> int:
     """Give back what was claimed and never finished; returns how many. Called once a second."""
     with engine.connect() as connection:
         due = expired_claims(connection, now, _AT_ONCE)
     expired = 0
     for id in due:
         with begin_write(engine) as connection:
-            work = Work(connection=connection, now=now, actor=THE_SERVER, claim_lasts=claim_lasts, queue=queue)
+            work = Work(connection=connection, now=now, actor=THE_SERVER, queue=queue)
             try:
                 item = item_by_id(connection, id, locked=True)
             except NotFound:

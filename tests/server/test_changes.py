@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from readingroom.clock import SetClock
 from readingroom.model import Scope
+from server import feed
 from server.dicomweb import changes
 from server.purging import purge
 from server.room import Room
@@ -277,7 +278,7 @@ async def messages(pieces: AsyncIterator[bytes], number: int) -> list[tuple[int,
 def test_a_stream_catches_up_and_goes_on_live(
     room: Room, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(feed, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(changes, "_USUAL", 2)
     for _ in range(3):
         keep(client, cine())
@@ -299,7 +300,7 @@ def test_a_stream_catches_up_and_goes_on_live(
 def test_a_stream_of_one_facility_passes_over_the_others(
     room: Room, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(feed, "LOOK_SECONDS", 0.01)
     for facility in ("south", "south", "north"):
         store(client, part10(cine()), to=f"/dicomweb/f/{facility}/studies")
     looked: list[tuple[int, int | None]] = []
@@ -327,8 +328,8 @@ def test_a_stream_of_one_facility_passes_over_the_others(
 def test_a_quiet_stream_gives_signs_of_life_and_ends_with_the_server(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "_LOOK_SECONDS", 0.001)
-    monkeypatch.setattr(changes, "_HEARTBEAT_SECONDS", 0.001)
+    monkeypatch.setattr(feed, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(feed, "HEARTBEAT_SECONDS", 0.001)
 
     async def listen() -> list[bytes]:
         heard = []
