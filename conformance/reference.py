@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from pydicom.datadict import dictionary_description
 
-from conformance import orthanc, routing
+from conformance import orthanc, routing, triage
 from conformance.statement import statement_page
 from conformance.transcoding import transcoding_page
 from server.dicomweb.openapi import openapi
@@ -181,6 +181,7 @@ def openapi_document() -> str:
 
 
 PAGE_MAKERS: Mapping[str, Callable[[], str]] = {
+    "ai-triage.md": triage.page,
     "conformance-orthanc.md": orthanc.page,
     "conformance-statement.md": statement_page,
     "openapi.json": openapi_document,
@@ -195,6 +196,8 @@ PAGE_MAKERS: Mapping[str, Callable[[], str]] = {
 def main() -> None:
     """Write the pages."""
     PAGES.mkdir(parents=True, exist_ok=True)
+    if not triage.is_fresh():
+        triage.measure()  # a minute
     for name, make in PAGE_MAKERS.items():
         (PAGES / name).write_text(make(), encoding="utf-8")
 

@@ -19,6 +19,8 @@ from plugins.priors.relevance import REGIONS_OF, Shown, day_of, relevance
 from plugins.priors.remote import LARGEST_ANSWER, is_same_patient
 from plugins.priors.settings import Remote, Settings
 from readingroom import Context, Patient, Prior, RetryLater, Study
+from readingroom.testing import PluginContract
+from server.settings import Settings as ServerSettings
 from tests.plugins.http import Answer, Request, Server, serving
 
 PRESENT = Study(
@@ -284,10 +286,10 @@ def test_no_address_comes_out_of_an_answer() -> None:
 
 def test_the_settings_of_the_guide_are_accepted() -> None:
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "priors.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^    \[plugins\.priors\]\n(?:^    .*\n|^\n(?=    ))*", page, re.MULTILINE)
-    table = tomllib.loads(re.sub("^    ", "", block, flags=re.MULTILINE))["plugins"]["priors"]
-    assert table.pop("network") is True  # the server reads that itself
-    assert [remote.name for remote in Settings(**table).remotes] == ["city"]
+    (block,) = re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    table = ServerSettings(**tomllib.loads(block)).plugins["priors"]  # type: ignore[arg-type]
+    assert table.network
+    assert [remote.name for remote in Settings(**table.own).remotes] == ["city"]
 
 
 # -- the summary -------------------------------------------------------------------------------------------------------
@@ -315,3 +317,7 @@ def test_a_summary_cites_every_prior_that_it_tells_and_no_other() -> None:
 
 def test_where_there_are_no_priors_there_is_no_summary() -> None:
     assert plugin.summarize_priors(PRESENT, ()) is None
+
+
+class TestTheContract(PluginContract):
+    plugin = "priors"
