@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,6 +135,20 @@ def seaweed() -> Iterator[S3]:
             yield server
     except Absent as error:
         absent(error)
+
+
+@pytest.fixture(scope="session")
+def npm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scripts of ``tests/npm`` with the packages that its lock names, from npm's cache or its registry."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        absent("Node.js with npm (apt-get install nodejs npm)")
+    folder = tmp_path_factory.mktemp("npm") / "scripts"
+    shutil.copytree(Path(__file__).parent / "npm", folder, ignore=shutil.ignore_patterns("node_modules"))
+    command = ["npm", "ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--fetch-retries=1"]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if run.returncode:
+        absent(f"the packages of tests/npm/package-lock.json: {run.stderr.strip()[-300:]}")
+    return folder
 
 
 @pytest.fixture(scope="session")

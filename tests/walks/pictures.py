@@ -15,7 +15,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from server import demo
 from tests.servers import REPOSITORY, environment, live_server
-from tests.walks.test_ohif import CHROMIUM, OPTIONS, PATIENCE_SECONDS, WINDOW, Pane, expect, expect_grey
+from tests.walks.screen import CHROMIUM, OPTIONS, PATIENCE_SECONDS, WINDOW, Pane, expect, expect_grey
 
 IMAGES = REPOSITORY / "docs" / "images"
 COLOURS = 128  # enough for a dark page with grey images, and a third of the bytes

@@ -1,6 +1,6 @@
 """A web page stores, searches and retrieves through the client that viewers are built on (npm dicomweb-client).
 
-The client runs in Node.js, which ``npm/bridge.mjs`` lets these tests call. Where it cannot do what it documents by a
+The client runs in Node.js; ``tests/npm/bridge.mjs`` makes the calls there. Where it cannot do what it documents by a
 fault of its own, the test says so.
 """
 
@@ -10,7 +10,6 @@ import ast
 import base64
 import io
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,13 +24,10 @@ from PIL import Image
 from pydicom import Dataset, FileDataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 
-from tests.conftest import absent
 from tests.servers import Live
 from tests.synthetic import ct_series, new_uid, part10
 from tests.walks import archive as walks
 from tests.walks.archive import archive_of, names, same
-
-FOLDER = Path(__file__).parent / "npm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,24 +86,10 @@ def received(answer: Any) -> Any:
 type Archive = walks.Archive[NpmClient]
 
 
-@pytest.fixture(scope="session")
-def bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The script with the packages that the lock names, from npm's cache or its registry."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        absent("Node.js with npm (apt-get install nodejs npm)")
-    folder = tmp_path_factory.mktemp("npm") / "walk"
-    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("node_modules"))
-    command = ["npm", "ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--fetch-retries=1"]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if run.returncode:
-        absent(f"the npm packages of {FOLDER.name}/package-lock.json ({run.stderr.strip()[-200:]})")
-    return folder / "bridge.mjs"
-
-
 @pytest.fixture(scope="module")
-def npm(bridge: Path, live: Live) -> Iterator[NpmClient]:
+def npm(npm_folder: Path, live: Live) -> Iterator[NpmClient]:
     """The client of the live server."""
-    command = ["node", str(bridge)]
+    command = ["node", str(npm_folder / "bridge.mjs")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield NpmClient(process=process, base=live.dicomweb, about=json.loads(process.stdout.readline()))

@@ -6,11 +6,8 @@ viewer's own state is not asked.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 
 import httpx
 import imagecodecs
@@ -18,182 +15,36 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Response, sync_playwright
+from playwright.sync_api import Page
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
+from pydicom.pixels.encoders import RLELosslessEncoder
 
 from server import demo
-from server.web import ohif
-from tests.conftest import absent
-from tests.multipart import content_type, encode, parts_of
+from tests.multipart import parts_of
 from tests.servers import Live
 from tests.synthetic import part10, pdf_document
+from tests.walks.screen import (
+    PATIENCE_SECONDS,
+    Pane,
+    centre_of,
+    expect,
+    expect_grey,
+    expect_number,
+    grey_of,
+    open_study,
+    store,
+)
 
 pytestmark = pytest.mark.browser
 
-type Picture = npt.NDArray[np.uint8]
-
-CHROMIUM = Path("/usr/bin/chromium")
-OPTIONS = (
-    "--no-sandbox --headless --disable-gpu --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
-    "--disable-background-networking --disable-component-update --disable-sync --no-first-run --disable-quic"
-)
-WINDOW = {"width": 1280, "height": 900}
 SLICES = 24
-PATIENCE_SECONDS = 60.0
-GREY_TOLERANCE = 4
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium without a screen, drawing WebGL in software."""
-    if not CHROMIUM.exists():
-        absent("Chromium (apt-get install chromium)")
-    if not ohif.is_installed():
-        absent("the OHIF viewer (make install)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser, live: Live) -> Iterator[Page]:
-    """A fresh window; the test fails if the page broke, asked another origin, or was refused anything."""
-    complaints: list[str] = []
-
-    def look_at(response: Response) -> None:
-        if response.url.startswith(("http:", "https:")) and not response.url.startswith(live.base):
-            complaints.append(f"asked another origin: {response.url}")
-        if response.status >= 400:
-            complaints.append(f"{response.status} {response.url}")
-
-    context = browser.new_context(viewport=WINDOW)
-    page = context.new_page()
-    page.on("response", look_at)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda line: complaints.append(line.text) if "Content Security Policy" in line.text else None)
-    page.add_init_script("localStorage?.setItem('investigationalUseDialog', '{\"expiryDate\": \"2999-01-01\"}')")
-    yield page
-    context.close()
-    assert not complaints
 
 
 @pytest.fixture(scope="module")
 def ct(live: Live) -> str:
     """Study UID of the demo CT in the archive."""
     return store(live, list(demo.made_ct(SLICES)))
-
-
-def store(live: Live, objects: list[bytes]) -> str:
-    """Store objects of one study over STOW-RS and say its UID."""
-    answer = httpx.post(
-        f"{live.dicomweb}/studies", content=encode(objects), headers={"Content-Type": content_type()}, timeout=60
-    )
-    assert answer.status_code == 200, answer.text
-    return str(dcmread(BytesIO(objects[0]), stop_before_pixels=True).StudyInstanceUID)
-
-
-def open_study(page: Page, live: Live, study_uid: str, **options: str) -> None:
-    """Go to the viewer with one study."""
-    query = "&".join(f"{name}={value}" for name, value in {"StudyInstanceUIDs": study_uid, **options}.items())
-    page.goto(f"{live.base}/ohif/viewer?{query}")
-    page.locator("canvas").first.wait_for(timeout=PATIENCE_SECONDS * 1000)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pane:
-    """One viewport on the screen: an image of known extent, fitted to the pane and centred in it."""
-
-    page: Page
-    index: int = 0
-    width_mm: float = demo.SIDE * demo.SPACING_MM
-    height_mm: float = demo.SIDE * demo.SPACING_MM
-
-    def box(self) -> tuple[float, float, float, float]:
-        """Left, top, width and height on the screen."""
-        box = self.page.locator("canvas").nth(self.index).bounding_box()
-        assert box is not None
-        return box["x"], box["y"], box["width"], box["height"]
-
-    def picture(self) -> Picture:
-        """What the pane shows at this moment, in grey."""
-        left, top, width, height = self.box()
-        shot = self.page.screenshot(clip={"x": left, "y": top, "width": width, "height": height})
-        return np.asarray(Image.open(BytesIO(shot)).convert("L"))
-
-    def place(self, x_mm: float, y_mm: float) -> tuple[float, float]:
-        """Column and row, in the pane, of a place given from the image's centre."""
-        _, _, width, height = self.box()
-        scale = min(width / self.width_mm, height / self.height_mm)
-        return width / 2 + x_mm * scale, height / 2 + y_mm * scale
-
-    def grey(self, x_mm: float, y_mm: float, *, around: int = 3) -> float:
-        """The mean grey around a place."""
-        column, row = (round(value) for value in self.place(x_mm, y_mm))
-        return float(self.picture()[row - around : row + around + 1, column - around : column + around + 1].mean())
-
-    def number(self) -> str:
-        """The slice number that stands in the image, read from its 3 x 5 cells."""
-        picture = self.picture()
-        shown = ""
-        for left in range(3):
-            digit = tuple(
-                "".join(
-                    "#" if picture[self.at(demo.NUMBER_LEFT, 4 * left + column, row)] > 127 else "."
-                    for column in range(3)
-                )
-                for row in range(5)
-            )
-            shown += str(demo.DIGITS.index(digit)) if digit in demo.DIGITS else "?"
-        return shown
-
-    def at(self, origin: int, column: int, row: int) -> tuple[int, int]:
-        """Row and column, in the pane, of the centre of one of the number's cells."""
-        x = origin + (column + 0.5) * demo.DIGIT_CELL
-        y = demo.NUMBER_TOP + (row + 0.5) * demo.DIGIT_CELL
-        across, down = self.place(*((value - demo.SIDE / 2) * demo.SPACING_MM for value in (x, y)))
-        return round(down), round(across)
-
-    def scroll(self) -> None:
-        """Turn the mouse wheel by one step over the pane."""
-        left, top, width, height = self.box()
-        self.page.mouse.move(left + width / 2, top + height / 2)
-        self.page.mouse.wheel(0, 100)
-
-
-def centre_of(rod: demo.Rod) -> tuple[float, float]:
-    """Where a rod stands, from the image's centre."""
-    half = (demo.SIDE - 1) / 2
-    return (rod.column - half) * demo.SPACING_MM, (rod.row - half) * demo.SPACING_MM
-
-
-def grey_of(hounsfield: float) -> float:
-    """The grey that the image's own window gives a density (PS3.3 C.11.2.1.2)."""
-    low = demo.WINDOW_CENTER - demo.WINDOW_WIDTH / 2
-    return min(max((hounsfield - low) / demo.WINDOW_WIDTH, 0.0), 1.0) * 255
-
-
-def expect[T](read: Callable[[], T], is_right: Callable[[T], bool], what: str) -> T:
-    """Read from the screen until it is right; drawing takes its time."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not is_right(seen := read()):
-        assert time.monotonic() < give_up, f"the screen shows {seen}, not {what}"
-        time.sleep(0.1)
-    return seen
-
-
-def expect_number(pane: Pane, number: int) -> None:
-    expect(pane.number, lambda seen: seen == f"{number:03}", f"slice {number:03}")
-
-
-def expect_grey(pane: Pane, x_mm: float, y_mm: float, hounsfield: float, *, around: int = 3) -> None:
-    grey = grey_of(hounsfield)
-    expect(
-        lambda: pane.grey(x_mm, y_mm, around=around),
-        lambda seen: abs(seen - grey) <= GREY_TOLERANCE,
-        f"the grey {grey:.0f} of {hounsfield} HU at {x_mm:.0f}, {y_mm:.0f} mm",
-    )
 
 
 def test_the_study_list_shows_the_demo_ct_and_opens_it(page: Page, live: Live, ct: str) -> None:
@@ -309,15 +160,32 @@ def items_of(content: Dataset) -> Iterator[Dataset]:
         yield from items_of(item)
 
 
+def rle_frame(pixels: npt.NDArray[np.uint16]) -> bytes:
+    """A frame of 16 bits in RLE (PS3.5 G)."""
+    rows, columns = pixels.shape
+    return RLELosslessEncoder.encode(
+        pixels.tobytes(),
+        rows=rows,
+        columns=columns,
+        samples_per_pixel=1,
+        number_of_frames=1,
+        bits_allocated=16,
+        bits_stored=12,
+        pixel_representation=0,
+        photometric_interpretation="MONOCHROME2",
+    )
+
+
 @pytest.mark.parametrize(
     ("transfer_syntax", "compress"),
     [
+        ("1.2.840.10008.1.2.5", rle_frame),
         ("1.2.840.10008.1.2.4.57", lambda pixels: imagecodecs.ljpeg_encode(pixels, bitspersample=12)),
         ("1.2.840.10008.1.2.4.80", imagecodecs.jpegls_encode),
         ("1.2.840.10008.1.2.4.90", lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", level=0)),
         ("1.2.840.10008.1.2.4.201", imagecodecs.htj2k_encode),
     ],
-    ids=["JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K"],
+    ids=["RLE", "JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K"],
 )
 def test_compressed_frames_are_decoded_under_the_page_s_policy(
     page: Page, live: Live, transfer_syntax: str, compress: Callable[[npt.NDArray[np.uint16]], bytes]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import re
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -80,6 +82,25 @@ def test_a_package_of_another_layout_is_refused(tmp_path: Path) -> None:
 def test_an_archive_cannot_write_outside_the_site(tmp_path: Path) -> None:
     package = package_of(tmp_path, **{"../../../escaped.js": b"", "kept.js": b""})
     assert [name for name, _ in ohif.wanted_files(package)] == ["kept.js"]
+
+
+def test_the_viewer_s_arrays_are_those_of_ndarray_and_compile_nothing(npm_folder: Path) -> None:
+    """The package that the viewer is built from, beside the same package with our views put in."""
+    (rewrite,) = [rewrite for rewrite in ohif.REWRITES if b"compileConstructor" in rewrite.pattern]
+    package = npm_folder / "node_modules" / "ndarray" / "ndarray.js"
+    rewritten, times = re.subn(rewrite.pattern, rewrite.into, package.read_bytes())
+    assert times == 1
+    assert b"new Function" not in rewritten
+    (package.parent / "rewritten.js").write_bytes(rewritten)
+    command = ["node", "views.mjs", str(package.parent / "rewritten.js")]
+    run = subprocess.run(command, cwd=npm_folder, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    compared = json.loads(run.stdout)
+    assert compared["compared"] > 5000
+    dimensions = range(-1, 5)
+    assert compared["kinds"] == sorted(
+        f"{of} {n}" for of in ("uint8", "float32", "array", "generic") for n in dimensions
+    )
 
 
 def test_what_is_installed_is_not_fetched_again(npm: Path, tmp_path: Path) -> None:
