@@ -168,12 +168,11 @@ def test_nothing_that_a_plugin_has_started_outlives_it(tmp_path: Path) -> None:
     told = do(plugin, "told = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)']).pid")
     with pytest.raises(PluginFailed):
         do(plugin, "os.setsid()")
-    with pytest.raises(PluginFailed) as caught:
-        do(plugin, "while True: os.fork()", limit=SHORT)
-    assert caught.value.reason in ("time", "error")
+    # A few: where root runs the tests, no limit of processes would keep a bomb from taking all that the machine has.
+    forked = do(plugin, "told = ' '.join(str(os.fork() or time.sleep(1000)) for _ in range(20))")
     plugin.kill()
     deadline = 100
-    while not is_gone(int(told)) and deadline:
+    while deadline and not all(map(is_gone, map(int, [told, *forked.split()]))):
         deadline -= 1
         with pytest.raises(ChildProcessError):
             os.waitpid(int(told), os.WNOHANG)
