@@ -64,7 +64,7 @@ def test_what_routing_proposes_is_offered_with_its_reason(engine: sa.Engine, clo
     answer = start("routing").call(assign, {"snapshot": queued.snapshot}, limit=LIMIT, now=clock.now())
     proposals: tuple[Proposal, ...] = from_json(assign.result, answer)
     assert [(one.item, one.reader) for one in proposals] == [(stat.id, "ada")]
-    assert apply_proposals(engine, clock.now(), queued, "routing", proposals) == 1
+    assert apply_proposals(engine, None, clock.now(), queued, "routing", proposals) == 1
     with engine.connect() as connection:
         assert item_by_id(connection, stat.id).offered_to == "ada"
         assert item_by_id(connection, routine.id).state == "ready"

@@ -40,7 +40,7 @@ def test_a_commit_of_another_process_is_seen(sqlite_url: str) -> None:
     assert watching is not None
     before = watching.count()
     path = sqlite_url.removeprefix("sqlite:///")
-    insert = "INSERT INTO facility VALUES ('south', 'South', 'S')"
+    insert = "INSERT INTO facility (id, name, issuer) VALUES ('south', 'South', 'S')"
     code = f"import sqlite3; c = sqlite3.connect({path!r}); c.execute({insert!r}); c.commit()"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert watching.count() != before
