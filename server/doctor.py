@@ -273,6 +273,9 @@ def _removed(connection: sa.Connection, settings: Settings) -> Check:
     wanted = sa.select(t.removal.c.state, sa.func.count()).group_by(t.removal.c.state)
     counted: dict[str, int] = dict(connection.execute(wanted).tuples().all())
     kept = counted.get("hidden", 0) + counted.get("purging", 0)
+    n = t.non_patient.c
+    of_nobody = sa.select(sa.func.count()).where(n.is_current, n.state.in_(("hidden", "purging")))
+    kept += connection.execute(of_nobody).scalar_one()
     days = settings.purge_after_days
     until = "for ever" if days is None else f"for {days:g} days"
     return Check(name="Removed", state="ok", found=f"{kept} instances are kept {until}" if kept else "none is kept")

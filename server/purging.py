@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from readingroom.clock import Clock
 from server.room import Room
 from storage.blobs import Blobs
+from storage.catalog import nonpatient
 from storage.catalog.engine import begin_write
 from storage.catalog.events import append_events, instance_events
 from storage.catalog.removals import condemn, condemned, due_for_purge, erase, lock_study
@@ -78,9 +79,45 @@ def purge(
     for owner_facility, study_uid in due:
         _purge_study(engine, blobs, clock, owner_facility, study_uid, before, purged, forget)
         advance(purged)
+    with engine.connect() as connection:
+        due_of_nobody = nonpatient.due_for_purge(connection, before, at_most)
+    for owner_facility, category, uid in due_of_nobody:
+        _purge_non_patient(engine, blobs, clock, owner_facility, category, uid, before, purged)
+        advance(purged)
     if purged.instances:
         log.info("purged %d instances of %d studies, %d bytes", purged.instances, purged.studies, purged.size_bytes)
     return purged
+
+
+def _purge_non_patient(
+    engine: sa.Engine,
+    blobs: Blobs,
+    clock: Clock,
+    owner_facility: str,
+    category: str,
+    uid: str,
+    before: datetime,
+    purged: Purged,
+) -> None:
+    """Purge an instance that belongs to no patient, in the same three steps."""
+    with begin_recorded(engine, blobs, owner_facility, uid, clock=clock) as (connection, record):
+        row = nonpatient.lock_non_patient(connection, owner_facility, category, uid)
+        is_due = row is not None and row.state == "hidden" and row.removed_at < before
+        if row is None or not (is_due or row.state == "purging"):
+            return  # somebody else has restored or purged it
+        objects = nonpatient.condemn(connection, row)
+        if is_due:
+            told = nonpatient.told_of(row, row.actor) | {"objects": objects}
+            record.write(connection, nonpatient.PURGED, told)
+    for key in objects:
+        blobs.delete(key)
+        blobs.delete(f"{key.rpartition('/')[0]}/zarr.json")
+    with begin_write(engine) as connection:
+        row = nonpatient.lock_non_patient(connection, owner_facility, category, uid)
+        if row is not None and row.state == "purging":
+            nonpatient.erase(connection, row)
+            purged.instances += 1
+            purged.size_bytes += row.size_bytes
 
 
 def _purge_study(

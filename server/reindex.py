@@ -24,6 +24,7 @@ from readingroom.errors import Conflict, Invalid, NotFound, ReadingRoomError
 from server import correcting
 from server.scrub import PREFIXES, StoreKey, own_description
 from storage.blobs import Blobs
+from storage.catalog import nonpatient
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
 from storage.catalog.nonpatient import place_of, record_received
@@ -39,6 +40,9 @@ SIDE_RECORDS: Mapping[str, Apply] = {
     "restore": replay_restore,
     "purge": replay_purge,
     correcting.KIND: correcting.replay,
+    nonpatient.REMOVED: nonpatient.replay_removal,
+    nonpatient.RESTORED: nonpatient.replay_restore,
+    nonpatient.PURGED: nonpatient.replay_purge,
 }
 """How to replay a side record, by its ``type``. Each feature that writes one brings its own."""
 

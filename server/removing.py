@@ -1,4 +1,4 @@
-"""Deletes and restores studies, series and instances: hidden at once, kept until they are purged.
+"""Deletes and restores studies, series and instances, of no patient too: hidden at once, kept until they are purged.
 
 A change of what is in use is one transaction: the side record that tells of it is durable before its commit, and its
 events are a part of it.
@@ -13,6 +13,7 @@ from readingroom.errors import Ambiguous, Conflict, Gone, NotFound
 from readingroom.model import Actor, Scope
 from server.auth import require
 from storage.blobs import Blobs
+from storage.catalog import nonpatient
 from storage.catalog import schema as t
 from storage.catalog.events import append_events, instance_events
 from storage.catalog.find import find_instance, find_series, find_study, scoped
@@ -127,6 +128,36 @@ def restore(
         )
         append_events(connection, list(events))
     return sum(map(len, back.values()))
+
+
+def remove_non_patient(
+    engine: sa.Engine, blobs: Blobs, clock: Clock, actor: Actor, scope: Scope, category: str, uid: str
+) -> None:
+    """Delete an instance that belongs to no patient, with all versions; raises as `remove` does."""
+    require(actor, "remove")
+    with engine.connect() as connection:
+        owner_facility = nonpatient.find_non_patient(connection, scope, category, uid).stored.owner_facility
+    with begin_recorded(engine, blobs, owner_facility, uid, clock=clock) as (connection, record):
+        row = nonpatient.lock_non_patient(connection, owner_facility, category, uid)
+        if row is None or row.state != "kept":
+            raise Gone("Somebody else removed it at this moment.")
+        at = record.write(connection, nonpatient.REMOVED, nonpatient.told_of(row, actor.id))
+        nonpatient.hide(connection, row, at, actor.id)
+
+
+def restore_non_patient(
+    engine: sa.Engine, blobs: Blobs, clock: Clock, actor: Actor, scope: Scope, category: str, uid: str
+) -> None:
+    """Bring back an instance that belongs to no patient and was removed; raises as `restore` does."""
+    require(actor, "remove")
+    with engine.connect() as connection:
+        owner_facility = nonpatient.find_removed(connection, scope, category, uid).owner_facility
+    with begin_recorded(engine, blobs, owner_facility, uid, clock=clock) as (connection, record):
+        row = nonpatient.lock_non_patient(connection, owner_facility, category, uid)
+        if row is None or row.state != "hidden":
+            raise Conflict("Somebody else restored it at this moment.")
+        record.write(connection, nonpatient.RESTORED, nonpatient.told_of(row, actor.id))
+        nonpatient.bring_back(connection, row)
 
 
 def _owner(

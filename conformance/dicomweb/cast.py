@@ -36,6 +36,7 @@ class Cast:
         self._metadata: dict[str, dict[str, Any]] = {}
         self._numbers = count(1)
         self._studies = dict.fromkeys(sample.study_uid for sample in samples)
+        self._palettes: dict[str, None] = {}
 
     def store_samples(self) -> None:
         """Store the samples, each study with a request of its own; or see which of them are there."""
@@ -58,6 +59,7 @@ class Cast:
         other = Cast(peer, self.samples, can_store=self.can_store)
         other._held = self._held
         other._numbers = self._numbers
+        other._palettes = self._palettes
         return other
 
     def answer_to(self, name: str) -> Answer:
@@ -109,6 +111,14 @@ class Cast:
         store(self.peer, [sample]).expect(200)
         return sample
 
+    def palette(self, name: str) -> Sample:
+        """A color palette that nobody stored yet, to be removed at the end."""
+        if not self.can_store:
+            raise NotApplicable("nothing may be stored here (--no-store)")
+        sample = self.samples.palette(name)
+        self._palettes[sample.uid] = None
+        return sample
+
     def require(self, feature: str) -> None:
         """Raise `NotApplicable` where the server does not offer an optional feature."""
         if feature and (why := self.missing(feature)):
@@ -129,7 +139,7 @@ class Cast:
         return self._offers[feature]
 
     def clean(self) -> list[str]:
-        """Delete what the run has stored; gives the UIDs of the studies that are still there."""
+        """Delete what the run has stored; gives the UIDs of the studies and palettes that are still there."""
         if not self.can_store:
             return []
         left = []
@@ -141,6 +151,14 @@ class Cast:
                     left.append(study_uid)
             except Fault:
                 left.append(study_uid)
+        for uid in self._palettes:
+            path = f"/color-palettes/{uid}"
+            try:
+                self.peer.ask("DELETE", path)
+                if self.peer.get(path, accept=JSON).status == 200:
+                    left.append(uid)
+            except Fault:
+                left.append(uid)
         return left
 
 

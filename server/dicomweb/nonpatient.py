@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from readingroom.errors import NotFound
+from readingroom.errors import Invalid, NotFound
 from readingroom.model import Scope
 from server.auth import caller_of
 from server.dicomweb.bulk import ANY_VALUE, Value, body_of, paths_of
@@ -25,10 +25,12 @@ from server.dicomweb.metadata import ONE, send_metadata
 from server.dicomweb.negotiation import DICOM, accepted, choose, instance_offers
 from server.dicomweb.pages import OFFERS, Page, answer, encoded, picked, takes_gzip
 from server.dicomweb.query import MOST, MOST_WHOLE, PRIOR_RECORD_KEY, read_parameters, read_query, whole_number
+from server.dicomweb.removal import allow_deletion, run_change
 from server.dicomweb.respond import Part, multipart, not_modified, single_part
 from server.dicomweb.stow import store_in
 from server.dicomweb.wado import send_instance
 from server.dicomweb.xmlparts import XML_PARTS, XmlParts
+from server.removing import remove_non_patient, restore_non_patient
 from server.room import Room
 from server.staging import SentTo
 from storage.catalog.keys import Key, any_key
@@ -151,6 +153,19 @@ async def store(request: Request, *, category: str) -> Response:
     return await store_in(request, SentTo(category=category, instance_uid=request.path_params.get("uid")))
 
 
+async def delete(request: Request, *, category: str) -> Response:
+    """Delete an instance; it can be restored until it is purged."""
+    allow_deletion(request)
+    return await run_change(request, remove_non_patient, category, request.path_params["uid"])
+
+
+async def put_back(request: Request, *, category: str) -> Response:
+    """Restore an instance that was deleted."""
+    if request.query_params:
+        raise Invalid("There are no parameters here.")
+    return await run_change(request, restore_non_patient, category, request.path_params["uid"])
+
+
 async def _find(request: Request, category: str) -> Found:
     room: Room = request.app.state.room
     scope, uid = caller_of(request).scope, request.path_params["uid"]
@@ -165,6 +180,8 @@ routes = [
         (f"/{name}", store, "POST"),
         (f"/{name}/{{uid}}", store, "POST"),
         (f"/{name}/{{uid}}", retrieve, "GET"),
+        (f"/{name}/{{uid}}", delete, "DELETE"),
+        (f"/{name}/{{uid}}/restore", put_back, "POST"),
         (f"/{name}/{{uid}}/bulkdata/{{path:path}}", retrieve_bulk, "GET"),
     )
 ]

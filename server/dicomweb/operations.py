@@ -474,6 +474,20 @@ def _of_category(category: Category) -> Iterator[Operation]:
         success=_RANGES,
         errors=_RANGE_ERRORS,
     )
+    for name, method, path, title in (
+        (f"Delete{one}", "DELETE", "", f"Delete {_a(category.title)}; it can be restored"),
+        (f"Restore{one}", "POST", "/restore", f"Restore {_a(category.title)} that was deleted"),
+    ):
+        yield Operation(
+            name=name,
+            method=method,
+            path=f"/{category.name}/{{uid}}{path}",
+            title=title,
+            section="",
+            service=service,
+            success=(204,),
+            errors=(403, 404, 409, 410, 507),
+        )
     yield _retrieve(
         f"Retrieve{one}Bulkdata",
         f"/{category.name}/{{uid}}/bulkdata/{{path}}",

@@ -23,13 +23,8 @@ _LEVELS = ("study", "series", "instance")
 
 async def delete(request: Request) -> Response:
     """Delete a study, a series or an instance; it can be restored until it is purged."""
-    room: Room = request.app.state.room
-    if room.settings.deletion == "refused":
-        raise Refused("Nothing is deleted here: the setting 'deletion' refuses it.")
-    if request.query_params:
-        raise Invalid("A deletion takes no parameters: it removes an instance with all its versions.")
-    await _run(request, remove)
-    return Response(status_code=204)
+    allow_deletion(request)
+    return await run_change(request, remove, *_uids(request))
 
 
 async def put_back(request: Request) -> Response:
@@ -40,17 +35,30 @@ async def put_back(request: Request) -> Response:
     rejected = request.query_params.get("rejected", "false")
     if rejected not in ("true", "false") or set(request.query_params) - {"rejected"}:
         raise Invalid("The only parameter here is rejected, which is true or false.")
-    await _run(request, partial(restore, rejected=rejected == "true"))
+    return await run_change(request, partial(restore, rejected=rejected == "true"), *_uids(request))
+
+
+def allow_deletion(request: Request) -> None:
+    """Raise `Refused` where nothing may be deleted, and `Invalid` where only a part of it should be."""
+    room: Room = request.app.state.room
+    if room.settings.deletion == "refused":
+        raise Refused("Nothing is deleted here: the setting 'deletion' refuses it.")
+    if request.query_params:
+        raise Invalid("A deletion takes no parameters: it removes an instance with all its versions.")
+
+
+async def run_change(request: Request, change: Callable[..., int | None], *what: str) -> Response:
+    """Remove or restore what is named, as the caller; the answer has no body."""
+    room: Room = request.app.state.room
+    caller = caller_of(request)
+    await anyio.to_thread.run_sync(
+        partial(change, room.engine, room.blobs, room.clock, caller.actor, caller.scope, *what), limiter=room.db
+    )
     return Response(status_code=204)
 
 
-async def _run(request: Request, change: Callable[..., int]) -> None:
-    room: Room = request.app.state.room
-    caller = caller_of(request)
-    uids = [request.path_params[level] for level in _LEVELS if level in request.path_params]
-    await anyio.to_thread.run_sync(
-        partial(change, room.engine, room.blobs, room.clock, caller.actor, caller.scope, *uids), limiter=room.db
-    )
+def _uids(request: Request) -> list[str]:
+    return [request.path_params[level] for level in _LEVELS if level in request.path_params]
 
 
 routes = [

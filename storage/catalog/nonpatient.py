@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -24,8 +24,8 @@ from storage.catalog.writers import series_place
 from storage.nonpatient import CATEGORIES, non_patient_place
 from storage.objects import BASE_URL_MARK, MetadataJson, Scan, dump
 
-RESTORED = "non-patient restore"
-"""The type of the side record that tells that a removed instance was stored again."""
+REMOVED, RESTORED, PURGED = "non-patient removal", "non-patient restore", "non-patient purge"
+"""Types of side records; they lie where those of a study would that has the instance's UID."""
 
 _C = t.non_patient.c
 
@@ -61,16 +61,17 @@ def record_received(
 
 def _record(connection: sa.Connection, one: Received, duplicates: Duplicates, removing: Removing | None) -> Recorded:
     mine = _versions_of(one.owner_facility, one.category, one.instance_uid)
-    held = connection.execute(sa.select(t.non_patient).where(mine, _C.is_current).with_for_update()).one_or_none()
+    held = lock_non_patient(connection, one.owner_facility, one.category, one.instance_uid)
+    if held is not None and held.state in ("hidden", "purged") and removing:
+        record = removing.records.take(one.owner_facility, one.instance_uid)
+        record.write(connection, RESTORED, told_of(held, one.source))
     if held is not None and held.state == "purged":
         connection.execute(t.non_patient.delete().where(mine))
         held = None
     result: Result = "stored"
     if held is not None:
         result = _decide(held, one, duplicates)
-        if held.state == "hidden" and removing:
-            record = removing.records.take(one.owner_facility, one.instance_uid)
-            record.write(connection, RESTORED, told_of(held, one.source))
+        if held.state == "hidden":
             bring_back(connection, held)
         if result != "new version":
             return Recorded(result=result, version=held.version)
@@ -289,11 +290,100 @@ def told_of(row: Any, actor: str) -> dict[str, Any]:
     }
 
 
+def lock_non_patient(connection: sa.Connection, owner_facility: str, category: str, uid: str) -> Any:
+    """The row of the last version of an instance, locked against all who change it; None where there is none."""
+    mine = sa.select(t.non_patient).where(_versions_of(owner_facility, category, uid), _C.is_current)
+    return connection.execute(mine.with_for_update()).one_or_none()
+
+
+def hide(connection: sa.Connection, row: Any, at: datetime, actor: str) -> None:
+    """Take an instance out of use, with all its versions."""
+    mine = _versions_of(row.owner_facility, row.category, row.instance_uid)
+    connection.execute(t.non_patient.update().where(mine).values(state="hidden", removed_at=at, actor=actor))
+
+
 def bring_back(connection: sa.Connection, row: Any) -> None:
     """Have an instance in use again, with all its versions."""
     mine = _versions_of(row.owner_facility, row.category, row.instance_uid)
     back = t.non_patient.update().where(mine, _C.state == "hidden")
     connection.execute(back.values(state="kept", removed_at=None, actor=None))
+
+
+def find_removed(connection: sa.Connection, scope: Scope, category: str, uid: str) -> Any:
+    """The row of an instance that was removed and can be brought back.
+
+    Raises
+    ------
+    NotFound
+        None in scope was removed.
+    Gone
+        Its bytes have been purged.
+    Ambiguous
+        Several facilities in scope removed it.
+    """
+    statement = sa.select(t.non_patient).where(_C.category == category, _C.instance_uid == uid, _C.is_current)
+    rows = connection.execute(scoped(statement, scope, _C.owner_facility)).all()
+    removed = [row for row in rows if row.state == "hidden"]
+    if len(removed) > 1:
+        raise Ambiguous()
+    if removed:
+        return removed[0]
+    if any(row.state != "kept" for row in rows):
+        raise Gone("It has been purged: its bytes are gone, and only storing it again brings it back.")
+    raise NotFound("Nothing was removed there.")
+
+
+# -- purged: condemned, its objects deleted, and then all but its UIDs forgotten
+
+
+def due_for_purge(
+    connection: sa.Connection, before: datetime, at_most: int | None = None
+) -> list[tuple[str, str, str]]:
+    """Facility, category and UID of what is hidden since before that time, or of which a purge was begun."""
+    is_due = ((_C.state == "hidden") & (_C.removed_at < before)) | (_C.state == "purging")
+    wanted = sa.select(_C.owner_facility, _C.category, _C.instance_uid).where(is_due, _C.is_current)
+    return [(row[0], row[1], row[2]) for row in connection.execute(wanted.order_by(_C.id).limit(at_most))]
+
+
+def condemn(connection: sa.Connection, row: Any) -> list[str]:
+    """Decide that an instance is purged; gives the keys of the objects of all its versions."""
+    mine = _versions_of(row.owner_facility, row.category, row.instance_uid)
+    condemned = t.non_patient.update().where(mine).values(state="purging").returning(_C.object_key)
+    return sorted(connection.execute(condemned).scalars())
+
+
+def erase(connection: sa.Connection, row: Any) -> None:
+    """Forget all but the UIDs of a condemned instance whose objects are deleted."""
+    mine = _versions_of(row.owner_facility, row.category, row.instance_uid)
+    connection.execute(t.non_patient.delete().where(mine, ~_C.is_current))
+    connection.execute(t.non_patient.update().where(mine).values(state="purged", row=b"{}", json=b""))
+
+
+# -- making a catalog again; of what was purged no object is left, so nothing is known of it
+
+
+def replay_removal(connection: sa.Connection, record: Mapping[str, Any]) -> None:
+    """Take out of use again what a side record says was removed."""
+    if row := _told(connection, record):
+        hide(connection, row, datetime.fromisoformat(record["at"]), record["actor"])
+
+
+def replay_restore(connection: sa.Connection, record: Mapping[str, Any]) -> None:
+    """Bring back again what a side record says was restored, or stored again."""
+    if row := _told(connection, record):
+        bring_back(connection, row)
+
+
+def replay_purge(connection: sa.Connection, record: Mapping[str, Any]) -> None:
+    """Condemn again what a crash left of what was purged; the next purge finishes it."""
+    row = _told(connection, record)
+    # What lies under one of the keys and came later is another object.
+    if row and row.object_key in record["objects"] and row.received_at < datetime.fromisoformat(record["at"]):
+        condemn(connection, row)
+
+
+def _told(connection: sa.Connection, record: Mapping[str, Any]) -> Any:
+    return lock_non_patient(connection, record["owner_facility"], record["category"], record["instance_uid"])
 
 
 def _versions_of(owner_facility: str, category: str, uid: str) -> sa.ColumnElement[bool]:

@@ -1,4 +1,4 @@
-"""Non-patient instances over HTTP: stored, retrieved and found (PS3.18 12.4, 12.5, 12.6)."""
+"""Non-patient instances over HTTP: stored, retrieved, found (PS3.18 12.4, 12.5, 12.6), deleted, restored and purged."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import pytest
 import sqlalchemy as sa
 from pydicom import FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from starlette.testclient import TestClient
 
 from readingroom.clock import SetClock
-from server.app import build_room
+from server.app import build_room, create_app
 from server.ingest import Ingest
-from server.reindex import Reindexed, list_objects, prepare, record_objects
+from server.purging import purge
+from server.reindex import Reindexed, list_objects, prepare, record_objects, replay_side_records
 from server.room import Room
 from server.scrub import Scrubbed, count, scrub
 from server.settings import Settings
@@ -246,10 +248,6 @@ def test_the_same_bytes_are_stored_once_and_others_become_the_next_version(room:
 def test_other_bytes_are_dealt_with_as_the_policy_says(
     settings: Settings, clock: SetClock, policy: str, reason: int | None
 ) -> None:
-    from starlette.testclient import TestClient
-
-    from server.app import create_app
-
     changed = settings.model_copy(update={"duplicates": policy})
     with build_room(changed, clock=clock) as room, TestClient(create_app(room), base_url="http://127.0.0.1") as client:
         dataset = color_palette()
@@ -416,6 +414,81 @@ def test_the_newest_version_is_found_and_each_facility_finds_its_own(client: htt
     assert found(client, "f/south/color-palettes") == []
 
 
+# -- deleted, restored, purged -----------------------------------------------------------------------------------------
+
+
+@ALL
+def test_what_is_deleted_is_gone_until_it_is_restored_or_stored_again(room: Room, client: httpx.Client) -> None:
+    dataset = color_palette()
+    file = kept(client, dataset)
+    url = url_of(dataset)
+    for bring_back in (lambda: client.post(f"{url}/restore").status_code, lambda: store(client, file, to=url).status):
+        assert client.delete(url).status_code == 204
+        for path in (url, f"{url}?version=1", f"{url}/bulkdata/{LARGE}"):
+            assert client.get(path, headers={"Accept": "*/*"}).status_code == 410
+        assert client.delete(url).status_code == 410
+        assert found(client, "color-palettes") == []
+        assert bring_back() in (200, 204)
+        assert client.get(url, headers=FILE).content == file
+        assert found(client, "color-palettes") == [dataset.SOPInstanceUID]
+    assert client.post(f"{url}/restore").status_code == 404
+    assert client.post(f"{url}/restore?version=1").status_code == 400
+    assert client.delete(f"{PALETTES}/1.2.3").status_code == 404
+    assert client.delete(f"{url}?version=1").status_code == 400
+    assert len([key for key in room.blobs.keys("n/") if key.endswith("c.0")]) == 1
+
+
+def test_other_bytes_that_come_after_a_deletion_are_the_next_version(client: httpx.Client) -> None:
+    dataset = color_palette()
+    kept(client, dataset)
+    client.delete(url_of(dataset))
+    dataset.ContentDescription = "Hotter"
+    file = kept(client, dataset)
+    assert client.get(url_of(dataset), headers=FILE).content == file
+    assert client.get(f"{url_of(dataset)}?version=1", headers=FILE).status_code == 200
+
+
+def test_deletion_can_be_refused_and_is_a_matter_of_the_facility(
+    settings: Settings, clock: SetClock, client: httpx.Client
+) -> None:
+    dataset = color_palette()
+    for facility in ("north", "south"):
+        store(client, part10(dataset), to=f"/dicomweb/f/{facility}/color-palettes")
+    uid = dataset.SOPInstanceUID
+    assert client.delete(f"/dicomweb/color-palettes/{uid}").status_code == 409
+    assert client.delete(f"/dicomweb/f/north/color-palettes/{uid}").status_code == 204
+    assert client.get(f"/dicomweb/f/north/color-palettes/{uid}", headers=JSON).status_code == 410
+    assert client.get(f"/dicomweb/color-palettes/{uid}", headers=JSON).status_code == 200
+    refusing = settings.model_copy(update={"deletion": "refused"})
+    with build_room(refusing, clock=clock) as room, TestClient(create_app(room), base_url="http://127.0.0.1") as other:
+        assert other.delete(f"/dicomweb/f/south/color-palettes/{uid}").status_code == 403
+
+
+@ALL
+def test_a_purge_takes_the_bytes_and_leaves_that_it_was_there(
+    room: Room, client: httpx.Client, clock: SetClock
+) -> None:
+    dataset, other = color_palette(), color_palette()
+    kept(client, other)
+    kept(client, dataset)
+    dataset.ContentDescription = "Hotter"
+    store(client, part10(dataset), to=PALETTES)
+    client.delete(url_of(dataset))
+    clock.advance(timedelta(days=10))
+    client.delete(url_of(other))
+    purged = purge(room.engine, room.blobs, clock, before=clock.now() - timedelta(days=5))
+    assert purged.instances == 1
+    assert len([key for key in room.blobs.keys("n/") if key.endswith("c.0")]) == 1
+    assert client.get(url_of(dataset), headers=JSON).status_code == 410
+    assert client.post(f"{url_of(dataset)}/restore").status_code == 410
+    assert client.post(f"{url_of(other)}/restore").status_code == 204
+    scrubbed = Scrubbed()
+    scrub(room.engine, room.blobs, scrubbed, now=clock.now(), advance=lambda _: None)
+    assert (scrubbed.objects, scrubbed.damages) == (1, [])
+    file = kept(client, dataset)
+    assert client.get(f"{url_of(dataset)}?version=1", headers=FILE).content == file
+
+
 # -- in the store ------------------------------------------------------------------------------------------------------
 
 
@@ -472,10 +545,68 @@ def test_reindex_makes_the_same_catalog_again(room: Room, client: httpx.Client, 
     prepare(room.engine, now=later, force=True)
     assert rows(room.engine) == []
     reindexed = Reindexed()
-    objects = list_objects(room.blobs, reindexed, lambda _: None)
-    record_objects(room.engine, room.blobs, objects, reindexed, settle=timedelta(seconds=60), advance=lambda _: None)
+    made_again(room, reindexed)
     assert (reindexed.instances, reindexed.failures) == (5, [])
     assert rows(room.engine) == expected
+
+
+def made_again(room: Room, reindexed: Reindexed) -> None:
+    objects = list_objects(room.blobs, reindexed, lambda _: None)
+    record_objects(room.engine, room.blobs, objects, reindexed, settle=timedelta(seconds=60), advance=lambda _: None)
+    replay_side_records(room.engine, room.blobs, reindexed)
+
+
+@pytest.mark.rooms("sqlite", "s3")
+def test_reindex_knows_what_was_deleted_restored_and_purged(room: Room, client: httpx.Client, clock: SetClock) -> None:
+    """Of what was purged no object is left, so nothing is known of it any more."""
+    made = {name: color_palette() for name in ("deleted", "restored", "followed", "purged", "purged and back")}
+    for dataset in made.values():
+        kept(client, dataset)
+        clock.advance(timedelta(seconds=5))
+    for name, dataset in made.items():
+        client.delete(url_of(dataset))
+        clock.advance(timedelta(seconds=5))
+        if name == "restored":
+            client.post(f"{url_of(dataset)}/restore")
+        elif name == "followed":
+            dataset.ContentDescription = "Hotter"
+            kept(client, dataset)
+        elif name == "deleted":
+            kept(client, dataset)
+        else:
+            purge(room.engine, room.blobs, clock, before=clock.now())
+        clock.advance(timedelta(seconds=5))
+    kept(client, made["purged and back"])
+    clock.advance(timedelta(seconds=5))
+    client.delete(url_of(made["deleted"]))
+    expected = [row for row in rows(room.engine) if row["state"] != "purged"]
+    assert sorted(str(row["state"]) for row in expected) == ["hidden", "kept", "kept", "kept", "kept"]
+    prepare(room.engine, now=clock.now() + timedelta(hours=1), force=True)
+    reindexed = Reindexed()
+    made_again(room, reindexed)
+    assert reindexed.failures == []
+    assert rows(room.engine) == expected
+
+
+def test_a_purge_that_a_crash_cut_off_is_finished_by_the_next(
+    room: Room, client: httpx.Client, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = color_palette()
+    file = kept(client, dataset)
+    client.delete(url_of(dataset))
+    clock.advance(timedelta(days=1))
+
+    def die(_blobs: LocalBlobs, key: str) -> None:
+        raise RuntimeError(f"killed before {key} was deleted")
+
+    monkeypatch.setattr(LocalBlobs, "delete", die)
+    with pytest.raises(RuntimeError, match="killed before n/"):
+        purge(room.engine, room.blobs, clock, before=clock.now())
+    monkeypatch.undo()
+    assert client.get(url_of(dataset), headers=JSON).status_code == 410
+    assert store(client, file, to=PALETTES).status == 503
+    assert purge(room.engine, room.blobs, clock, before=clock.now()).instances == 1
+    assert [key for key in room.blobs.keys("n/") if key.endswith("c.0")] == []
 
 
 def test_what_a_writer_that_died_had_published_is_swept_away(room: Room, settings: Settings, clock: SetClock) -> None:

@@ -124,12 +124,18 @@ class Fuzzed:
         for category, made in self.non_patient.items():
             assert store(self.client, part10(made), to=f"/dicomweb/{category}").status == 200
 
+    def remove(self) -> None:
+        """Have nothing there that could not be restored."""
+        self.client.delete(f"/dicomweb/studies/{self.series[0].StudyInstanceUID}")
+        for category, made in self.non_patient.items():
+            self.client.delete(f"/dicomweb/{category}/{made.SOPInstanceUID}")
+
     def prepare(self, operation: Any) -> None:
         """Make a case of an operation possible that the one before it has used up."""
         if operation.method.lower() == "delete":
             self.refill()
         elif operation.path.endswith("/restore"):
-            self.client.delete(f"/dicomweb/studies/{self.series[0].StudyInstanceUID}")
+            self.remove()
 
     def places(self, path: str) -> list[dict[str, str]]:
         """What stands in the gaps of a path, for each of the instances that are held."""
@@ -166,9 +172,10 @@ class Fuzzed:
         """Have what is to be deleted in use, what is to be restored deleted, and everything else in use as well."""
         url = f"/dicomweb/studies/{self.series[0].StudyInstanceUID}"
         if name.startswith("Restore"):
-            self.client.delete(url)
+            self.remove()
         else:
             self.client.post(f"{url}/restore")
+            self.refill()
 
     def ask(self, case: Case, accept: str = "*/*") -> httpx.Response:
         """Send a case, and hold the answer against the document."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conformance.dicomweb.cast import STORE_TYPE, Cast
-from conformance.dicomweb.checks import MAY, Fault, NotApplicable, check, ensure
+from conformance.dicomweb.checks import MAY, Fault, check, ensure
 from conformance.dicomweb.jsonmodel import blemishes, first, said
 from conformance.dicomweb.multipart import write_multipart
 from conformance.dicomweb.peer import DICOM, DICOM_PARTS, JSON, Answer, Peer, read_file
@@ -14,9 +14,7 @@ PALETTES = "/color-palettes"
 
 def palette(peer: Peer, cast: Cast, name: str) -> Sample:
     """A color palette that was stored for one check."""
-    if not cast.can_store:
-        raise NotApplicable("nothing may be stored here (--no-store)")
-    sample = cast.samples.palette(name)
+    sample = cast.palette(name)
     _store(peer, PALETTES, sample).expect(200, 201, 202)
     return sample
 
@@ -81,9 +79,7 @@ def of_another_kind(peer: Peer, cast: Cast) -> None:
 @check("NPI-008", "12.5.1.1", needs="non-patient")
 def under_another_uid(peer: Peer, cast: Cast) -> None:
     """A color palette is not stored under another UID than its own."""
-    if not cast.can_store:
-        raise NotApplicable("nothing may be stored here (--no-store)")
-    sample = cast.samples.palette("palette astray")
+    sample = cast.palette("palette astray")
     _store(peer, f"{PALETTES}/{cast.samples.uid('nowhere')}", sample).expect(400, 409)
 
 
