@@ -21,6 +21,7 @@ from server.purging import purge_due
 from server.queue import Job, Queue
 from server.room import Room
 from server.settle import describe_stale, settle_studies
+from server.worklist.coverage import watch_coverage
 from server.worklist.escalations import climb_due
 from server.worklist.items import expire_claims
 from server.worklist.reports import forget_reports
@@ -127,6 +128,7 @@ DUTIES: tuple[Duty, ...] = (
     Duty(name="settle", act=lambda room, _: settle_studies(room)),
     Duty(name="describe", act=lambda room, _: describe_stale(room)),
     Duty(name="marks", act=lambda room, now: _fire_marks(room, now)),
+    Duty(name="cover", act=lambda room, now: watch_coverage(room.engine, now, room.queue), every=_ASSIGN_SECONDS),
     Duty(name="claims", act=lambda room, now: expire_claims(room.engine, now, queue=room.queue)),
     Duty(name="climb", act=lambda room, now: climb_due(room.engine, now, room.flow.climbed, room.queue)),
     Duty(name="assign", act=lambda room, _: room.flow.assign_now(), every=_ASSIGN_SECONDS),

@@ -227,7 +227,7 @@ class Entry(BaseModel):
 
 def _sorted[E: Entry](parts: tuple[E, ...]) -> tuple[E, ...]:
     """In an order of their own, each once: so that entries are compared by what they say."""
-    return tuple(sorted(set(parts), key=lambda part: part.model_dump_json()))
+    return tuple(sorted(set(parts), key=lambda part: [str(value) for value in vars(part).values()]))
 
 
 class Validity(Entry):

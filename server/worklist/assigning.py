@@ -19,7 +19,7 @@ from readingroom.model import Actor, ItemState, Reader, Snapshot, Waiting
 from readingroom.results import Proposal
 from server.queue import Queue
 from server.worklist import items
-from server.worklist.directory import eligible_readers
+from server.worklist.directory import Staffing, may_be_given, reasons_against
 from server.worklist.items import EVERYWHERE, Work
 from storage.catalog.directory import Directory, read_directory
 from storage.catalog.engine import begin_write
@@ -64,11 +64,11 @@ class Queued:
 
 def take_snapshot(connection: sa.Connection, now: datetime) -> Queued:
     """The head of the queue with those who may read it, and when each of them is expected to be free."""
-    directory = read_directory(connection)
+    staffing = Staffing(read_directory(connection), now)
     waiting = []
     readers: dict[str, Reader] = {}
     for item in next_items(connection, EVERYWHERE, now=now, limit=HEAD):
-        eligible = eligible_readers(directory, item, now).readers
+        eligible = staffing.readers(item)
         readers.update((reader.id, reader) for reader in eligible)
         waiting.append(
             Waiting(
@@ -106,7 +106,7 @@ def apply_proposals(
         with begin_write(engine) as connection:
             try:
                 item = item_by_id(connection, proposal.item, locked=True)
-                if item.state != "ready" or not _may(read_directory(connection), item, proposal.reader, now):
+                if item.state != "ready" or not may_be_given(connection, item, proposal.reader, now):
                     continue
                 work = Work(connection=connection, now=now, actor=actor, queue=queue)
                 if not _gives_way(work, queued.offered.get(proposal.reader), item):
@@ -153,10 +153,6 @@ def withdraw_offers(engine: sa.Engine, now: datetime, queue: Queue | None) -> in
 
 def _is_stale(directory: Directory, item: StoredItem, now: datetime) -> bool:
     """Whether an offer has lasted too long, or is to a reader of the directory who may not take it up any more."""
-    reader = item.offered_to or ""
-    is_known = reader in directory.readers
-    return now - item.changed_at >= OFFER_LASTS or (is_known and not _may(directory, item, reader, now))
-
-
-def _may(directory: Directory, item: StoredItem, reader: str, now: datetime) -> bool:
-    return any(one.id == reader for one in eligible_readers(directory, item, now).readers)
+    reader = directory.readers.get(item.offered_to or "")
+    is_known_not_to = reader is not None and bool(reasons_against(directory, item, reader, now))
+    return now - item.changed_at >= OFFER_LASTS or is_known_not_to

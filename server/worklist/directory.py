@@ -74,14 +74,45 @@ def eligible_readers(directory: Directory, item: Located, at: datetime) -> Eligi
     Eligibility
         The readers by id, with the reasons of all who are not among them: those by law first.
     """
-    chain, eligible, refused = directory.chain(item.facility), [], {}
+    eligible, refused = [], {}
     for reader in directory.readers.values():
-        reasons = (*lawful_reasons(chain, item, reader, at), *roster_reasons(reader, at))
+        reasons = reasons_against(directory, item, reader, at)
         if reasons:
             refused[reader.id] = reasons
         else:
             eligible.append(reader.reader)
     return Eligibility(readers=tuple(eligible), refused=refused)
+
+
+def reasons_against(directory: Directory, item: Located, reader: ReaderEntry, at: datetime) -> tuple[Reason, ...]:
+    """All that stands against giving an item to one reader at a moment, what is law first."""
+    chain = directory.chain(item.facility)
+    return (*lawful_reasons(chain, item, reader, at), *roster_reasons(reader, at))
+
+
+def may_be_given(connection: sa.Connection, item: Located, reader: str, at: datetime) -> bool:
+    """Whether a reader, by id, may be given an item at a moment; reads no more of the directory than that takes."""
+    entry = read_reader(connection, reader)
+    return entry is not None and not reasons_against(read_chain(connection, item.facility), item, entry, at)
+
+
+class Staffing:
+    """Who may be given what at one moment, without the reasons: for many items, so each thing is worked out once."""
+
+    def __init__(self, directory: Directory, at: datetime) -> None:
+        self._directory = directory
+        self._at = at
+        self._there = [reader for reader in directory.readers.values() if not roster_reasons(reader, at)]
+        self._known: dict[tuple[str, str | None], tuple[Reader, ...]] = {}
+
+    def readers(self, item: Located) -> tuple[Reader, ...]:
+        """The same readers as `eligible_readers` finds."""
+        key = (item.facility, item.patient_state)
+        if key not in self._known:
+            chain = self._directory.chain(item.facility)
+            lawful = (one.reader for one in self._there if not lawful_reasons(chain, item, one, self._at))
+            self._known[key] = tuple(lawful)
+        return self._known[key]
 
 
 def facility_of(connection: sa.Connection, id: str) -> Facility:
@@ -143,7 +174,7 @@ def place_of(patient_state: str | None, facility: FacilityEntry) -> str:
 
 
 def _without_licence(reader: ReaderEntry, place: str, today: date) -> Reason | None:
-    there = [one for one in reader.licences if place == one.state or place.startswith(f"{one.state}-")]
+    there = [one for one in reader.licences if _covers(one.state, place)]
     if any(one.holds_on(today) for one in there):
         return None
     if not there:
@@ -204,18 +235,31 @@ def coverage_gaps(
     if not chain:
         return [(begin, end)]
     edges = {begin, *_midnights(chain[0], begin, end)}
-    for reader in directory.readers.values():
+    could = [reader for reader in directory.readers.values() if _could(reader, chain, item)]
+    for reader in could:
         edges.update(_roster_edges(reader, begin, end))
     gaps: list[tuple[datetime, datetime]] = []
     inside = sorted(edge for edge in edges if begin <= edge < end)
     for edge, following in zip(inside, [*inside[1:], end], strict=True):
-        if eligible_readers(directory, item, edge).readers:
+        if any(not reasons_against(directory, item, reader, edge) for reader in could):
             continue
         if gaps and gaps[-1][1] == edge:
             gaps[-1] = (gaps[-1][0], following)
         else:
             gaps.append((edge, following))
     return gaps
+
+
+def _could(reader: ReaderEntry, chain: Sequence[FacilityEntry], item: Located) -> bool:
+    """Whether a reader may ever be given an item: all others need not be asked for each hour."""
+    place, facilities = place_of(item.patient_state, chain[0]), {facility.id for facility in chain}
+    is_licensed = any(_covers(one.state, place) for one in reader.licences)
+    return is_licensed and any(one.facility in facilities for one in reader.credentials)
+
+
+def _covers(licensed: str, place: str) -> bool:
+    """Whether a licence of a state or country is good for a place."""
+    return place == licensed or place.startswith(f"{licensed}-")
 
 
 def _midnights(facility: FacilityEntry, begin: datetime, end: datetime) -> Iterator[datetime]:

@@ -45,6 +45,8 @@ TRIAGE_DEADLINE = timedelta(minutes=5)
 """After so long an item goes on without the answers that are missing, and its timeline says so."""
 ANSWERED, MISSED = "TriageAnswered", "TriageMissed"
 
+_SCHEDULES = ("created", "ready", "reprioritised")
+"""What has been done with an item that may change when it is due."""
 _ASKED = ("find_priors", "triage_study")
 _PLUGINS = Policy(attempts=5, first=timedelta(seconds=2), most=timedelta(minutes=1))
 _ONCE = Policy(attempts=1)
@@ -236,6 +238,9 @@ class Flow:
             before = None if was is None else replace(shown, state=was)
             told = {"item": to_json(shown), "before": None if before is None else to_json(before)}
             self._tell_all(connection, "item_changed", told, lane=f"item {item.id}")
+            if event.payload["what"] in _SCHEDULES and item.kind != "external":
+                key = f"schedule {item.id}"
+                self.queue.enqueue(connection, "flow.schedule", {"item": item.id}, key=key, priority=_FIRST)
             if after in ("ready", "completed", "cancelled"):
                 self.assign(connection)
 

@@ -52,19 +52,10 @@ class AgreedContract:
     contract: Contract
 
 
-Stamp = tuple[int, ...]
-
-
 def lock_directory(connection: sa.Connection) -> None:
     """Let nobody else write the directory until this transaction ends."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_DIRECTORY_LOCK})")
-
-
-def directory_stamp(connection: sa.Connection) -> Stamp:
-    """What changes whenever the directory does, so that what was read can be kept."""
-    of = ((sa.func.count(), sa.func.coalesce(sa.func.sum(table.c.version), 0)) for table in (t.facility, t.reader))
-    return tuple(number for columns in of for number in connection.execute(sa.select(*columns)).one())
 
 
 def read_directory(connection: sa.Connection, *, with_inactive: bool = False) -> Directory:

@@ -264,6 +264,18 @@ def _head(head: _Head, facilities: int, has_kinds: bool) -> sa.Select[Any]:
     return _ROWS.join(ids, ids.c.id == c.id).order_by(*order)
 
 
+def first_of_each_place(connection: sa.Connection) -> list[StoredItem]:
+    """Of the items that nobody reads yet, for each facility and state of patients the one that is due first."""
+    c = t.work_item.c
+    number = sa.func.row_number().over(partition_by=(c.facility, c.patient_state), order_by=(c.order_at, c.id))
+    open_ = sa.select(c.id, number.label("number")).where(c.state.in_(("ready", "assigned")), c.kind != "external")
+    numbered = open_.subquery()
+    return [
+        _item(row)
+        for row in connection.execute(_ROWS.join(numbered, numbered.c.id == c.id).where(numbered.c.number == 1))
+    ]
+
+
 def items_of_reader(connection: sa.Connection, scope: Scope, reader: str) -> list[StoredItem]:
     """What a reader has claimed or on hold, and what is offered to that reader; the most urgent first."""
     c = t.work_item.c

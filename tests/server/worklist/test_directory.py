@@ -12,7 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from readingroom.errors import Refused
-from server.worklist.directory import coverage_gaps, eligible_readers, on_shift_until, place_of, require_lawful
+from server.worklist.directory import (
+    Staffing,
+    coverage_gaps,
+    eligible_readers,
+    may_be_given,
+    on_shift_until,
+    place_of,
+    require_lawful,
+)
 from storage.catalog.directory import write_facility, write_reader
 from storage.catalog.engine import begin_write
 from storage.directory import FacilityEntry, ReaderEntry
@@ -232,6 +240,8 @@ def test_nobody_is_ever_given_what_licence_privileges_or_roster_forbid(
 
     found = eligible_readers(directory(*here, *entries), item(facility="f", patient_state=patient_state), at)
     allowed = {one.id for one in found.readers}
+    somewhere = item(facility="f", patient_state=patient_state)
+    assert Staffing(directory(*here, *entries), at).readers(somewhere) == found.readers
     for number, one in enumerate(drawn):
         licensed = any(part["state"] == wanted and holds(part) for part in one["licences"])
         own = [part for part in one["credentials"] if part["facility"] == "f"]
@@ -267,6 +277,11 @@ def test_the_law_is_asked_of_readers_of_the_directory_alone(engine: sa.Engine) -
         write_reader(connection, reader(shifts=[]))
         write_reader(connection, reader("bob", licences=[]))
         require_lawful(connection, item(), "ada", NOON)
+        assert not may_be_given(connection, item(), "ada", NOON)
+        write_reader(connection, reader())
+        assert may_be_given(connection, item(), "ada", NOON)
+        assert not may_be_given(connection, item(patient_state="OK"), "ada", NOON)
+        assert not may_be_given(connection, item(), "nobody", NOON)
         require_lawful(connection, item(), "nobody", NOON)
         with pytest.raises(Refused, match="no licence for US-TX"):
             require_lawful(connection, item(), "bob", NOON)
