@@ -129,9 +129,7 @@ class Flow:
             except NotFound:
                 return  # nothing is left of it, so there is nothing to read
             work = self._work(connection)
-            item = items.item_for_study(work, study)
-            if item.due_at is None:
-                self.queue.enqueue(connection, "flow.schedule", {"item": item.id}, priority=_FIRST)
+            items.item_for_study(work, study)
             for hook in _ASKED:
                 plugins = self.hooks.having(hook)
                 ask(connection, hook=hook, plugins=plugins, at=now, **told)

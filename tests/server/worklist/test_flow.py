@@ -218,6 +218,17 @@ def test_the_due_time_is_the_plugin_s_word_else_the_contract_s(
     assert item_of(room, settle(room, work)).due_at == sooner.due_at
 
 
+def test_what_a_triage_makes_stat_is_due_as_stat(room: Room, work: Flow, hooks: Hooks, clock: SetClock) -> None:
+    classes = [{"study_type": "stat", "due": "15m"}, {"study_type": "routine", "due": "1h"}]
+    with begin_write(room.engine) as connection:
+        write_facility(
+            connection, facility("local", contracts=[{"from": "2000-01-01", "classes": classes}]), clock.now()
+        )
+    hooks.plugins["triage_study"] = {"bleed": lambda study, **_: BLOOD if study.region("HEAD") else None}
+    item = item_of(room, settle(room, work))
+    assert (item.study_type, item.due_at) == ("stat", (item.ready_at or clock.now()) + 15 * MINUTE)
+
+
 def test_what_is_late_is_told_and_opens_an_escalation_once(
     room: Room, work: Flow, hooks: Hooks, clock: SetClock
 ) -> None:
