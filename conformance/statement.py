@@ -130,8 +130,9 @@ _WORKLIST = """\
 
 Work items are this server's own (to read a study, a second reading, a peer review, a critical result, a follow-up) and
 those that others create. What is asked of an attribute at which transaction, and before a final state, is that of
-PS3.4 Table CC.2.5-3. A wrong or missing Transaction UID, and what the state forbids, is answered by 409 with the
-Warning that chapter 11 names.
+PS3.4 Table CC.2.5-3. A missing or wrong Transaction UID, and an update of what is COMPLETED or CANCELED, is answered
+by 400, what else the state forbids by 409, with the Warning that chapter 11 names. No work item is ever deleted, so
+410 is not answered.
 
 - **Created** is what others send, as it is, in the state SCHEDULED. An empty Worklist Label becomes the facility, with
   a Warning; Scheduled Procedure Step Modification DateTime is always ours. Where no UID is named, one is made.
@@ -149,8 +150,8 @@ Warning that chapter 11 names.
 - **Notifications** (8.10) go over a WebSocket at `/dicomweb/ws/subscribers/{ae}`, the URL that Subscribe answers; the
   subprotocol `dicom` is chosen where it is offered. Reports come in the order of the commits; one that could not be
   sent waits a day for its subscriber. Affected SOP Class UID is that of UPS Push (PS3.4 CC.2.4.3). After a start of
-  the server every subscriber is sent SCP Status Change: RESTARTED, WARM START. A browser's page of another origin is
-  refused unless that origin is configured.
+  the server every subscriber is sent SCP Status Change: RESTARTED, WARM START; before its end, those who are connected
+  are sent GOING DOWN. A browser's page of another origin is refused unless that origin is configured.
 - **Searches** match as those of studies do (5.5), by every attribute that Table CC.2.5-3 makes a key; names without
   case and accents, and with `fuzzymatching` by their words and sounds. TimezoneOffsetFromUTC says how the times of
   a query are meant. The newest item comes first; a page that is not the last is answered by 206.

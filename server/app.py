@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -41,6 +42,7 @@ from server.dicomweb import (
     wado,
     wado_uri,
 )
+from server.dicomweb.ups_events import PARTING_SECONDS
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.gauges import measure
 from server.hooks import Hooks, find_plugins
@@ -170,7 +172,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
         gc.collect()
         gc.freeze()  # what start-up made stays; a full collection would stop everything for some 50 ms
         gc.set_threshold(_GC_OBJECTS, 20, 50)
-        _note_the_end(app.state.room.is_stopping)
+        _note_the_end(app.state.room)
         await anyio.to_thread.run_sync(report_restart, app.state.room.engine, app.state.room.clock.now())
         worker = working(app.state.room, threads=settings.job_threads if settings.embedded_worker else 0)
         worker.__enter__()
@@ -211,16 +213,23 @@ def _register(room: Room, registry: CollectorRegistry) -> None:
         registry.register(collector)
 
 
-def _note_the_end(is_stopping: threading.Event) -> None:
-    """Have the signals that stop the server say so in the room too: uvicorn waits for streams, which wait for it."""
+def _note_the_end(room: Room) -> None:
+    """Have the signals that stop the server say so in the room too.
+
+    uvicorn waits for streams, which wait for it; and it cuts off WebSockets, so it hears of the signal a moment later
+    where there are any.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         before = signal.getsignal(number)
 
         def told(number: int, frame: FrameType | None, before: Any = before) -> None:
-            is_stopping.set()
-            if callable(before):
+            room.is_stopping.set()
+            if callable(before) and room.channels:
+                loop.call_soon_threadsafe(loop.call_later, PARTING_SECONDS, before, number, frame)
+            elif callable(before):
                 before(number, frame)
 
         signal.signal(number, told)

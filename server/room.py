@@ -46,6 +46,8 @@ class Room:
     keys: Keys
     is_stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server has been told to stop: what would go on for ever ends."""
+    channels: set[object] = field(default_factory=set)
+    """WebSockets that are open, and want to say so before they are closed because the server stops."""
 
     async def read[**P, T](
         self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs

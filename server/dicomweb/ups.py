@@ -79,6 +79,7 @@ NOT_IN_THIS_STATE = "The submitted request is inconsistent with the current stat
 NOT_IN_THE_STATE = "The submitted request is inconsistent with the state of the UPS Instance."
 NO_TOKEN, WRONG_TOKEN = "The Transaction UID is missing.", "The Transaction UID is incorrect."
 ALREADY = "The UPS is already in the requested state of {}."
+IS_COMPLETED = "The UPS is already COMPLETED."
 
 _TRANSACTION = "00081195"
 _UID = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+", re.ASCII)
@@ -157,7 +158,10 @@ async def retrieve_workitem(request: Request) -> Response:
         item = find_item(connection, caller.scope, request.path_params["workitem"])
         return ups_of(connection, item, caller.service_root)
 
-    return _rendered(offer, [await room.read(read)])
+    dataset = await room.read(read)
+    response = _rendered(offer, [dataset])
+    response.headers["content-location"] = f"{caller.service_root}/workitems/{value_of(dataset, '00080018')}"
+    return response
 
 
 def _named_uid(request: Request, dataset: MetadataJson) -> str | None:
@@ -185,13 +189,15 @@ async def update_workitem(request: Request) -> Response:
         item = work.find(request.path_params["workitem"])
         if item.ups_state in ("COMPLETED", "CANCELED"):
             what = f"Work item {item.workitem_uid} is {item.ups_state}, and stays as it is."
-            raise _Warned(Conflict(what), NOT_IN_THIS_STATE)
+            raise _Warned(Invalid(what), NOT_IN_THIS_STATE)  # and no Conflict (11.6.2)
         if token and not item.is_claimed:
             what = f"Work item {item.workitem_uid} is not claimed, so it is updated without a Transaction UID."
             raise _Warned(Conflict(what), NOT_CLAIMED)
         check_updated(sent)
         try:
             return [*_set(work, item, sent, token)]
+        except WrongToken as error:
+            raise _Warned(Invalid(error.message), NOT_IN_THIS_STATE) from None
         except Conflict as error:
             raise _Warned(error, NOT_IN_THIS_STATE) from None
 
@@ -273,7 +279,7 @@ async def change_state(request: Request) -> Response:
     def change(work: Work) -> list[str]:
         item = work.find(request.path_params["workitem"])
         if not token:
-            raise _Warned(WrongToken("The Transaction UID (0008,1195) is missing."), NO_TOKEN)
+            raise _Warned(Invalid("The Transaction UID (0008,1195) is missing."), NO_TOKEN)
         try:
             if state == "IN PROGRESS":
                 if item.ups_state != "SCHEDULED":
@@ -284,7 +290,7 @@ async def change_state(request: Request) -> Response:
                 return []
             return [*_finish(work, item, state, token)]
         except WrongToken as error:
-            raise _Warned(error, WRONG_TOKEN) from None
+            raise _Warned(Invalid(error.message), WRONG_TOKEN) from None
         except Conflict as error:
             raise _Warned(error, NOT_IN_THE_STATE) from None
 
@@ -323,7 +329,7 @@ async def request_cancel(request: Request) -> Response:
             return [ALREADY.format("CANCELED")]
         if item.ups_state == "COMPLETED":
             what = f"Work item {item.workitem_uid} is COMPLETED, and cannot be cancelled any more."
-            raise _Warned(Conflict(what), NOT_IN_THIS_STATE)
+            raise _Warned(Conflict(what), IS_COMPLETED)
         if item.ups_state == "SCHEDULED":
             cancel_item(work, item, reason, attributes=_discontinued(work, item, dataset))
         else:

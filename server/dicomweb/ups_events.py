@@ -25,7 +25,7 @@ from server.auth import Caller, caller_of
 from server.dicomweb.query import is_true
 from server.dicomweb.ups_query import parse_filter
 from server.room import Room
-from server.worklist.reports import report_now
+from server.worklist.reports import GOING_DOWN, report_now
 from storage.catalog.engine import begin_write
 from storage.catalog.subscriptions import (
     Coming,
@@ -48,6 +48,9 @@ from storage.upsrules import FILTERED, PUSH, WORKLIST
 
 _COMING: dict[str, Coming] = {WORKLIST: "worklist", FILTERED: "filtered"}
 _AE = re.compile(r"[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?")
+PARTING_SECONDS = 0.5
+"""How long a server that has been told to stop leaves its channels open, so that they can be told too."""
+
 _LOOK_SECONDS = 0.25
 _AT_ONCE = 100
 _GOING_AWAY = 1001
@@ -150,11 +153,15 @@ async def open_channel(websocket: WebSocket) -> None:
         return
     offered = websocket.scope.get("subprotocols", [])
     await websocket.accept(subprotocol="dicom" if "dicom" in offered else None)
-    with suppress(WebSocketDisconnect, RuntimeError):  # it went while something was being sent
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_listen, websocket, tasks.cancel_scope)
-            await _send_reports(websocket, room, subscriber)
-            tasks.cancel_scope.cancel()
+    room.channels.add(websocket)
+    try:
+        with suppress(WebSocketDisconnect, RuntimeError):  # it went while something was being sent
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_listen, websocket, tasks.cancel_scope)
+                await _send_reports(websocket, room, subscriber)
+                tasks.cancel_scope.cancel()
+    finally:
+        room.channels.discard(websocket)
     if room.is_stopping.is_set():
         with suppress(RuntimeError):
             await websocket.close(_GOING_AWAY)
@@ -178,6 +185,12 @@ async def _send_reports(websocket: WebSocket, room: Room, subscriber: Subscriber
             await anyio.to_thread.run_sync(_note_sent, room.engine, subscriber, sent, limiter=room.db)
         if len(waiting) < _AT_ONCE:
             await asyncio.sleep(_LOOK_SECONDS)
+    await websocket.send_text(event_report(_of_the_server(sent + 1)))
+
+
+def _of_the_server(sequence: int) -> Waiting:
+    type, attributes = GOING_DOWN
+    return Waiting(sequence=sequence, workitem_uid=WORKLIST, type=type, attributes=attributes)
 
 
 def _note_sent(engine: sa.Engine, subscriber: Subscriber, sequence: int) -> None:

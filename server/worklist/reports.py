@@ -36,6 +36,9 @@ _ASKED = ("00741238", "0074100A", "0074100C", "0074100E")
 
 Content = tuple[int, MetadataJson]
 
+GOING_DOWN: Content = (SCP_STATUS, {"00741242": element("CS", "GOING DOWN")})
+"""What those are told who are connected when this server ends."""
+
 
 def report_change(
     connection: sa.Connection,

@@ -38,6 +38,7 @@ def create(client: httpx.Client, **changes: Any) -> str:
 def shown(client: httpx.Client, uid: str) -> dict[str, Any]:
     answer = client.get(f"{WORKITEMS}/{uid}")
     assert (answer.status_code, answer.headers["content-type"]) == (200, JSON)
+    assert answer.headers["content-location"].endswith(f"{WORKITEMS}/{uid}")
     (dataset,) = answer.json()
     return dataset
 
@@ -251,25 +252,25 @@ MISSING, WRONG = '"The Transaction UID is missing."', '"The Transaction UID is i
 INCONSISTENT = '"The submitted request is inconsistent with the state of the UPS Instance."'
 TABLE = [
     ("SCHEDULED", "IN PROGRESS", TOKEN, 200, None),
-    ("SCHEDULED", "IN PROGRESS", None, 409, MISSING),
+    ("SCHEDULED", "IN PROGRESS", None, 400, MISSING),
     ("SCHEDULED", "COMPLETED", TOKEN, 409, INCONSISTENT),
     ("SCHEDULED", "CANCELED", TOKEN, 409, INCONSISTENT),
-    ("SCHEDULED", "COMPLETED", None, 409, MISSING),
+    ("SCHEDULED", "COMPLETED", None, 400, MISSING),
     ("IN PROGRESS", "IN PROGRESS", TOKEN, 409, INCONSISTENT),
-    ("IN PROGRESS", "IN PROGRESS", None, 409, MISSING),
+    ("IN PROGRESS", "IN PROGRESS", None, 400, MISSING),
     ("IN PROGRESS", "COMPLETED", TOKEN, 200, None),
-    ("IN PROGRESS", "COMPLETED", "1.2.3", 409, WRONG),
-    ("IN PROGRESS", "COMPLETED", None, 409, MISSING),
+    ("IN PROGRESS", "COMPLETED", "1.2.3", 400, WRONG),
+    ("IN PROGRESS", "COMPLETED", None, 400, MISSING),
     ("IN PROGRESS", "CANCELED", TOKEN, 200, None),
-    ("IN PROGRESS", "CANCELED", "1.2.3", 409, WRONG),
+    ("IN PROGRESS", "CANCELED", "1.2.3", 400, WRONG),
     ("COMPLETED", "IN PROGRESS", TOKEN, 409, INCONSISTENT),
     ("COMPLETED", "COMPLETED", TOKEN, 200, '"The UPS is already in the requested state of COMPLETED."'),
-    ("COMPLETED", "COMPLETED", "1.2.3", 409, WRONG),
+    ("COMPLETED", "COMPLETED", "1.2.3", 400, WRONG),
     ("COMPLETED", "CANCELED", TOKEN, 409, INCONSISTENT),
     ("CANCELED", "IN PROGRESS", TOKEN, 409, INCONSISTENT),
     ("CANCELED", "COMPLETED", TOKEN, 409, INCONSISTENT),
     ("CANCELED", "CANCELED", TOKEN, 200, '"The UPS is already in the requested state of CANCELED."'),
-    ("CANCELED", "CANCELED", "1.2.3", 409, WRONG),
+    ("CANCELED", "CANCELED", "1.2.3", 400, WRONG),
     ("SCHEDULED", "SCHEDULED", TOKEN, 400, None),
     ("IN PROGRESS", "SCHEDULED", TOKEN, 400, None),
     ("SCHEDULED", "HELD", TOKEN, 400, None),
@@ -353,18 +354,18 @@ NOT_NOW = '"The submitted request is inconsistent with the current state of the 
 
 
 @pytest.mark.parametrize(
-    ("state", "token", "warning"),
+    ("state", "token", "status", "warning"),
     [
-        ("SCHEDULED", TOKEN, NOT_CLAIMED),
-        ("IN PROGRESS", "", NOT_NOW),
-        ("IN PROGRESS", "1.2.3", NOT_NOW),
-        ("COMPLETED", TOKEN, NOT_NOW),
-        ("COMPLETED", "", NOT_NOW),
-        ("CANCELED", TOKEN, NOT_NOW),
+        ("SCHEDULED", TOKEN, 409, NOT_CLAIMED),
+        ("IN PROGRESS", "", 400, NOT_NOW),
+        ("IN PROGRESS", "1.2.3", 400, NOT_NOW),
+        ("COMPLETED", TOKEN, 400, NOT_NOW),
+        ("COMPLETED", "", 400, NOT_NOW),
+        ("CANCELED", TOKEN, 400, NOT_NOW),
     ],
 )
-def test_an_update_that_the_state_forbids_is_409_with_the_standards_warning(
-    client: httpx.Client, state: str, token: str, warning: str
+def test_an_update_that_the_state_forbids_is_refused_with_the_standards_warning(
+    client: httpx.Client, state: str, token: str, status: int, warning: str
 ) -> None:
     uid = create(client)
     bring(client, uid, state)
@@ -372,7 +373,7 @@ def test_an_update_that_the_state_forbids_is_409_with_the_standards_warning(
     answer = post(
         client, f"/{uid}", {"00741204": attribute("LO", "x")}, **({"transaction-uid": token} if token else {})
     )
-    assert (answer.status_code, answer.headers["warning"]) == (409, f"299 127.0.0.1: {warning}")
+    assert (answer.status_code, answer.headers["warning"]) == (status, f"299 127.0.0.1: {warning}")
     assert shown(client, uid) == before
 
 
@@ -426,7 +427,8 @@ def test_who_has_claimed_it_is_asked_to_cancel_and_need_not(client: httpx.Client
     assert client.post(f"{WORKITEMS}/{uid}/cancelrequest").status_code == 202
     assert state_of(client, uid) == "IN PROGRESS"
     assert change(client, uid, "COMPLETED").status_code == 200
-    assert client.post(f"{WORKITEMS}/{uid}/cancelrequest").status_code == 409
+    answer = client.post(f"{WORKITEMS}/{uid}/cancelrequest")
+    assert (answer.status_code, answer.headers["warning"]) == (409, '299 127.0.0.1: "The UPS is already COMPLETED."')
 
 
 # -- Search ------------------------------------------------------------------------------------------------------------

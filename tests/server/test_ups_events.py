@@ -343,6 +343,19 @@ def test_what_a_client_says_in_a_channel_means_nothing(client: httpx.Client) -> 
         assert "00741000" in socket.receive_text()
 
 
+def test_who_is_connected_is_told_that_the_server_goes_down(room: Room, client: httpx.Client) -> None:
+    with channel(client) as socket:
+        subscribe(client, create(client))
+        assert "00741000" in socket.receive_text()
+        assert len(room.channels) == 1
+        room.is_stopping.set()
+        report = json.loads(socket.receive_text())
+        assert (report["00001000"], report["00001002"]) == (attribute("UI", WORKLIST), attribute("US", SCP))
+        assert report["00741242"] == attribute("CS", "GOING DOWN")
+        assert socket.receive() == {"type": "websocket.close", "code": 1001, "reason": ""}
+    assert not room.channels
+
+
 @pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}])
 def test_a_page_of_another_site_opens_no_channel(client: httpx.Client, headers: dict[str, str]) -> None:
     with pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)), channel(client, headers=headers):
@@ -370,6 +383,8 @@ def test_a_real_client_hears_over_a_real_connection_until_the_server_ends(live: 
             change(client, uid, "IN PROGRESS")
             assert json.loads(socket.recv(timeout=10))["00741000"]["Value"] == ["IN PROGRESS"]
             live.process.terminate()
+            report = json.loads(socket.recv(timeout=10))
+            assert (report["00001002"], report["00741242"]) == (attribute("US", SCP), attribute("CS", "GOING DOWN"))
             with pytest.raises(websockets.exceptions.ConnectionClosed):
                 socket.recv(timeout=10)
     assert live.process.wait(15) is not None
