@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 
 from readingroom.clock import Clock
 from readingroom.errors import ReadingRoomError, Unavailable
+from server.announce import announce
 from server.archive import open_queue, open_store
 from server.codecs import Codecs
 from server.dicomweb import (
@@ -50,6 +51,7 @@ from server.ingest import Ingest
 from server.renditions import open_renditions
 from server.room import Room
 from server.settings import Settings
+from server.settle import register_describing
 from server.volumes import ShownStudies
 from server.web import desk, worklist
 from server.web.viewer import viewer_routes
@@ -115,8 +117,15 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 clock=clock,
                 open_archive=lambda studies: ShownStudies(engine, blobs, decoding, studies),
             )
-            ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings, hooks=hooks)
             queue = open_queue(engine, clock)
+            ingest = Ingest(
+                engine=engine,
+                blobs=blobs,
+                clock=clock,
+                settings=settings,
+                hooks=hooks,
+                tell=lambda connection, events: announce(connection, queue, events),
+            )
             flow = Flow(
                 engine=engine,
                 clock=clock,
@@ -125,6 +134,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 is_research_mode=settings.research_mode,
             )
             flow.register()
+            register_describing(queue, blobs)
             renditions = open_renditions(settings)
             try:
                 yield Room(

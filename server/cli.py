@@ -476,8 +476,7 @@ def reindex(
         with err.status("listing the stored objects") as status:
             found = list_objects(blobs, reindexed, lambda number: status.update(f"{number} objects found"))
         with _progress("reindex", len(found), of_bytes=False) as (advance, _):
-            settle = timedelta(seconds=settings.settle_seconds)
-            record_objects(engine, blobs, found, reindexed, settle=settle, advance=advance)
+            record_objects(engine, blobs, found, reindexed, quiet=settings.quiet_period, advance=advance)
         replay_side_records(engine, blobs, reindexed)
     extra = f", {reindexed.superfluous} held already" if reindexed.superfluous else ""
     out.print(f"Recorded {reindexed.instances:,} instances and {reindexed.side_records} side records{extra}.")

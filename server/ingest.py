@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
@@ -44,12 +44,14 @@ from server.staging import Body, Outcome, Ready, SentTo, Spool, scan_file, take_
 from server.sweep import sweep
 from storage.blobs import Blobs, LocalBlobs, Staged, meaning_of
 from storage.catalog.engine import begin_write
+from storage.catalog.events import append_events
 from storage.catalog.nonpatient import find_version, named_objects, place_of, record_received
 from storage.catalog.readmission import Removing
 from storage.catalog.studies import (
     Identity,
     Received,
     Recorded,
+    Tell,
     ensure_facility,
     find_current,
     identity,
@@ -84,13 +86,21 @@ class Ingest:
     """Stages objects on any thread and commits them in groups on its own."""
 
     def __init__(
-        self, *, engine: sa.Engine, blobs: Blobs, clock: Clock, settings: Settings, hooks: Hooks | None = None
+        self,
+        *,
+        engine: sa.Engine,
+        blobs: Blobs,
+        clock: Clock,
+        settings: Settings,
+        hooks: Hooks | None = None,
+        tell: Tell = append_events,
     ) -> None:
         self._engine = engine
         self._blobs = blobs
         self._clock = clock
         self._settings = settings
         self._hooks = hooks or Hooks(clock=clock)
+        self._tell = tell
         root = blobs.root if isinstance(blobs, LocalBlobs) else settings.data
         self._tmp = root / "tmp"
         self._coercions = [Coercion.of(**rule.model_dump()) for rule in settings.coerce]
@@ -372,9 +382,10 @@ class Ingest:
                 connection,
                 received,
                 now=now,
-                settle_due_at=now + timedelta(seconds=self._settings.settle_seconds),
+                quiet=self._settings.quiet_period,
                 duplicates=self._settings.duplicates,
                 removing=removing,
+                tell=self._tell,
             )
         self._facilities |= {one.owner_facility for one in received}
         return recorded

@@ -29,7 +29,7 @@ from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
 from storage.catalog.nonpatient import place_of, record_received
 from storage.catalog.removals import replay_purge, replay_removal, replay_restore
-from storage.catalog.studies import Received, Recorded, ensure_facility
+from storage.catalog.studies import Quiet, Received, Recorded, ensure_facility
 from storage.objects import Scan, scan
 from storage.sidecars import iter_records, withdraw_expired
 from storage.trailer import Description
@@ -145,7 +145,7 @@ def record_objects(
     objects: Sequence[Listed],
     reindexed: Reindexed,
     *,
-    settle: timedelta,
+    quiet: Quiet,
     advance: Callable[[int], None],
 ) -> None:
     """Record the objects, given in the order of arrival.
@@ -162,7 +162,7 @@ def record_objects(
                     scans.append((one, found))
                 else:
                     reindexed.failures.append((one.key, found.message))
-            _record(engine, scans, arrays, reindexed, settle)
+            _record(engine, scans, arrays, reindexed, quiet)
             advance(len(portion))
 
 
@@ -171,7 +171,7 @@ def _record(
     scans: Sequence[tuple[Listed, Scan]],
     arrays: dict[tuple[str, str], str],
     reindexed: Reindexed,
-    settle: timedelta,
+    quiet: Quiet,
 ) -> None:
     """One transaction; where the database refuses a value, each object alone, so that one does not spoil the others."""
     known = dict(arrays)
@@ -186,14 +186,14 @@ def _record(
                     connection,
                     [_received(connection, known, one, found) for one, found in group],
                     now=first_at,
-                    settle_due_at=first_at + settle,
+                    quiet=quiet,
                     duplicates="version",
                 )
     except (sa.exc.DataError, sa.exc.IntegrityError) as error:
         if len(scans) == 1:
             reindexed.failures.append((scans[0][0].key, f"The database does not take it: {error.orig}"))
         for one in scans if len(scans) > 1 else ():
-            _record(engine, [one], arrays, reindexed, settle)
+            _record(engine, [one], arrays, reindexed, quiet)
         return
     arrays |= known
     reindexed.superfluous += sum(one.is_superfluous for one in results)

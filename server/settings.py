@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -45,6 +47,10 @@ class SearchAttribute(BaseModel):
         except ReadingRoomError as error:
             raise ValueError(error.message) from None
         return self
+
+
+_Modality = Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{1,16}$")]
+"""A value of Modality (0008,0060), which is a CS."""
 
 
 def _spelled_out(attribute: Any) -> Any:
@@ -154,6 +160,9 @@ class Settings(BaseSettings):
     claim_minutes: float = Field(
         120.0, gt=0, le=100_000, description="A work item that its reader claimed and left alone is free again then"
     )
+    settle_seconds_by_modality: dict[_Modality, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="The same for studies of these modalities, such as CT = 60, MR = 300; the longest counts"
+    )
     embedded_worker: bool = Field(
         True, description="Whether 'serve' runs jobs itself; otherwise 'readingroom work' has to be running"
     )
@@ -193,3 +202,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         path = os.environ.get("READINGROOM_CONFIG", "readingroom.toml")
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(path))
+
+    def quiet_period(self, modalities: Collection[str]) -> timedelta:
+        """For how long a study of these modalities has to be quiet to count as complete: the longest of theirs."""
+        usual, periods = self.settle_seconds, self.settle_seconds_by_modality
+        return timedelta(seconds=max((periods.get(one, usual) for one in modalities), default=usual))

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import batched
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
+from readingroom.events import StudyChanged, StudySettled
+from readingroom.model import Scope
 from server.announce import announce
+from server.queue import Job, Queue
 from server.room import Room
+from storage.blobs import Blobs
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
+from storage.catalog.events import Event, Wanted, latest_event, read_events
 from storage.catalog.find import EVERY_SERIES, StoredSeries, list_series
 from storage.describe import describe_series
 
+_DESCRIBE = "describe"
+_LAST = -100
+"""The priority of what nobody waits for: who opens a study's arrays by name has them described there and then."""
 _AT_ONCE = 50
+_EVENTS_AT_ONCE = 100
+_MOST_INSTANCES = 1000
+"""Of one event; what concerns more is told in several."""
+
+_ADDING, _REMOVING = ("InstancesStored", "InstancesRestored"), ("InstancesRemoved",)
+_CHANGING = (*_ADDING, *_REMOVING, "InstancesCorrected")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +44,10 @@ class _Settled:
 
 
 def settle_studies(room: Room) -> int:
-    """Settle the studies that are due, each with its event in one transaction; returns how many."""
+    """Settle the studies that are due, each with its events in one transaction; returns how many.
+
+    One that had settled before is at its next revision, and what has changed in between is told as well.
+    """
     now = room.clock.now()
     due = sa.select(t.study.c.id).where(t.study.c.settle_due_at <= now).order_by(t.study.c.settle_due_at)
     with room.engine.connect() as connection:
@@ -44,27 +65,62 @@ def settle_studies(room: Room) -> int:
                 .returning(t.study.c.id, t.study.c.study_uid, t.study.c.owner_facility, t.study.c.revision)
             )
         ]
-        if settled:
-            announce(
-                connection,
-                room.queue,
-                [
-                    {
-                        "type": "StudySettled",
-                        "version": 1,
-                        "study_uid": one.study_uid,
-                        "facility": one.owner_facility,
-                        "at": now,
-                        "payload": orjson.dumps({"revision": one.revision}),
-                    }
-                    for one in settled
-                ],
-            )
-    for one in settled:
-        with room.engine.connect() as connection:
-            for series in list_series(connection, one.id):
-                describe_series(connection, room.blobs, series)
+        for one in settled:
+            name = f"{_DESCRIBE} {one.id}"
+            room.queue.enqueue(connection, _DESCRIBE, {"study": one.id}, key=name, lane=name, priority=_LAST)
+        announce(connection, room.queue, [event for one in settled for event in _events(connection, one, now)])
     return len(settled)
+
+
+def register_describing(queue: Queue, blobs: Blobs) -> None:
+    """Have the queue describe the arrays of studies that have settled."""
+
+    @queue.on(_DESCRIBE)
+    def describe(job: Job) -> None:
+        with queue.engine.connect() as connection:
+            for series in list_series(connection, job.payload["study"]):
+                describe_series(connection, blobs, series)
+
+
+def _events(connection: sa.Connection, one: _Settled, now: datetime) -> Iterator[dict[str, Any]]:
+    common = {"version": 1, "study_uid": one.study_uid, "facility": one.owner_facility, "at": now}
+    settled = {**common, "type": StudySettled.__name__, "payload": orjson.dumps({"revision": one.revision})}
+    if one.revision == 1:
+        yield settled
+        return
+    added, removed = _changes(connection, one)
+    yield settled
+    told = [(name, some) for name, uids in (("added", added), ("removed", removed)) for some in _pages(uids)]
+    for name, some in told or [("added", ())]:
+        payload = {"revision": one.revision, "added": (), "removed": (), name: some}
+        yield {**common, "type": StudyChanged.__name__, "payload": orjson.dumps(payload)}
+
+
+def _changes(connection: sa.Connection, one: _Settled) -> tuple[list[str], list[str]]:
+    """The SOP Instance UIDs that were added, and those that were removed, since a study last settled."""
+    scope = Scope(facilities=frozenset({one.owner_facility}))
+    before = latest_event(connection, scope, Wanted(study_uid=one.study_uid, types=(StudySettled.__name__,)))
+    after = before.sequence if before else 0
+    wanted = Wanted(study_uid=one.study_uid, types=_CHANGING)
+    added: dict[str, None] = {}
+    removed: dict[str, None] = {}
+    while events := read_events(connection, scope, wanted, after=after, limit=_EVENTS_AT_ONCE):
+        for event in events:
+            into, out_of = (removed, added) if event.type in _REMOVING else (added, removed)
+            for uid in _uids(event) if event.type != "InstancesCorrected" else ():
+                out_of.pop(uid, None)
+                into[uid] = None
+        after = events[-1].sequence
+    return list(added), list(removed)
+
+
+def _uids(event: Event) -> Iterator[str]:
+    for uids in event.payload["series"].values():
+        yield from uids
+
+
+def _pages(uids: list[str]) -> Iterator[tuple[str, ...]]:
+    return batched(uids, _MOST_INSTANCES)
 
 
 def describe_stale(room: Room) -> int:

@@ -124,32 +124,43 @@ class Duty:
     """Whether each process has it to do, and not the leader alone."""
 
 
-DUTIES: tuple[Duty, ...] = (
+TIMERS: tuple[Duty, ...] = (
     Duty(name="settle", act=lambda room, _: settle_studies(room)),
-    Duty(name="describe", act=lambda room, _: describe_stale(room)),
     Duty(name="marks", act=lambda room, now: _fire_marks(room, now)),
     Duty(name="cover", act=lambda room, now: watch_coverage(room.engine, now, room.queue), every=_ASSIGN_SECONDS),
     Duty(name="claims", act=lambda room, now: expire_claims(room.engine, now, queue=room.queue)),
     Duty(name="climb", act=lambda room, now: climb_due(room.engine, now, room.flow.climbed, room.queue)),
     Duty(name="assign", act=lambda room, _: room.flow.assign_now(), every=_ASSIGN_SECONDS),
-    Duty(name="reports", act=lambda room, now: forget_reports(room.engine, now), every=_SWEEP_SECONDS),
-    Duty(name="list", act=lambda room, _: list_attributes(room)),
-    Duty(name="purge", act=lambda room, _: purge_due(room), every=_SWEEP_SECONDS),
-    # What a dead writer left on this host, only this host can remove.
-    Duty(name="sweep", act=lambda room, _: room.ingest.sweep_others(), every=_SWEEP_SECONDS, is_of_each=True),
     Duty(name="clock", act=lambda room, _: _measure_clock(room), every=_CLOCK_SECONDS, is_of_each=True),
 )
+"""What somebody waits for; each is done within moments."""
+
+UPKEEP: tuple[Duty, ...] = (
+    Duty(name="describe", act=lambda room, _: describe_stale(room)),
+    Duty(name="list", act=lambda room, _: list_attributes(room)),
+    Duty(name="purge", act=lambda room, _: purge_due(room), every=_SWEEP_SECONDS),
+    Duty(name="reports", act=lambda room, now: forget_reports(room.engine, now), every=_SWEEP_SECONDS),
+    # What a dead writer left on this host, only this host can remove.
+    Duty(name="sweep", act=lambda room, _: room.ingest.sweep_others(), every=_SWEEP_SECONDS, is_of_each=True),
+)
+"""What may take its time, on a thread of its own so that no timer waits for it."""
 
 
 class Sweeper:
-    """Does its duties once a second, or as often as they want, as long as it leads."""
+    """Does its duties once a second, or as often as they want, as long as it leads.
 
-    def __init__(self, room: Room, duties: Sequence[Duty] = DUTIES) -> None:
+    Parameters
+    ----------
+    name
+        Under which one of all processes leads.
+    """
+
+    def __init__(self, room: Room, name: str, duties: Sequence[Duty]) -> None:
         self._room = room
-        self._lease = Lease(room.engine, "sweeper")
+        self._lease = Lease(room.engine, name)
         self._next = dict.fromkeys(duties, 0.0)
         self._is_stopping = threading.Event()
-        self._thread = threading.Thread(target=self._sweep, name="sweeper", daemon=True)
+        self._thread = threading.Thread(target=self._sweep, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin."""
@@ -187,9 +198,11 @@ class Sweeper:
 
 @contextmanager
 def working(room: Room, *, threads: int, kinds: Collection[str] | None = None) -> Iterator[None]:
-    """Run jobs and the sweeper as long as this is open; with 0 threads the sweeper alone."""
-    sweeper, jobs = Sweeper(room), Jobs(room.queue, threads=threads, kinds=kinds)
-    sweeper.start()
+    """Run jobs and the sweepers as long as this is open; with 0 threads the sweepers alone."""
+    jobs = Jobs(room.queue, threads=threads, kinds=kinds)
+    sweepers = [Sweeper(room, name, duties) for name, duties in (("timers", TIMERS), ("upkeep", UPKEEP))]
+    for sweeper in sweepers:
+        sweeper.start()
     if threads:
         jobs.start()
     try:
@@ -198,7 +211,8 @@ def working(room: Room, *, threads: int, kinds: Collection[str] | None = None) -
         until = time.monotonic() + GRACE_SECONDS
         if threads:
             jobs.stop()
-        sweeper.stop(max(0.0, until - time.monotonic()))
+        for sweeper in sweepers:
+            sweeper.stop(max(0.0, until - time.monotonic()))
 
 
 def _fire_marks(room: Room, now: datetime) -> int:

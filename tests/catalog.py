@@ -79,6 +79,4 @@ def _record(engine: sa.Engine, metadata: MetadataJson, facility: str) -> None:
             source="test",
             received_at=now,
         )
-        record_instances(
-            connection, [received], now=now, settle_due_at=now + timedelta(minutes=1), duplicates="version"
-        )
+        record_instances(connection, [received], now=now, quiet=lambda _: timedelta(minutes=1), duplicates="version")

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from readingroom.errors import Changed, NotFound
 from readingroom.model import Scope
 from storage.catalog import schema as t
-from storage.catalog.counts import recount_study
+from storage.catalog.counts import recount_study, reopen_study
 from storage.catalog.events import instance_events
 from storage.catalog.find import find_instance, find_series, find_study
 from storage.catalog.listed import relist_entities
@@ -178,6 +178,7 @@ def record_correction(connection: sa.Connection, correction: Correction) -> dict
     relist_entities(connection, "series", covered)
     relist_entities(connection, "study", [study.id])
     recount_study(connection, study.id)
+    reopen_study(connection, study.id, correction.at)
     restate_items(connection, correction.owner_facility, correction.study_uid)
     return corrected
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -16,6 +17,13 @@ END = "\\"
 def joined(values: Iterable[str]) -> str:
     """A list as the sorted text that a column keeps."""
     return "".join(f"{value}{END}" for value in sorted(values))
+
+
+def reopen_study(connection: sa.Connection, study_id: str, at: datetime) -> None:
+    """Have a study that has settled settle once more: it is another one now, though nothing more is to come."""
+    c = t.study.c
+    settled = t.study.update().where(c.id == study_id, c.settled_at.is_not(None), c.settle_due_at.is_(None))
+    connection.execute(settled.values(settle_due_at=at))
 
 
 def recount_study(connection: sa.Connection, study_id: str) -> None:

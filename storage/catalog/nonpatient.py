@@ -15,11 +15,12 @@ import sqlalchemy as sa
 from readingroom.errors import Ambiguous, Gone, NotFound
 from readingroom.model import Scope
 from storage.catalog import schema as t
+from storage.catalog.events import append_events
 from storage.catalog.find import StoredInstance, scoped
 from storage.catalog.holds import holds
 from storage.catalog.matching import Condition, How
 from storage.catalog.readmission import Removing
-from storage.catalog.studies import Duplicates, Received, Recorded, Result, identity, record_instances
+from storage.catalog.studies import Duplicates, Quiet, Received, Recorded, Result, Tell, identity, record_instances
 from storage.catalog.writers import series_place
 from storage.nonpatient import CATEGORIES, non_patient_place
 from storage.objects import BASE_URL_MARK, MetadataJson, Scan, dump
@@ -35,9 +36,10 @@ def record_received(
     received: Sequence[Received],
     *,
     now: datetime,
-    settle_due_at: datetime,
+    quiet: Quiet,
     duplicates: Duplicates,
     removing: Removing | None = None,
+    tell: Tell = append_events,
 ) -> list[Recorded]:
     """Record a group, of studies and of no patient; as `storage.catalog.studies.record_instances`."""
     recorded: dict[int, Recorded] = {}
@@ -47,9 +49,10 @@ def record_received(
             connection,
             [received[index] for index in in_studies],
             now=now,
-            settle_due_at=settle_due_at,
+            quiet=quiet,
             duplicates=duplicates,
             removing=removing,
+            tell=tell,
         )
         recorded |= zip(in_studies, results, strict=True)
     # By the time of receipt, which the objects keep: `reindex` decides between versions as this did.

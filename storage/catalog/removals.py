@@ -17,7 +17,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from storage.catalog import schema as t
-from storage.catalog.counts import recount_study
+from storage.catalog.counts import recount_study, reopen_study
 from storage.catalog.patients import forget_patient
 from storage.rejection import TITLES
 
@@ -259,6 +259,7 @@ def _held(connection: sa.Connection, owner_facility: str, instance_uids: Iterabl
 def _changed(connection: sa.Connection, study_id: str, series_uids: Iterable[str], at: datetime) -> None:
     """Make rows true again, and say that the zarr files of these series are not."""
     recount_study(connection, study_id)
+    reopen_study(connection, study_id, at)
     connection.execute(t.study.update().where(t.study.c.id == study_id).values(updated_at=at))
     mine = t.series.update().where(t.series.c.study == study_id, t.series.c.series_uid.in_(list(series_uids)))
     connection.execute(mine.values(stale_since=at))

@@ -189,7 +189,7 @@ study = sa.Table(
     sa.Column("received_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("settle_due_at", UtcDateTime, doc="when it counts as complete if nothing more comes; NULL once it has"),
-    sa.Column("settled_at", UtcDateTime),
+    sa.Column("settled_at", UtcDateTime, doc="when it last did, if no instance has come since"),
     sa.Column("header", sa.LargeBinary, doc="row and extra as they came, where a correction lies over them"),
     sa.Column("overlay_version", sa.Integer, nullable=False, server_default="0", doc="corrections of it so far"),
     sa.Column("revision", sa.Integer, nullable=False, server_default="0", doc="how often it has settled"),

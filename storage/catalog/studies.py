@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict
 
 import orjson
@@ -30,6 +30,10 @@ from storage.objects import Description, MetadataJson, Scan, dump
 from storage.overlay import Came, Correction, Layer, coerced_of, put_over, told_changes
 from storage.rejection import Rejection, rejection_of
 
+Quiet = Callable[[Collection[str]], timedelta]
+"""The period of quiet for a study of these modalities."""
+Tell = Callable[[sa.Connection, Sequence[Mapping[str, Any]]], object]
+"""Takes note of events, as `storage.catalog.events.append_events` does."""
 Duplicates = Literal["version", "reject", "keep-first"]
 Result = Literal["stored", "identical", "new version", "kept first", "refused", "restored", "rejected", "not now"]
 
@@ -224,16 +228,21 @@ def record_instances(
     received: Sequence[Received],
     *,
     now: datetime,
-    settle_due_at: datetime,
+    quiet: Quiet,
     duplicates: Duplicates,
     removing: Removing | None = None,
+    tell: Tell = append_events,
 ) -> list[Recorded]:
     """Record a group; the caller commits, and only then may anyone be told that it is stored.
 
     Parameters
     ----------
+    quiet
+        For how long a study has to be quiet to count as complete; each instance that comes begins it anew.
     removing
         What to do about removals; None where side records are going to tell of them.
+    tell
+        What the events of all this are told to, as the last act of the transaction.
 
     Returns
     -------
@@ -274,7 +283,7 @@ def record_instances(
             followed, events = readmitted.followed, events + readmitted.events
         accepted = _decide(connection, owner_facility, mine, results, duplicates, followed)
         if accepted:
-            events.append(_record_study(connection, accepted, results, keys, now, settle_due_at))
+            events.append(_record_study(connection, accepted, results, keys, now, quiet))
     for index, note in notes.items():
         if removing and not results[index].is_superfluous:
             one = received[index]
@@ -282,7 +291,7 @@ def record_instances(
             events += reject(
                 connection, removing, note, owner_facility=one.owner_facility, note=uids, source=one.source
             )
-    append_events(connection, events)
+    tell(connection, events)
     return [results[index] for index in range(len(received))]
 
 
@@ -358,7 +367,7 @@ def _record_study(
     results: dict[int, Recorded],
     keys: ListedKeys,
     now: datetime,
-    settle_due_at: datetime,
+    quiet: Quiet,
 ) -> dict[str, Any]:
     """Write the accepted instances of one study, and into `results` what of them is changed; gives the event."""
     first = accepted[0].received
@@ -422,7 +431,7 @@ def _record_study(
             "extra": extra,
             "version": study.version + 1,
             "updated_at": now,
-            "settle_due_at": settle_due_at,
+            "settle_due_at": now + quiet(modalities),
             "settled_at": None,
         },
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def test_reindex_knows_what_was_coerced_from_the_objects_alone(
         reindexed = Reindexed()
         prepare(engine, now=clock.now(), force=False)
         objects = list_objects(blobs, reindexed, lambda _: None)
-        record_objects(engine, blobs, objects, reindexed, settle=timedelta(seconds=60), advance=lambda _: None)
+        record_objects(engine, blobs, objects, reindexed, quiet=Settings().quiet_period, advance=lambda _: None)
         replay_side_records(engine, blobs, reindexed)
         assert reindexed.failures == []
         for statement in (

@@ -130,4 +130,4 @@ def test_a_worker_apart_does_what_is_due_and_ends_when_it_is_told(tmp_path: Path
 
 def _is_led(queue: Queue) -> bool:
     with queue.engine.connect() as connection:
-        return connection.exec_driver_sql("SELECT 1 FROM lease WHERE name = 'sweeper'").first() is not None
+        return connection.exec_driver_sql("SELECT 1 FROM lease WHERE name = 'timers'").first() is not None

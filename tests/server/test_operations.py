@@ -326,7 +326,7 @@ def again(settings: Settings, database: str, clock: SetClock) -> Iterator[tuple[
     with open_new_archive(settings.model_copy(update={"database": database})) as (engine, blobs):
         prepare(engine, now=clock.now(), force=False)
         objects = list_objects(blobs, reindexed, ignore)
-        record_objects(engine, blobs, objects, reindexed, settle=timedelta(seconds=60), advance=ignore)
+        record_objects(engine, blobs, objects, reindexed, quiet=Settings().quiet_period, advance=ignore)
         replay_side_records(engine, blobs, reindexed)
         yield engine, reindexed
 

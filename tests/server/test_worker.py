@@ -15,7 +15,7 @@ from readingroom.errors import GiveUp
 from server.announce import announce, on_event
 from server.queue import Job, Policy, Queue
 from server.room import Room
-from server.worker import DUTIES, Duty, Jobs, Sweeper, working
+from server.worker import TIMERS, UPKEEP, Duty, Jobs, Sweeper, working
 from storage.catalog.clocks import DatabaseClock, clock_of
 from storage.catalog.engine import begin_write
 from storage.catalog.events import Event
@@ -120,7 +120,7 @@ def test_one_sweeper_leads_and_another_follows_when_it_stops(room: Room) -> None
 
     def sweeper(name: str) -> Sweeper:
         duty = Duty(name="due", act=lambda room, now: done.append(name), every=0)
-        return Sweeper(room, [duty])
+        return Sweeper(room, "sweeper", [duty])
 
     first, second = sweeper("first"), sweeper("second")
     first.round()
@@ -139,6 +139,7 @@ def test_a_duty_of_each_process_is_done_by_who_does_not_lead(room: Room) -> None
     assert Lease(room.engine, "sweeper").hold()
     Sweeper(
         room,
+        "sweeper",
         [
             Duty(name="leader's", act=lambda room, now: done.append("leader's")),
             Duty(name="each one's", act=lambda room, now: done.append("each one's"), is_of_each=True),
@@ -155,7 +156,7 @@ def test_a_duty_that_fails_leaves_the_others_alone_and_is_due_again(room: Room) 
         raise ValueError
 
     ok = Duty(name="ok", act=lambda room, now: done.append("ok"), every=0)
-    sweeper = Sweeper(room, [Duty(name="bad", act=fail, every=0), ok])
+    sweeper = Sweeper(room, "sweeper", [Duty(name="bad", act=fail, every=0), ok])
     sweeper.round()
     sweeper.round()
     assert done == ["failed", "ok", "failed", "ok"]
@@ -163,7 +164,7 @@ def test_a_duty_that_fails_leaves_the_others_alone_and_is_due_again(room: Room) 
 
 @pytest.mark.rooms("sqlite", "postgres")
 def test_all_duties_can_be_done_on_an_empty_archive(room: Room, caplog: pytest.LogCaptureFixture) -> None:
-    Sweeper(room, DUTIES).round()
+    Sweeper(room, "all", [*TIMERS, *UPKEEP]).round()
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
