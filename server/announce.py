@@ -31,14 +31,16 @@ def on_event(queue: Queue, type: str, policy: Policy = USUAL) -> Callable[[React
     return register
 
 
-def announce(connection: sa.Connection, queue: Queue, events: Sequence[Mapping[str, Any]]) -> None:
+def announce(connection: sa.Connection, queue: Queue, events: Sequence[Mapping[str, Any]]) -> Sequence[int]:
     """Append events to the log as `append_events` does, and enqueue the reactions to them in the same transaction."""
-    for sequence, event in zip(append_events(connection, events), events, strict=True):
+    sequences = append_events(connection, events)
+    for sequence, event in zip(sequences, events, strict=True):
         kind = _kind(event["type"])
         if kind in queue.handlers:
             of_study = f"study {event.get('facility')} {event.get('study_uid')}"
             lane = f"event {'item ' + event['item'] if event.get('item') else of_study}"
             queue.enqueue(connection, kind, {"sequence": sequence}, lane=lane)
+    return sequences
 
 
 def _kind(type: str) -> str:

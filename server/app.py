@@ -26,7 +26,6 @@ from starlette.types import ASGIApp
 
 from readingroom.clock import Clock
 from readingroom.errors import ReadingRoomError, Unavailable
-from server.announce import announce
 from server.archive import open_queue, open_store
 from server.codecs import Codecs
 from server.dicomweb import (
@@ -118,14 +117,6 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 open_archive=lambda studies: ShownStudies(engine, blobs, decoding, studies),
             )
             queue = open_queue(engine, clock)
-            ingest = Ingest(
-                engine=engine,
-                blobs=blobs,
-                clock=clock,
-                settings=settings,
-                hooks=hooks,
-                tell=lambda connection, events: announce(connection, queue, events),
-            )
             flow = Flow(
                 engine=engine,
                 clock=clock,
@@ -134,6 +125,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 is_research_mode=settings.research_mode,
             )
             flow.register()
+            ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings, hooks=hooks, tell=flow.stored)
             register_describing(queue, blobs)
             renditions = open_renditions(settings)
             try:

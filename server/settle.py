@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import batched
+from itertools import batched, zip_longest
 from typing import Any
 
 import orjson
@@ -29,7 +29,7 @@ _LAST = -100
 _AT_ONCE = 50
 _EVENTS_AT_ONCE = 100
 _MOST_INSTANCES = 1000
-"""Of one event; what concerns more is told in several."""
+"""Of one event, that came and that went; what concerns more is told in several."""
 
 _ADDING, _REMOVING = ("InstancesStored", "InstancesRestored"), ("InstancesRemoved",)
 _CHANGING = (*_ADDING, *_REMOVING, "InstancesCorrected")
@@ -90,14 +90,14 @@ def _events(connection: sa.Connection, one: _Settled, now: datetime) -> Iterator
         return
     added, removed = _changes(connection, one)
     yield settled
-    told = [(name, some) for name, uids in (("added", added), ("removed", removed)) for some in _pages(uids)]
-    for name, some in told or [("added", ())]:
-        payload = {"revision": one.revision, "added": (), "removed": (), name: some}
+    pages = zip_longest(batched(added, _MOST_INSTANCES), batched(removed, _MOST_INSTANCES), fillvalue=())
+    for came, went in list(pages) or [((), ())]:
+        payload = {"revision": one.revision, "added": came, "removed": went}
         yield {**common, "type": StudyChanged.__name__, "payload": orjson.dumps(payload)}
 
 
 def _changes(connection: sa.Connection, one: _Settled) -> tuple[list[str], list[str]]:
-    """The SOP Instance UIDs that were added, and those that were removed, since a study last settled."""
+    """The SOP Instance UIDs that came, or came back, and those that went, since a study last settled."""
     scope = Scope(facilities=frozenset({one.owner_facility}))
     before = latest_event(connection, scope, Wanted(study_uid=one.study_uid, types=(StudySettled.__name__,)))
     after = before.sequence if before else 0
@@ -117,10 +117,6 @@ def _changes(connection: sa.Connection, one: _Settled) -> tuple[list[str], list[
 def _uids(event: Event) -> Iterator[str]:
     for uids in event.payload["series"].values():
         yield from uids
-
-
-def _pages(uids: list[str]) -> Iterator[tuple[str, ...]]:
-    return batched(uids, _MOST_INSTANCES)
 
 
 def describe_stale(room: Room) -> int:

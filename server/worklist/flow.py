@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -20,11 +20,11 @@ import sqlalchemy as sa
 
 from readingroom.clock import Clock
 from readingroom.errors import NotFound, ReadingRoomError
-from readingroom.events import ItemChanged, SlaCrossed, StudySettled
+from readingroom.events import ItemChanged, SlaCrossed, StudyChanged, StudySettled
 from readingroom.jsonio import dumps, from_json, to_json
 from readingroom.model import Actor, Contact, Escalation, Rung, Sla, SlaMark, Study, WorkItem
 from readingroom.results import Prior, Triage
-from server.announce import on_event
+from server.announce import announce, on_event
 from server.hooks import Hooks
 from server.queue import Job, Policy, Queue
 from server.worklist import escalations, gate, items
@@ -35,7 +35,7 @@ from server.worklist.sla import apply_sla, contract_of
 from storage.catalog.answers import ask, keep_answer, miss, read_answers
 from storage.catalog.engine import begin_write
 from storage.catalog.escalations import Attempt, StoredEscalation, find_escalation, keep_attempt, list_attempts
-from storage.catalog.events import Event
+from storage.catalog.events import Event, read_event
 from storage.catalog.shown import read_patient, read_study
 from storage.catalog.work_items import StoredItem, item_by_id, reading_of
 
@@ -75,6 +75,7 @@ class Flow:
         """Have the queue run these; before the worker starts."""
         for type, reaction in (
             (StudySettled.__name__, self._settled),
+            (StudyChanged.__name__, self._is_another),
             (ItemChanged.__name__, self._changed),
             (SlaCrossed.__name__, self._crossed),
         ):
@@ -84,10 +85,19 @@ class Flow:
             ("flow.ask", self._ask, _PLUGINS),
             ("flow.late", self._late, _PLUGINS),
             ("flow.tell", self._tell, _PLUGINS),
+            ("flow.study", self._tell_of_study, _PLUGINS),
             ("flow.assign", self._assign, _ONCE),
             ("flow.notify", self._notify, _NOTICES),
         ):
             self.queue.on(kind, policy)(handler)
+
+    def stored(self, connection: sa.Connection, events: Sequence[Mapping[str, Any]]) -> None:
+        """Take note of what came, was restored or was removed; plugins hear of a study that has begun to come in."""
+        plugins = self.hooks.having("study_arrived")
+        for sequence, event in zip(announce(connection, self.queue, events), events, strict=True):
+            if plugins and event["type"] == "InstancesStored" and orjson.loads(event["payload"])["arrived"]:
+                where = event["facility"], event["study_uid"]
+                self._tell_all_of_study(connection, "study_arrived", *where, sequence)
 
     def climbed(self, connection: sa.Connection, row: StoredEscalation, rung: Rung) -> None:
         """A rung of an escalation is to be climbed; as `escalations.climb_due` wants it."""
@@ -114,6 +124,35 @@ class Flow:
             with begin_write(self.engine) as connection:
                 self.assign(connection)
 
+    # -- a study that comes in, or is another one now ---------------------------------------------------------------
+
+    def _is_another(self, job: Job, event: Event) -> None:
+        with job.finishing() as connection:
+            self._tell_all_of_study(
+                connection, "study_changed", event.facility or "", event.study_uid or "", event.sequence
+            )
+
+    def _tell_all_of_study(
+        self, connection: sa.Connection, hook: str, facility: str, study_uid: str, sequence: int
+    ) -> None:
+        for plugin in self.hooks.having(hook):
+            told = {"hook": hook, "plugin": plugin, "sequence": sequence}
+            self.queue.enqueue(connection, "flow.study", told, lane=_lane(plugin, facility, study_uid))
+
+    def _tell_of_study(self, job: Job) -> None:
+        hook = job.payload["hook"]
+        with self.engine.connect() as connection:
+            event = read_event(connection, job.payload["sequence"])
+            try:
+                study = read_study(connection, event.facility or "", event.study_uid or "")
+            except NotFound:
+                return
+        told: dict[str, Any] = {"order": None}
+        if hook == "study_changed":
+            study = replace(study, revision=event.payload["revision"])
+            told = {name: tuple(event.payload[name]) for name in ("added", "removed")}
+        self.hooks.react(job.payload["plugin"], hook, delivery=job.delivery, attempt=job.attempt, study=study, **told)
+
     # -- a study that has settled ----------------------------------------------------------------------------------
 
     def _settled(self, job: Job, event: Event) -> None:
@@ -134,7 +173,7 @@ class Flow:
                 plugins = self.hooks.having(hook)
                 ask(connection, hook=hook, plugins=plugins, at=now, **told)
                 for plugin in plugins:
-                    lane = f"{plugin} study {study.facility} {study.study_uid}"
+                    lane = _lane(plugin, study.facility, study.study_uid)
                     asked = {**told, "hook": hook, "plugin": plugin}
                     self.queue.enqueue(connection, "flow.ask", asked, lane=lane, priority=_SOON)
             self.queue.enqueue(connection, "flow.late", told, run_at=now + TRIAGE_DEADLINE)
@@ -353,6 +392,11 @@ _LATE_LADDER = (
     Rung(number=2, role="supervisor", after=timedelta(minutes=15)),
 )
 _TOLD: Mapping[str, Any] = {"item": WorkItem, "before": WorkItem | None, "sla": Sla, "mark": SlaMark}
+
+
+def _lane(plugin: str, facility: str, study_uid: str) -> str:
+    """What a plugin is told and asked about one study, it is told and asked one at a time."""
+    return f"{plugin} study {facility} {study_uid}"
 
 
 def _promote(work: Work, item: StoredItem, triage: Triage) -> bool:

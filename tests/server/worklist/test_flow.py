@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
+from pydicom import FileDataset
 
 from readingroom.clock import SetClock
 from readingroom.errors import PluginFailed
@@ -15,7 +16,9 @@ from readingroom.model import Algorithm, Contact, Finding, Rung, Scope, Sla
 from readingroom.results import Notified, Prior, Proposal, Triage
 from server.announce import announce
 from server.archive import open_queue
+from server.ingest import Ingest
 from server.room import Room
+from server.settle import settle_studies
 from server.worklist import escalations, flow
 from server.worklist.flow import Flow
 from server.worklist.items import claim_item, working
@@ -28,7 +31,7 @@ from storage.catalog.escalations import find_escalation, list_attempts, list_esc
 from storage.catalog.work_items import StoredItem, read_timeline, reading_of
 from tests.catalog import fill, header
 from tests.directory import facility, reader
-from tests.synthetic import new_uid
+from tests.synthetic import ct_series, new_uid, part10
 from tests.worklist import READER, at_work
 
 CLEARED = Algorithm(name="Bleed", version="2", clearance="K221234", modalities=("CT",))
@@ -289,6 +292,53 @@ def test_a_plugin_that_cannot_propose_leaves_the_queue_as_it_is(room: Room, work
     hooks.plugins["assign"] = {"broken": broken}
     assert item_of(room, settle(room, work)).state == "ready"
     assert work.queue.entries() == [entry for entry in work.queue.entries() if entry.kind == "flow.late"]
+
+
+# -- a study that comes in, or is another one now ----------------------------------------------------------------------
+
+
+@pytest.mark.rooms("sqlite", "postgres")
+def test_plugins_hear_of_a_study_with_its_first_instance_and_of_what_came_late_when_it_settles_again(
+    room: Room, work: Flow, hooks: Hooks, clock: SetClock
+) -> None:
+    hooks.plugins["study_arrived"] = {"a": lambda **_: None, "b": lambda **_: None}
+    hooks.plugins["study_changed"] = {"a": lambda **_: None}
+    open_ = replace(room, flow=work, queue=work.queue, ingest=ingest_of(room, work))
+    first, second, late = ct_series(3)
+    for some in ([first], [second]):
+        store(open_, *some)
+    work.queue.drain()
+    assert [(plugin, hook, given["study"].study_uid) for plugin, hook, given in hooks.asked] == [
+        ("a", "study_arrived", first.StudyInstanceUID),
+        ("b", "study_arrived", first.StudyInstanceUID),
+    ]
+    for some in ([], [late]):
+        store(open_, *some)
+        clock.advance(timedelta(minutes=5))
+        assert settle_studies(open_) == 1
+        work.queue.drain()
+    (changed,) = [given for _, hook, given in hooks.asked if hook == "study_changed"]
+    assert (changed["added"], changed["removed"]) == ((late.SOPInstanceUID,), ())
+    assert changed["study"].revision == 2
+    open_.ingest.close()
+
+
+def ingest_of(room: Room, work: Flow) -> Ingest:
+    return Ingest(engine=room.engine, blobs=room.blobs, clock=room.clock, settings=room.settings, tell=work.stored)
+
+
+def store(room: Room, *datasets: FileDataset) -> None:
+    for outcome in room.ingest.store([part10(one) for one in datasets], facility="local", source="test"):
+        assert outcome.error is None
+
+
+def test_a_study_of_which_nothing_is_left_is_told_to_nobody(room: Room, work: Flow, hooks: Hooks) -> None:
+    hooks.plugins["study_changed"] = {"a": lambda **_: None}
+    changed = {"type": "StudyChanged", "payload": b'{"revision":2,"added":["1.2"],"removed":[]}'}
+    with begin_write(room.engine) as connection:
+        announce(connection, work.queue, [settled(room, "1.2.3") | changed])
+    assert work.queue.drain() == 2
+    assert (hooks.asked, work.queue.entries()) == ([], [])
 
 
 # -- escalations -------------------------------------------------------------------------------------------------------
