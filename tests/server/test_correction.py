@@ -459,7 +459,7 @@ def test_reindex_gives_the_corrected_catalog(
     with open_new_archive(settings.model_copy(update={"database": database})) as (engine, blobs):
         prepare(engine, now=clock.now(), force=False)
         objects = list_objects(blobs, reindexed, lambda _: None)
-        record_objects(engine, blobs, objects, reindexed, settle=timedelta(seconds=60), advance=lambda _: None)
+        record_objects(engine, blobs, objects, reindexed, quiet=Settings().quiet_period, advance=lambda _: None)
         replay_side_records(engine, blobs, reindexed)
         assert reindexed.failures == []
         assert reindexed.side_records == 3

@@ -552,7 +552,9 @@ def test_reindex_makes_the_same_catalog_again(room: Room, client: httpx.Client, 
 
 def made_again(room: Room, reindexed: Reindexed) -> None:
     objects = list_objects(room.blobs, reindexed, lambda _: None)
-    record_objects(room.engine, room.blobs, objects, reindexed, settle=timedelta(seconds=60), advance=lambda _: None)
+    record_objects(
+        room.engine, room.blobs, objects, reindexed, quiet=room.settings.quiet_period, advance=lambda _: None
+    )
     replay_side_records(room.engine, room.blobs, reindexed)
 
 
