@@ -1,7 +1,8 @@
 """Rendered resources and thumbnails of studies, series, instances and frames (PS3.18 10.4.1.1.3, 10.4.1.1.4).
 
-One part shows one thing: of a series or study, the middle of the middle image. A client that asks for multipart gets
-all that can be rendered as it accepts: a picture of every frame, every report, every document.
+One part shows one thing: of a series, the middle of the middle image. A study in one part is refused where that would
+hide some of it (10.4.4). A client that asks for multipart gets all that can be rendered as it accepts: a picture of
+every frame, every report, every document.
 """
 
 from __future__ import annotations
@@ -85,10 +86,7 @@ async def rendered(request: Request) -> Response:
     accept = accepted(request)
     found, numbers = await _instances(request)
     targets = await targets_of(request, found, numbers, asked)
-    is_one = numbers is None or len(numbers) == 1
-    singles = tuple(dict.fromkeys(offer for target in targets for offer in target.offers))
-    if not is_one:
-        singles = tuple(offer for offer in singles if offer.media_type in _MOVES)
+    singles = _in_one_part(request, found, targets, numbers)
     in_parts = tuple(replace(offer, multipart=True) for target in targets for offer in target.offers)
     if not in_parts:
         raise NotAcceptable(_nothing(found))
@@ -101,6 +99,19 @@ async def rendered(request: Request) -> Response:
     if asked.warning:
         answer.headers.append("warning", f'299 readingroom "{asked.warning}"')
     return answer
+
+
+def _in_one_part(
+    request: Request, found: Sequence[StoredInstance], targets: Sequence[Target], numbers: list[int] | None
+) -> tuple[Offer, ...]:
+    """What can be sent in a single part: of a list of frames and of a study (10.4.4), nothing that leaves some out."""
+    offers = dict.fromkeys(offer for target in targets for offer in target.offers)
+    is_study = "series" not in request.path_params
+    if is_study and len(found) > 1:
+        return ()
+    if (is_study and any(target.is_moving for target in targets)) or (numbers and len(numbers) > 1):
+        return tuple(offer for offer in offers if offer.media_type in _MOVES)
+    return tuple(offers)
 
 
 async def thumbnail(request: Request) -> Response:

@@ -308,6 +308,7 @@ FAULTS: dict[str, Fault] = {
     "everything rendered is one picture": asks_otherwise(
         'multipart/related; type="image/(jpeg|png)"', r"image/\1", of="accept"
     ),
+    "a study is rendered as one picture": asks_otherwise(r"(/studies/[^/]+)/rendered$", r"\1/thumbnail", of="path"),
     "presentation states are not rendered": refuses(406, accept='"image/png", image/png'),
     "gif is not sent": refuses(406, accept="image/gif"),
     "png is not sent": refuses(406, accept="image/png"),

@@ -21,11 +21,6 @@ from conformance.dicomweb.run import CannotRun, Options, Results, run
 from tests.conftest import absent
 from tests.servers import REPOSITORY, Live, free_port
 
-PENDING: dict[str, str] = {
-    "REND-026": "single-part rules of rendered studies",
-}
-"""Checks, by the beginning of their ids, of what this server does not do yet; they may be unmet or skipped."""
-
 
 @pytest.fixture(scope="module")
 def results(live: Live) -> Results:
@@ -33,19 +28,15 @@ def results(live: Live) -> Results:
     return run(Options(base=live.dicomweb), CHECKS.values())
 
 
-def is_pending(outcome: Outcome) -> bool:
-    return outcome.check.id.startswith(tuple(PENDING))
-
-
 def test_this_server_meets_every_demand(results: Results) -> None:
     unmet = [one for one in results.outcomes if one.state in (State.FAIL, State.WARN, State.INFO)]
-    told = [f"{one.check.id} {one.check.title}: {one.found}" for one in unmet if not is_pending(one)]
+    told = [f"{one.check.id} {one.check.title}: {one.found}" for one in unmet]
     assert told == []
 
 
 def test_no_check_is_skipped_that_could_be_run(results: Results) -> None:
     skipped = [one for one in results.outcomes if one.state is State.SKIP]
-    assert [f"{one.check.id}: {one.found}" for one in skipped if not is_pending(one)] == []
+    assert [f"{one.check.id}: {one.found}" for one in skipped] == []
 
 
 def test_nothing_that_the_suite_stored_is_left(results: Results) -> None:

@@ -407,7 +407,7 @@ def test_the_picture_is_of_the_type_agreed(
 ) -> None:
     """PS3.18 8.7.4, 8.7.8.1: image/jpeg is the default."""
     keep(client, *chest_ct)
-    for level in ("study", "series", "instance"):
+    for level in ("series", "instance", *(["study"] if name == "thumbnail" else [])):
         answer = client.get(f"{url_of(chest_ct[0], level=level)}/{name}{query}", headers=headers)
         assert answer.status_code == 200
         assert answer.headers["content-type"] == media_type
@@ -447,10 +447,31 @@ def test_the_middle_image_stands_for_its_series_and_the_longest_series_for_the_s
     report = synthetic.text_report(StudyInstanceUID=chest_ct[0].StudyInstanceUID, SeriesNumber=2)
     keep(client, *reversed(chest_ct), *localizer, report)
     middle = shown(client, chest_ct[2], "?viewport=256,256")
-    for level in ("series", "study"):
-        url = f"{url_of(chest_ct[0], level=level)}/rendered?viewport=256,256"
-        assert np.array_equal(picture(client.get(url, headers=PNG)), middle)
+    series = client.get(f"{url_of(chest_ct[0], level='series')}/rendered?viewport=256,256", headers=PNG)
+    assert np.array_equal(picture(series), middle)
     assert middle.shape == (256, 192)
+    of_its_study, of_its_image = (
+        picture(client.get(f"{url_of(chest_ct[2], level=level)}/thumbnail", headers=PNG))
+        for level in ("study", "instance")
+    )
+    assert np.array_equal(of_its_study, of_its_image)
+
+
+def test_a_study_in_one_part_is_refused_where_that_would_hide_some_of_it(
+    client: httpx.Client, chest_ct: list[FileDataset]
+) -> None:
+    """PS3.18 10.4.4: the note of Table 10.4.4-1."""
+    alone, moves = secondary_capture(), cine(3)
+    keep(client, *chest_ct[:2], alone, moves)
+    of_two, of_one, of_frames = (f"{url_of(one, level='study')}/rendered" for one in (chest_ct[0], alone, moves))
+    for media_type in ("image/jpeg", "image/gif", "video/mp4"):
+        answer = client.get(of_two, headers={"Accept": media_type})
+        assert answer.status_code == 406
+        assert 'there is: multipart/related; type="image/jpeg"' in answer.text
+    assert client.get(of_two, headers={"Accept": "*/*"}).headers["content-type"].startswith("multipart/related")
+    assert np.array_equal(picture(client.get(of_one, headers=PNG)), shown(client, alone))
+    assert client.get(of_frames, headers=JPEG).status_code == 406
+    assert client.get(of_frames, headers={"Accept": "image/gif"}).headers["content-type"] == "image/gif"
 
 
 def test_the_middle_frame_stands_for_a_multi_frame_image(client: httpx.Client) -> None:
