@@ -296,9 +296,9 @@ CAUSES = (
     ),
     Cause(
         title="Optional services that are not there",
-        ids="BULK-019 DEL-001 NPI-001 WADO-032 URI-001",
-        does="DELETE, pixel data resources, non-patient instances and archives are not there; WADO-URI is turned off "
-        "in the benchmarks' set-up.",
+        ids="BULK-019 DEL-001 NPI-001 UPS-001 WADO-032 URI-001",
+        does="DELETE, pixel data resources, non-patient instances, a worklist (UPS-RS) and archives are not there; "
+        "WADO-URI is turned off in the benchmarks' set-up.",
         follows="None: the standard leaves them to the server.",
     ),
 )

@@ -11,6 +11,8 @@ from conformance.dicomweb.checks import Fault, NotApplicable
 from conformance.dicomweb.multipart import write_multipart
 from conformance.dicomweb.peer import DICOM_PARTS, JSON, XML_PARTS, Answer, Peer
 from conformance.dicomweb.samples import Sample, Samples
+from conformance.dicomweb.watching import Story, watch
+from conformance.dicomweb.worklist import Worklist
 
 STORE_TYPE = f"{DICOM_PARTS}; boundary=conformance"
 _REFERENCED, _INSTANCE = "00081199", "00081155"
@@ -30,6 +32,8 @@ class Cast:
         self.peer = peer
         self.samples = samples
         self.can_store = can_store
+        self.worklist = Worklist(peer, samples, can_store=can_store)
+        self._story: Story | Fault | None = None
         self.answers: dict[str, Answer] = {}
         self._held: set[str] | None = None
         self._offers: dict[str, str] = {}
@@ -119,6 +123,17 @@ class Cast:
         self._palettes[sample.uid] = None
         return sample
 
+    def story(self) -> Story:
+        """What an AE heard of work items, played once; raises the `Fault` that ended it."""
+        if self._story is None:
+            try:
+                self._story = watch(self.worklist)
+            except Fault as fault:
+                self._story = fault
+        if isinstance(self._story, Fault):
+            raise self._story
+        return self._story
+
     def require(self, feature: str) -> None:
         """Raise `NotApplicable` where the server does not offer an optional feature."""
         if feature and (why := self.missing(feature)):
@@ -139,10 +154,10 @@ class Cast:
         return self._offers[feature]
 
     def clean(self) -> list[str]:
-        """Delete what the run has stored; gives the UIDs of the studies and palettes that are still there."""
+        """Delete what the run has stored, and end its work items; gives the UIDs of what is still there, or open."""
         if not self.can_store:
             return []
-        left = []
+        left = self.worklist.clean()
         for study_uid in self._studies:
             try:
                 self.peer.ask("DELETE", f"/studies/{study_uid}")
@@ -216,6 +231,7 @@ _PROBES: dict[str, Callable[[Cast], Answer]] = {
     "pixeldata": lambda cast: cast.peer.get(f"{cast['ct1'].path}/pixeldata", accept='multipart/related; type="*/*"'),
     "capabilities": lambda cast: cast.peer.ask("OPTIONS", "/", accept="application/vnd.sun.wadl+xml, */*;q=0.1"),
     "non-patient": lambda cast: cast.peer.get("/color-palettes", accept=JSON),
+    "worklist": lambda cast: cast.peer.get("/workitems", "limit=1", accept=JSON),
     "uri": _uri,
     "store": lambda cast: cast.answer_to("ct1"),
 }

@@ -26,6 +26,7 @@ AREAS = {
     "DEL": "delete",
     "CAP": "capabilities",
     "NPI": "non-patient",
+    "UPS": "worklist",
     "URI": "uri",
     "HTTP": "http",
     "BAD": "bad-input",

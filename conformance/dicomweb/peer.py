@@ -7,6 +7,7 @@ import json
 import shlex
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -15,6 +16,7 @@ import httpx
 from pydicom import FileDataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from conformance.dicomweb.channel import Connection, Listen, listen
 from conformance.dicomweb.checks import Fault
 from conformance.dicomweb.multipart import Malformed, MediaType, Multipart, Part, read_media_type, read_multipart
 
@@ -27,7 +29,9 @@ OCTET_PARTS = 'multipart/related; type="application/octet-stream"'
 
 _SECRET = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key"})
 _NOISE = frozenset({"host", "connection", "user-agent", "accept-encoding", "content-length"})
+_OF_THE_CLIENT = _NOISE | {"accept"}
 _SHOWN = 800
+_PATIENCE_SECONDS = 10.0
 
 Query = str | Mapping[str, str]
 
@@ -176,13 +180,32 @@ class Peer:
         The service root, such as ``http://127.0.0.1:8780/dicomweb``.
     wado_uri
         Where WADO-URI is answered; by default ``/wado`` below the root, or beside it.
+    opens
+        Opens the WebSockets that event reports come over.
+    patience_seconds
+        How long to wait for an event report.
     """
 
-    def __init__(self, client: httpx.Client, base: str, *, wado_uri: str = "") -> None:
+    def __init__(
+        self,
+        client: httpx.Client,
+        base: str,
+        *,
+        wado_uri: str = "",
+        opens: Listen = listen,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
         self.client = client
         self.base = base.rstrip("/")
         self.wado_uri = wado_uri
+        self.patience_seconds = patience_seconds
+        self._opens = opens
         self.asked: list[Answer] = []
+
+    def listen(self, url: str) -> AbstractContextManager[Connection]:
+        """Open a WebSocket, with the headers that every request has; raises `Fault` where none opens."""
+        headers = [(name, value) for name, value in self.client.headers.items() if name not in _OF_THE_CLIENT]
+        return self._opens(url, headers)
 
     def get(
         self, path: str, query: Query = "", *, accept: str | None = "*/*", headers: Mapping[str, str] | None = None

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 
 from conformance.dicomweb import areas
 from conformance.dicomweb.cast import Cast
+from conformance.dicomweb.channel import listen
 from conformance.dicomweb.checks import Check
 from conformance.dicomweb.peer import Peer
 from conformance.dicomweb.plugin import Outcome, Plugin
@@ -60,7 +62,7 @@ class Results:
     Attributes
     ----------
     left
-        Studies that were stored and could not be removed again.
+        Studies that were stored and could not be removed again, and work items that could not be ended.
     """
 
     base: str
@@ -104,7 +106,8 @@ def run_with(
     client: httpx.Client, options: Options, checks: Iterable[Check], told: Callable[[Outcome], None]
 ) -> Results:
     """The same, over a client that is connected already."""
-    peer = Peer(client, options.base, wado_uri=options.wado_uri)
+    opens = partial(listen, verify=options.verify)
+    peer = Peer(client, options.base, wado_uri=options.wado_uri, opens=opens)
     server = _reach(client, peer.base)
     try:
         samples = samples_in(options.data)

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 import httpx
 
+from conformance.dicomweb.channel import Listen
 from conformance.dicomweb.multipart import read_multipart
 
 Rows = list[dict[str, Any]]
@@ -57,10 +58,13 @@ class Fault:
         Changes what is asked, before the server sees it; where it gives an answer, the server never does.
     answers
         Changes what the server has answered.
+    opens
+        Opens other WebSockets than the server's.
     """
 
     asks: Change | None = None
     answers: Change | None = None
+    opens: Listen | None = None
 
 
 class Broken(httpx.BaseTransport):

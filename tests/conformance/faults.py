@@ -30,6 +30,7 @@ from tests.conformance.broken import (
     typed,
     without_headers,
 )
+from tests.conformance.worklist_faults import WORKLIST_FAULTS
 
 _FILES = "application/dicom"
 
@@ -379,4 +380,6 @@ FAULTS: dict[str, Fault] = {
     "contentType is not read": ignores_parameters("contentType"),
     "anonymize is not read": ignores_parameters("anonymize"),
     "transferSyntax is not read": ignores_parameters("transferSyntax"),
+    # the worklist
+    **WORKLIST_FAULTS,
 }

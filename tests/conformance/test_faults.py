@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from conformance.dicomweb.cast import Cast
+from conformance.dicomweb.channel import listen
 from conformance.dicomweb.checks import CHECKS, Fault, NotApplicable
 from conformance.dicomweb.peer import Peer
 from conformance.dicomweb.plugin import run_check
@@ -25,6 +26,10 @@ CAUGHT = {
     )
 }
 """Faults, and checks that catch them; every check stands at one fault at least."""
+
+
+PATIENCE_SECONDS = 2.0
+"""For reports that a fault keeps away; the others come at once."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,9 @@ def honest(live: Live, inner: httpx.HTTPTransport) -> Cast:
 
 @pytest.mark.parametrize("name", CAUGHT)
 def test_a_fault_is_caught(name: str, honest: Cast, inner: httpx.HTTPTransport) -> None:
-    peer = Peer(httpx.Client(transport=Broken(FAULTS[name], inner)), honest.peer.base)
+    fault = FAULTS[name]
+    client = httpx.Client(transport=Broken(fault, inner))
+    peer = Peer(client, honest.peer.base, opens=fault.opens or listen, patience_seconds=PATIENCE_SECONDS)
     cast = honest.seen_by(peer)
     missed = []
     for id in CAUGHT[name]:

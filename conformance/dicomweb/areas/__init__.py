@@ -14,8 +14,11 @@ from conformance.dicomweb.areas import (
     retrieval,
     search,
     storing,
+    subscriptions,
     transport,
     uri,
+    workitems,
+    workstates,
     xmlchecks,
 )
 
@@ -33,7 +36,10 @@ __all__ = [
     "retrieval",
     "search",
     "storing",
+    "subscriptions",
     "transport",
     "uri",
+    "workitems",
+    "workstates",
     "xmlchecks",
 ]
