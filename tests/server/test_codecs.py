@@ -14,17 +14,25 @@ import zlib
 from base64 import b85decode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
+import imagecodecs
 import numpy as np
+import pypdfium2
 import pytest
+from PIL import Image, ImageCms
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from readingroom.errors import NotDicom, NotFound, Unavailable, Undecodable
 from server.codecs import Codecs
+from server.room import Room
+from server.volumes import ShownStudies
 from storage.arrays import ArraySpec
+from storage.icc import profile_of
 from storage.objects import scan
 from storage.pixels import decode_frame
 from tests import hostile, synthetic
@@ -436,6 +444,8 @@ def test_children_die_with_a_server_that_is_killed(tmp_path: Path) -> None:
         f"""
         import sys
         from server.codecs import Codecs
+from server.room import Room
+from server.volumes import ShownStudies
         from tests import hostile
 
         codecs = Codecs(
@@ -478,6 +488,51 @@ def test_a_frame_that_kills_its_decoder_is_406_and_the_server_goes_on(
     assert client.get(url_of(bad), headers=AS_STORED_PARTS).status_code == 200
     assert client.get(f"{url_of(good)}/frames/1", headers=NATIVE_FRAMES).status_code == 200
     assert 'readingroom_codec_losses_total{reason="crash"}' in client.get("/metrics").text
+
+
+def test_what_a_request_or_a_plugin_asks_for_is_decoded_in_children_alone(
+    room: Room, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process has nothing left to read foreign bitstreams, documents and profiles with, and all is answered."""
+    gray = compressed(synthetic.ct_series(slices=1)[0], JPEGLSLossless, jpeg_ls)
+    moves = compressed(synthetic.cine(3), JPEGLSLossless, jpeg_ls)
+    colour = compressed(synthetic.secondary_capture(ICCProfile=profile_of("adobergb")), JPEGLSLossless, jpeg_ls)
+    document = synthetic.pdf_document(synthetic.a_pdf())
+    keep(client, gray, moves, colour, document)
+    for module, name in (
+        *((imagecodecs, f"{codec}_decode") for codec in ("packbits", "jpeg8", "jpegls", "jpeg2k", "htj2k", "jpegxl")),
+        (Image, "open"),
+        (ImageCms, "ImageCmsProfile"),
+        (pypdfium2, "PdfDocument"),
+    ):
+        monkeypatch.setattr(module, name, None)
+    with pytest.raises(NotDicom):
+        decode_frame(jpeg_ls(np.zeros((2, 2), np.uint8)), replace(ct_frame()[2], rows=2, columns=2))
+
+    native, htj2k = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.201"
+    parts = 'multipart/related; type="{}"'.format
+    uri = {"studyUID": gray.StudyInstanceUID, "seriesUID": gray.SeriesInstanceUID, "objectUID": gray.SOPInstanceUID}
+    asked = [
+        *((gray, path, NATIVE_FRAMES["Accept"]) for path in ("/frames/1", "/pixeldata", "/bulkdata/7FE00010")),
+        (gray, "/frames/1", parts("image/jphc")),
+        (gray, "/frames/1", parts("image/jpeg")),
+        *((gray, "", f"application/dicom; transfer-syntax={syntax}") for syntax in (native, htj2k)),
+        (gray, "", f"application/zip; transfer-syntax={native}"),
+        *((gray, "/rendered", kind) for kind in ("image/jpeg", "image/png", "image/gif", "image/jp2")),
+        *((moves, "/rendered", kind) for kind in ("image/gif", "video/mp4", parts("image/png"))),
+        (colour, "/rendered?iccprofile=srgb", "image/png"),
+        (colour, "/thumbnail", "image/jpeg"),
+        (document, "/rendered", "image/png"),
+        (None, "/dicomweb/wado?requestType=WADO&contentType=image/png", "*/*"),
+        (None, f"/dicomweb/wado?requestType=WADO&contentType=application/dicom&transferSyntax={native}", "*/*"),
+    ]
+    for dataset, path, accept in asked:
+        url = url_of(dataset) + path if dataset is not None else f"{path}&{urlencode(uri)}"
+        answer = client.get(url, headers={"Accept": accept})
+        assert answer.status_code == 200, (url, accept, answer.text)
+        assert answer.content
+    shown = ShownStudies(room.engine, room.blobs, room.codecs, frozenset({("local", str(gray.StudyInstanceUID))}))
+    os.close(shown.volume(gray.SeriesInstanceUID).fd)
 
 
 def test_a_blank_slide_that_would_take_gigabytes_is_406(client: httpx.Client) -> None:
