@@ -140,8 +140,8 @@ def accept_instance(header: dict[str, Any], source: Source) -> Reject | Coerce |
     Returns: `Reject` to refuse the object, `Coerce` to change what is shown of it, None to take it as it is. The first
     `Reject` ends it. Every `Coerce` is applied to what the one before has made.
 
-    If it fails: the object is stored as if the plugin had said nothing. With ``on_error = "reject"`` in its settings it
-    is refused, and the sender told to try again.
+    If it fails: the object is stored as if the plugin had said nothing, and an event ``GateFailed`` of the change feed
+    says so. With ``on_error = "reject"`` in its settings it is refused, and the sender told to try again.
 
     Delivered again: the same object may come twice; the answer has to be the same.
 

@@ -38,6 +38,7 @@ from readingroom.jsonio import from_json
 from readingroom.model import Study
 from readingroom.plugin import Plugin, WrongAnswer, load_plugin
 from readingroom.results import Prior, Reject, Veto
+from server.queue import NotBegun
 from server.settings import PluginSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -88,10 +89,11 @@ class State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What one of several plugins says."""
+    """What one of several plugins says; of one that failed, `problem` says how, and `value` is a no or None."""
 
     plugin: str
     value: Any
+    problem: str = ""
 
 
 def find_plugins(settings: Settings) -> list[Found]:
@@ -192,13 +194,14 @@ class Hooks:
     def decide(self, hook: str, **arguments: Any) -> Any:
         """The first answer to a hook of which the first counts; None where no plugin has one."""
         for answer in self.decide_all(hook, **arguments):
-            return answer.value
+            if answer.value is not None:
+                return answer.value
         return None
 
     def decide_all(self, hook: str, **arguments: Any) -> Iterator[Answer]:
         """The answers of all plugins that have one, in their order, each asked for when it is wanted.
 
-        A plugin that fails is passed over; where the hook fails closed, that is a no.
+        A plugin that fails has no answer; where the hook fails closed, that is a no.
         """
         spec = HOOKS[hook]
         if spec.family != "decide":
@@ -208,14 +211,13 @@ class Hooks:
             if hook not in hosted.hooks and not (hosted.is_broken and no):
                 continue
             try:
-                value = self._call(hosted, spec, arguments)
-            except _Busy:
-                value = no  # said once, when it was switched off
+                value, problem = self._call(hosted, spec, arguments), ""
             except (PluginFailed, RetryLater, GiveUp) as error:
-                log.warning("plugin %s did not decide %s: %s", hosted.name, hook, error.message)
-                value = no
-            if value is not None:
-                yield Answer(plugin=hosted.name, value=value)
+                if not isinstance(error, _Busy):  # else it was said when it was switched off
+                    log.warning("plugin %s did not decide %s: %s", hosted.name, hook, error.message)
+                value, problem = no, error.message
+            if value is not None or problem:
+                yield Answer(plugin=hosted.name, value=value, problem=problem)
 
     def react(self, plugin: str, hook: str, *, delivery: str, attempt: int = 1, **arguments: Any) -> Any:
         """What one plugin answers to what has happened.
@@ -493,8 +495,8 @@ def _launch(found: Found, settings: PluginSettings) -> Launch:
     )
 
 
-class _Busy(RetryLater):
-    """Every process of the plugin has something to do."""
+class _Busy(NotBegun):
+    """Every process of the plugin has something to do, or it is switched off."""
 
 
 class _Pool:
@@ -630,7 +632,7 @@ class _Numbers(Collector):
         yield up
         families: dict[str, _Family] = {}
         for answer in self._hooks.decide_all("metrics"):
-            for one in answer.value:
+            for one in answer.value or ():
                 _add_number(families, answer.plugin, one)
         yield from families.values()
 

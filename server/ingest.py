@@ -17,9 +17,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from itertools import islice
+from itertools import batched, islice
 from pathlib import Path
 
 import orjson
@@ -158,6 +158,7 @@ class Ingest:
                 if spool is not None:
                     spool.discard()
                 return Outcome(**known, result="identical")
+            extras, unseen = self._accepted(found, facility, source)
             description = Description(
                 size=found.size,
                 sha256=sha256.hex(),
@@ -165,9 +166,9 @@ class Ingest:
                 source=source,
                 received_at=self._clock.now(),
                 version=version + 1,
-                extras=self._accepted(found, facility, source),
+                extras=extras,
             )
-            return write_ready(self._folder, body, found, known, description)
+            return replace(write_ready(self._folder, body, found, known, description), unseen=tuple(unseen))
         except (ReadingRoomError, DBAPIError) as error:
             if spool is not None:
                 spool.discard()
@@ -177,23 +178,29 @@ class Ingest:
                 spool.discard()
             raise
 
-    def _accepted(self, found: Scan, facility: str, source: str) -> dict[str, str]:
-        """What the rules of this installation, and plugins after them, change of an object as it comes.
+    def _accepted(self, found: Scan, facility: str, source: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
+        """What the rules of this installation, and plugins after them, change of an object as it comes, and which
+        plugins failed to look at it.
 
         Raises what a plugin refuses it with. An object that belongs to no study is not changed.
         """
         coercions = list(self._coercions)
+        unseen: list[tuple[str, str]] = []
         asked = Source(facility=facility, name=source)
         for answer in self._hooks.decide_all("accept_instance", header=found.metadata, source=asked):
             if isinstance(answer.value, Reject):
                 raise _REFUSALS[answer.value.kind](answer.value.because[:_LONGEST_REASON])
+            if answer.problem:
+                unseen.append((answer.plugin, answer.problem))
+                continue
             try:
                 coercions.append(Coercion.of(set=answer.value.changes, remove=answer.value.remove))
             except Invalid as error:
                 log.warning("plugin %s changes what it must not: %s", answer.plugin, error.message)
+                unseen.append((answer.plugin, error.message))
         if found.category:
-            return {}
-        return extras_of(coerce(found.metadata, coercions, facility=facility, source=source))
+            return {}, unseen
+        return extras_of(coerce(found.metadata, coercions, facility=facility, source=source)), unseen
 
     def _held(self, facility: str, known: Identity) -> tuple[int, bytes]:
         """Version and sha256 of the instance that the facility has; 0 and nothing where it has none."""
@@ -311,17 +318,16 @@ class Ingest:
             slot = next(takers[key])
             self._describe_array(key, slot, one)
             spec = asdict(one.scan.spec) if one.scan.spec else {}
-            received.append(
-                Received.of(
-                    one.scan,
-                    one.description,
-                    object_key=object_keys(key.place, slot.array_name, spec, slot.number)[0],
-                    object_bytes=one.object_bytes,
-                    array_id=slot.array_id,
-                    slot=slot.number,
-                    metadata_zlib=one.metadata_zlib,
-                )
+            found = Received.of(
+                one.scan,
+                one.description,
+                object_key=object_keys(key.place, slot.array_name, spec, slot.number)[0],
+                object_bytes=one.object_bytes,
+                array_id=slot.array_id,
+                slot=slot.number,
+                metadata_zlib=one.metadata_zlib,
             )
+            received.append(replace(found, unseen=one.unseen) if one.unseen else found)
             staged.append(Staged(path=one.path, key=received[-1].object_key, size_bytes=one.object_bytes))
             if one.zarr_json is not None:
                 folder = received[-1].object_key.rpartition("/")[0]
@@ -387,6 +393,7 @@ class Ingest:
                 removing=removing,
                 tell=self._tell,
             )
+            append_events(connection, list(_unseen_events(received, recorded, now)))
         self._facilities |= {one.owner_facility for one in received}
         return recorded
 
@@ -422,6 +429,27 @@ class Ingest:
         """Go on as a new writer after the lease was lost."""
         with suppress(DBAPIError, OSError):
             self._start_writer()
+
+
+def _unseen_events(
+    received: Sequence[Received], recorded: Sequence[Recorded], now: datetime
+) -> Iterator[dict[str, object]]:
+    """That instances of studies were stored although a plugin could not look at them: one event for each reason."""
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for one, result in zip(received, recorded, strict=True):
+        if not result.is_superfluous and not one.category:
+            for plugin, because in one.unseen:
+                found.setdefault((one.owner_facility, one.study_uid, plugin, because), []).append(one.instance_uid)
+    for (facility, study_uid, plugin, because), uids in found.items():
+        for some in batched(uids, _GROUP):
+            yield {
+                "type": "GateFailed",
+                "version": 1,
+                "study_uid": study_uid,
+                "facility": facility,
+                "at": now,
+                "payload": orjson.dumps({"plugin": plugin, "because": because, "unseen": some}),
+            }
 
 
 def _spec_json(spec: ArraySpec | None) -> bytes:

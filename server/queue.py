@@ -48,6 +48,10 @@ class Overtaken(Conflict):
     """This job's lease ran out and somebody else has taken it over; what was about to be written is not."""
 
 
+class NotBegun(RetryLater):
+    """What does this job is busy or switched off: it has not been tried, so no attempt is counted."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """How often jobs of one kind are tried before they are given up, as dead letters.
@@ -174,7 +178,7 @@ class Queue(ABC):
         """Decorates the function that handles jobs of a kind; before the worker starts.
 
         What it raises decides: `RetryLater` says when to try again, `GiveUp` that it is no use; after anything else it
-        is tried again as `policy` has it. A database that does not answer costs no attempt.
+        is tried again as `policy` has it. `NotBegun`, and a database that does not answer, cost no attempt.
         """
         if not _KIND.fullmatch(kind):
             raise ValueError(
@@ -284,13 +288,14 @@ class Queue(ABC):
             self._settle(job, lambda connection: self.put_back(connection, claim, wait, reason, counts=False))
             return
         is_late = policy.within is not None and self.clock.now() - job.since >= policy.within
-        if isinstance(error, GiveUp) or is_late or job.attempt >= policy.attempts:
+        counts = not isinstance(error, NotBegun)
+        if isinstance(error, GiveUp) or is_late or (counts and job.attempt >= policy.attempts):
             log.error("job %d (%s) is given up: %s", job.id, job.kind, reason, exc_info=_unforeseen(error))
             self._settle(job, lambda connection: self.bury(connection, claim, reason))
             return
         wait = error.after if isinstance(error, RetryLater) else policy.wait(job.attempt)
         log.warning("job %d (%s) is tried again: %s", job.id, job.kind, reason, exc_info=_unforeseen(error))
-        self._settle(job, lambda connection: self.put_back(connection, claim, wait, reason, counts=True))
+        self._settle(job, lambda connection: self.put_back(connection, claim, wait, reason, counts=counts))
 
     def _settle(self, job: Job, end: Callable[[sa.Connection], bool]) -> None:
         """Write down how a job ended. Where the database does not answer for as long as a lease, others take over."""

@@ -51,7 +51,10 @@ class SentTo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A staged instance: safe on disk, in no slot and in no table yet."""
+    """A staged instance: safe on disk, in no slot and in no table yet.
+
+    `unseen` names the plugins that should have looked at it and failed, with their reasons.
+    """
 
     study_uid: str
     series_uid: str
@@ -64,6 +67,7 @@ class Ready:
     object_bytes: int
     zarr_json: Path | None
     category: str
+    unseen: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ import orjson
 import sqlalchemy as sa
 
 from readingroom.clock import Clock
-from readingroom.errors import NotFound, ReadingRoomError
+from readingroom.errors import NotFound, ReadingRoomError, RetryLater
 from readingroom.events import ItemChanged, SlaCrossed, StudyChanged, StudySettled
 from readingroom.jsonio import dumps, from_json, to_json
 from readingroom.model import Actor, Contact, Escalation, Rung, Sla, SlaMark, Study, WorkItem
@@ -48,7 +48,8 @@ ANSWERED, MISSED = "TriageAnswered", "TriageMissed"
 _SCHEDULES = ("created", "ready", "reprioritised")
 """What has been done with an item that may change when it is due."""
 _ASKED = ("find_priors", "triage_study")
-_PLUGINS = Policy(attempts=5, first=timedelta(seconds=2), most=timedelta(minutes=1))
+_RULES = Policy(attempts=5, first=timedelta(seconds=2), most=timedelta(minutes=1))
+_PLUGINS = Policy(attempts=5, first=timedelta(seconds=2), most=timedelta(minutes=1), within=timedelta(days=1))
 _ONCE = Policy(attempts=1)
 _NOTICES = Policy(attempts=50, first=timedelta(seconds=2), most=timedelta(minutes=5))
 _FIRST, _SOON = 100, 50
@@ -79,11 +80,11 @@ class Flow:
             (ItemChanged.__name__, self._changed),
             (SlaCrossed.__name__, self._crossed),
         ):
-            on_event(self.queue, type, _PLUGINS)(reaction)
+            on_event(self.queue, type, _RULES)(reaction)
         for kind, handler, policy in (
-            ("flow.schedule", self._schedule, _PLUGINS),
+            ("flow.schedule", self._schedule, _RULES),
             ("flow.ask", self._ask, _PLUGINS),
-            ("flow.late", self._late, _PLUGINS),
+            ("flow.late", self._late, _RULES),
             ("flow.tell", self._tell, _PLUGINS),
             ("flow.study", self._tell_of_study, _PLUGINS),
             ("flow.assign", self._assign, _ONCE),
@@ -351,18 +352,23 @@ class Flow:
             is_done = any(one.rung == rung.number and one.state == "notified" for one in list_attempts(connection, id))
         if row.state != "open" or is_done:
             return
+        waits: list[RetryLater] = []
         for contact in contacts:
-            attempt = self._reach(row, rung, contact)
+            attempt = self._reach(row, rung, contact, waits)
             with begin_write(self.engine) as connection:
                 keep_attempt(connection, attempt)
             if attempt.state == "notified":
                 return
+        soonest = min(waits, key=lambda one: one.after, default=None)
+        # Up to the next rung it is waited as asked; beyond that somebody else is to be reached meanwhile.
+        if soonest and row.due_at and self.clock.now() + soonest.after < row.due_at:
+            raise soonest
         with job.finishing() as connection:
             work = self._work(connection)
             escalations.miss_rung(work, id, rung=rung.number, contacts=len(contacts))
             work.tell()
 
-    def _reach(self, row: StoredEscalation, rung: Rung, contact: Contact) -> Attempt:
+    def _reach(self, row: StoredEscalation, rung: Rung, contact: Contact, waits: list[RetryLater]) -> Attempt:
         where = hashlib.sha256(f"{contact.channel} {contact.address}".encode()).hexdigest()[:16]
         tried = Attempt(escalation=row.id, rung=rung.number, contact=contact, at=self.clock.now(), state="failed")
         error = f"no plugin carries the channel {contact.channel}"
@@ -379,6 +385,8 @@ class Flow:
             except ReadingRoomError as failure:
                 log.warning("%s could not reach a contact of escalation %s: %s", plugin, row.id, failure.message)
                 tried, error = replace(tried, plugin=plugin), failure.message
+                if isinstance(failure, RetryLater):
+                    waits.append(failure)
                 continue
             if notified is not None:
                 return replace(

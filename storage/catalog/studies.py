@@ -64,6 +64,7 @@ class Received:
     """An instance whose object lies in the store under a reserved slot, and which no row names yet.
 
     `category` is that of one that belongs to no patient (`storage.nonpatient`); its study and series UIDs are empty.
+    `unseen` names the plugins that should have looked at it and failed, with their reasons.
     """
 
     owner_facility: str
@@ -88,6 +89,7 @@ class Received:
     received_at: datetime
     coerced: Layer = field(default_factory=dict)
     category: str = ""
+    unseen: tuple[tuple[str, str], ...] = ()
 
     @property
     def header(self) -> MetadataJson:

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from readingroom.errors import Conflict, GiveUp, NotFound, RetryLater
-from server.queue import Job, Overtaken, Policy, Queue
+from server.queue import Job, NotBegun, Overtaken, Policy, Queue
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
 
@@ -249,6 +249,23 @@ class QueueContract:
         world.advance(timedelta(minutes=2))
         assert queue.drain() == 1
         assert tried == [1, 2]
+
+    def test_what_was_not_begun_costs_no_attempt(self, world: World, queue: Queue) -> None:
+        tried: list[int] = []
+
+        @queue.on("note", Policy(attempts=2))
+        def busy(job: Job) -> None:
+            tried.append(job.attempt)
+            if len(tried) < 5:
+                raise NotBegun("It is busy.", after=timedelta(seconds=5))
+            raise ValueError
+
+        enqueue(queue, {})
+        for _ in range(8):
+            queue.drain()
+            world.advance(timedelta(seconds=6))
+        assert tried == [1, 1, 1, 1, 1, 2]
+        assert count(queue, "dead") == 1
 
     def test_a_handler_may_give_up_at_once(self, queue: Queue) -> None:
         @queue.on("note")

@@ -410,6 +410,15 @@ def test_an_object_is_stored_as_it_is_where_a_plugin_fails(client: httpx.Client,
     dataset = synthetic.secondary_capture(StudyDescription=description)
     assert stow.store(client, part10(dataset)).status == 200
     assert shown(client, dataset)["00081030"]["Value"] == [description]
+    (told,) = client.get("/dicomweb/changes", params={"type": "GateFailed"}).json()
+    assert (told["study"], told["details"]["plugin"]) == (dataset.StudyInstanceUID, "made")
+    assert told["details"]["unseen"] == [dataset.SOPInstanceUID]
+    assert told["details"]["because"]
+
+
+def test_of_what_a_plugin_has_looked_at_nobody_says_that_it_failed(client: httpx.Client) -> None:
+    stow.store(client, part10(synthetic.secondary_capture(StudyDescription="coerce")))
+    assert client.get("/dicomweb/changes", params={"type": "GateFailed"}).json() == []
 
 
 @pytest.mark.parametrize("settings", [{"on_error": "reject"}], indirect=True)

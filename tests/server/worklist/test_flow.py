@@ -11,7 +11,7 @@ import pytest
 from pydicom import FileDataset
 
 from readingroom.clock import SetClock
-from readingroom.errors import PluginFailed
+from readingroom.errors import PluginFailed, RetryLater
 from readingroom.model import Algorithm, Contact, Finding, Rung, Scope, Sla
 from readingroom.results import Notified, Prior, Proposal, Triage
 from server.announce import announce
@@ -408,6 +408,31 @@ def test_without_any_channel_an_escalation_stays_open_and_says_why(room: Room, w
         assert find_escalation(connection, Scope(), id).state == "open"
     assert {state for _, _, state, _ in tried(room, id)} == {"failed"}
     assert "no plugin carries the channel smtp" in {error for *_, error in tried(room, id)}
+
+
+def test_a_channel_that_asks_for_time_gets_it_up_to_the_next_rung(
+    room: Room, work: Flow, hooks: Hooks, clock: SetClock
+) -> None:
+    waits = [timedelta(seconds=30), timedelta(hours=1)]
+
+    def busy(**_: Any) -> Notified:
+        if waits:
+            raise RetryLater("It was answered 429.", after=waits.pop(0))
+        return Notified(reference="<1>", at=clock.now())
+
+    hooks.plugins["notify_contact"] = {"mail": busy}
+    id = opened(room)
+    climb(room, work)
+    assert tried(room, id) == [(1, "ada@example.org", "failed", "It was answered 429.")]
+    clock.advance(timedelta(seconds=29))
+    climb(room, work)
+    assert len(hooks.asked) == 1
+    clock.advance(timedelta(seconds=1))
+    climb(room, work)  # it asks for an hour, and the next rung comes before that: climbed at once
+    climb(room, work)  # a role that nobody has
+    climb(room, work)
+    assert [(rung, state) for rung, _, state, _ in tried(room, id)] == [(1, "failed"), (3, "notified")]
+    assert work.queue.entries() == []
 
 
 def test_nobody_is_called_any_more_once_it_is_acknowledged(room: Room, work: Flow, hooks: Hooks) -> None:
