@@ -444,8 +444,6 @@ def test_children_die_with_a_server_that_is_killed(tmp_path: Path) -> None:
         f"""
         import sys
         from server.codecs import Codecs
-from server.room import Room
-from server.volumes import ShownStudies
         from tests import hostile
 
         codecs = Codecs(
