@@ -43,6 +43,14 @@ def test_nothing_that_the_suite_stored_is_left(results: Results) -> None:
     assert results.left == []
 
 
+def test_every_work_item_of_the_suite_has_ended(live: Live, results: Results) -> None:
+    with httpx.Client(base_url=live.dicomweb) as client:
+        mine = {"PatientName": "Conformance^Suite", "PatientID": "CS*-W"}
+        assert client.get("/workitems", params={**mine, "limit": "1"}).status_code == 206
+        for state in ("SCHEDULED", "IN PROGRESS"):
+            assert client.get("/workitems", params={**mine, "ProcedureStepState": state}).status_code == 204
+
+
 def test_every_check_has_an_outcome(results: Results) -> None:
     assert [one.check.id for one in results.outcomes] != []
     assert sorted(one.check.id for one in results.outcomes) == sorted(CHECKS)

@@ -27,7 +27,7 @@ from tests.conformance.broken import (
     typed,
     without_headers,
 )
-from tests.conformance.does import swallows
+from tests.conformance.does import swallows, wadl
 
 Hearing = Callable[[str], Iterable[str]]
 """What is heard in place of a message."""
@@ -170,6 +170,7 @@ def tells_a_lock(report: Report) -> None:
 
 WORKLIST_FAULTS: dict[str, Fault] = {
     "there is no worklist": refuses(404, path="/workitems"),
+    "the description has no worklist": wadl(rb"workitems", b"things"),
     "new work items have no URL": without_headers("location"),
     "new work items are answered with a payload": chatty("POST", 201),
     "the workitem parameter is not read": asks_otherwise("^workitem=.*", ""),

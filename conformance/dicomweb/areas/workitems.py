@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conformance.dicomweb.areas.capabilities import described, methods, resources
 from conformance.dicomweb.areas.xmlchecks import native_of
 from conformance.dicomweb.cast import STORE_TYPE, Cast
 from conformance.dicomweb.checks import MAY, SHOULD, Fault, check, ensure
@@ -28,9 +29,9 @@ def named(tag: str) -> str:
 
 
 def warned(answer: Answer, *texts: str) -> None:
-    """Raise a `Fault` unless the answer has a Warning with one of these texts."""
+    """Raise a `Fault` unless the answer has a Warning with one of these texts, in whatever case."""
     found = answer.headers.get_list("warning")
-    is_there = any(one.startswith("299 ") and text in one for one in found for text in texts)
+    is_there = any(one.startswith("299 ") and text.lower() in one.lower() for one in found for text in texts)
     ensure(is_there, f"{answer.named} answers {answer.status} with the Warnings {found}, not 299 with {texts[0]!r}")
 
 
@@ -41,9 +42,6 @@ def ensure_same(sent: DataSet, came: DataSet) -> None:
             raise Fault(f"{named(tag)} was sent as {attribute} and comes back as {came.get(tag)}")
 
 
-# -- Create ------------------------------------------------------------------------------------------------------------
-
-
 @check("UPS-001", "11.1", MAY)
 def is_offered(peer: Peer, cast: Cast) -> None:
     """There is a worklist."""
@@ -51,6 +49,18 @@ def is_offered(peer: Peer, cast: Cast) -> None:
         raise Fault(why)
     answer = peer.get("/workitems", "limit=1", accept=JSON).expect(200, 204, 206)
     ensure(answer.status == 204 or isinstance(answer.json(), list), "the worklist is no array")
+
+
+@check("UPS-018", "11.2", needs="worklist")
+def is_described(peer: Peer, cast: Cast) -> None:
+    """The capabilities describe the worklist, with the methods that search and create."""
+    cast.require("capabilities")
+    found = {path: methods(one) for path, one in resources(described(peer)).items()}
+    ensure("workitems" in found, "workitems is not described")
+    ensure({"GET", "POST"} <= found["workitems"], f"workitems has the methods {sorted(found['workitems'])}")
+
+
+# -- Create ------------------------------------------------------------------------------------------------------------
 
 
 @check("UPS-002", "11.4.3.1", needs="worklist")

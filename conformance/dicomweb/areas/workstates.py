@@ -197,9 +197,13 @@ def canceled_too_late(peer: Peer, cast: Cast) -> None:
 
 @check("UPS-062", "11.8.3.2", SHOULD, needs="worklist")
 def warning_of_the_late(peer: Peer, cast: Cast) -> None:
-    """A request to cancel what is COMPLETED has the Warning for it."""
+    """A request to cancel what is COMPLETED has the Warning for it.
+
+    The standard writes it without the 299 that every Warning begins with.
+    """
     uid, _ = cast.worklist.completed()
-    warned(cast.worklist.request_cancel(uid).expect_refusal(), "The UPS is already COMPLETED")
+    found = cast.worklist.request_cancel(uid).expect_refusal().headers.get_list("warning")
+    ensure(any("The UPS is already COMPLETED" in one for one in found), f"the Warnings are {found}")
 
 
 @check("UPS-063", "11.8.3.1", needs="worklist")
