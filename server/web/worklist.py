@@ -1,17 +1,19 @@
 """The worklist for the web room: what is to be read next, what a reader has, and a live feed of every change.
 
-``/worklist`` is a list in the order to read it. ``/worklist/events`` are server-sent events; a client that comes back
-sends the number of the last one it has seen as ``Last-Event-ID``, as browsers do, and misses none.
+``/worklist`` is a list in the order to read it, and ``/worklist/UID`` all that is known of one item.
+``/worklist/events`` are server-sent events; a client that comes back sends the number of the last one it has seen as
+``Last-Event-ID``, as browsers do, and misses none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import orjson
+import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -21,8 +23,9 @@ from readingroom.model import PRIORITIES, Scope
 from server.auth import caller_of
 from server.feed import follow, sequence_of
 from server.room import Room
+from storage.catalog.answers import StoredAnswer, read_answers
 from storage.catalog.events import Event, Wanted, last_sequence
-from storage.catalog.work_items import StoredItem, items_of_reader, next_items
+from storage.catalog.work_items import StoredItem, find_item, items_of_reader, next_items, read_timeline
 
 _MOST, _USUAL = 500, 50
 _HEADERS = {"cache-control": "private, no-store"}
@@ -46,6 +49,18 @@ async def read_worklist(request: Request) -> Response:
     )
 
 
+async def read_item(request: Request) -> Response:
+    """One item by its UID: what happened to it, and what plugins have found in its study, or have said of it."""
+    room: Room = request.app.state.room
+    _parameters(request, set())
+    caller = caller_of(request)
+    found = await room.read_apart(_read_item, caller.scope, request.path_params["workitem_uid"])
+    body = {**_shown(found.item, room.clock.now(), caller.service_root)}
+    body["timeline"] = [_entry(event) for event in found.timeline]
+    body["answers"] = [_answer(answer) for answer in found.answers]
+    return Response(orjson.dumps(body), headers=_HEADERS, media_type="application/json")
+
+
 async def follow_worklist(request: Request) -> Response:
     """Every change of an item from now on, or from the last one that the client has seen."""
     room: Room = request.app.state.room
@@ -64,7 +79,11 @@ async def follow_worklist(request: Request) -> Response:
 
 def told(event: Event) -> bytes:
     """An event as the feed tells it: which item, what was done, from which state to which, by whom and when."""
-    entry = {
+    return orjson.dumps(_entry(event))
+
+
+def _entry(event: Event) -> dict[str, Any]:
+    return {
         **event.payload,
         "type": event.type,
         "sequence": event.sequence,
@@ -72,7 +91,24 @@ def told(event: Event) -> bytes:
         "facility": event.facility,
         "study": event.study_uid,
     }
-    return orjson.dumps(entry)
+
+
+def _answer(answer: StoredAnswer) -> dict[str, Any]:
+    """What a plugin was asked and has answered; a finding in it names the instances in which it is seen."""
+    return {**asdict(answer), "answer": orjson.loads(answer.answer) if answer.answer else None}
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    item: StoredItem
+    timeline: list[Event]
+    answers: list[StoredAnswer]
+
+
+def _read_item(connection: sa.Connection, scope: Scope, workitem_uid: str) -> _Item:
+    item = find_item(connection, scope, workitem_uid)
+    answers = read_answers(connection, item.facility, item.study_uid) if item.study_uid else []
+    return _Item(item=item, timeline=read_timeline(connection, item.id), answers=answers)
 
 
 def _shown(item: StoredItem, now: datetime, root: str) -> dict[str, Any]:
@@ -90,7 +126,8 @@ def _shown(item: StoredItem, now: datetime, root: str) -> dict[str, Any]:
 def _parameters(request: Request, known: set[str]) -> Mapping[str, str]:
     unknown = sorted(set(request.query_params) - known)
     if unknown:
-        raise Invalid(f"There is no parameter {unknown[0][:40]!r} here; there are {', '.join(sorted(known))}.")
+        told = f"there are {', '.join(sorted(known))}" if known else "there is none"
+        raise Invalid(f"There is no parameter {unknown[0][:40]!r} here; {told}.")
     return request.query_params
 
 
@@ -102,4 +139,5 @@ def _scope(request: Request, parameters: Mapping[str, str]) -> Scope:
 routes = [
     Route("/worklist", read_worklist, methods=["GET"]),
     Route("/worklist/events", follow_worklist, methods=["GET"]),
+    Route("/worklist/{workitem_uid}", read_item, methods=["GET"]),
 ]

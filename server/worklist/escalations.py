@@ -57,7 +57,7 @@ LADDERS: Mapping[Category | None, tuple[Rung, ...]] = {
 Category 1 is to be communicated within minutes (an hour at most), 2 within hours, 3 within days."""
 
 _AT_ONCE = 100
-_LEAST_WAIT = timedelta(minutes=1)
+_LEAST_REPEAT = timedelta(minutes=1)
 _LONGEST_TEXT = 2000
 
 Climbed = Callable[[sa.Connection, StoredEscalation, Rung], None]
@@ -215,8 +215,8 @@ def _climb(work: Work, found: StoredEscalation, climbed: Climbed) -> None:
     number = found.rung + 1
     rung = replace(rungs[min(number, len(rungs)) - 1], number=number)
     # A server that was away does not climb several rungs at once: each contact has the time that the ladder gives.
-    gaps = [after.after - before.after for before, after in pairwise(rungs)]
-    wait = max(gaps[min(number, len(gaps)) - 1] if gaps else LADDERS[None][1].after, _LEAST_WAIT)
+    gaps = [after.after - before.after for before, after in pairwise(rungs)] or [LADDERS[None][1].after]
+    wait = gaps[number - 1] if number < len(rungs) else max(gaps[-1], _LEAST_REPEAT)
     changed = _change(work, found, CLIMBED, {"rung": number, "due_at": work.now + wait}, role=rung.role)
     if number == len(rungs) + 1:
         log.error("escalation %s has nobody left to reach; its last rung is repeated", found.id)

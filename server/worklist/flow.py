@@ -48,6 +48,7 @@ ANSWERED, MISSED = "TriageAnswered", "TriageMissed"
 _SCHEDULES = ("created", "ready", "reprioritised")
 """What has been done with an item that may change when it is due."""
 _ASKED = ("find_priors", "triage_study")
+_SUMMARIZED = "summarize_priors"
 _RULES = Policy(attempts=5, first=timedelta(seconds=2), most=timedelta(minutes=1))
 _PLUGINS = Policy(attempts=5, first=timedelta(seconds=2), most=timedelta(minutes=1), within=timedelta(days=1))
 _ONCE = Policy(attempts=1)
@@ -174,11 +175,15 @@ class Flow:
                 plugins = self.hooks.having(hook)
                 ask(connection, hook=hook, plugins=plugins, at=now, **told)
                 for plugin in plugins:
-                    lane = _lane(plugin, study.facility, study.study_uid)
-                    asked = {**told, "hook": hook, "plugin": plugin}
-                    self.queue.enqueue(connection, "flow.ask", asked, lane=lane, priority=_SOON)
+                    self._have_asked(connection, {**told, "hook": hook, "plugin": plugin})
             self.queue.enqueue(connection, "flow.late", told, run_at=now + TRIAGE_DEADLINE)
             work.tell()
+
+    def _have_asked(self, connection: sa.Connection, asked: Mapping[str, Any]) -> None:
+        """Have a plugin asked: of one study it is asked one thing at a time, and what is still to be asked once."""
+        lane = _lane(asked["plugin"], asked["facility"], asked["study_uid"])
+        key = f"{asked['hook']} {lane} {asked['revision']}"
+        self.queue.enqueue(connection, "flow.ask", asked, lane=lane, priority=_SOON, key=key)
 
     def _schedule(self, job: Job) -> None:
         """Give an item its due time: as a plugin says, else as the contract does."""
@@ -213,6 +218,15 @@ class Flow:
             answer = tuple(prior for prior in answer or () if prior.root is not None or prior.study_uid in known)
             with job.finishing() as connection:
                 self._keep(connection, job, answer, note=f"{len(answer)} priors")
+                for summarizer in self.hooks.having(_SUMMARIZED):
+                    self._have_asked(connection, {**told, "hook": _SUMMARIZED, "plugin": summarizer})
+            return
+        if hook == _SUMMARIZED:
+            summary = self.hooks.react(
+                plugin, hook, delivery=job.delivery, attempt=job.attempt, study=study, priors=priors
+            )
+            with job.finishing() as connection:
+                self._keep(connection, job, summary, note="nothing to say" if summary is None else "")
             return
         answer = self.hooks.react(
             plugin, hook, delivery=job.delivery, attempt=job.attempt, study=study, order=None, priors=priors

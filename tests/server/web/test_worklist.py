@@ -11,11 +11,14 @@ import orjson
 import pytest
 
 from readingroom.clock import SetClock
-from readingroom.model import Scope
+from readingroom.jsonio import dumps
+from readingroom.model import Evidence, Finding, Scope
+from readingroom.results import Triage
 from server import feed
 from server.room import Room
 from server.web.worklist import told
 from server.worklist.items import claim_item, complete_item, flag_item, offer_item
+from storage.catalog.answers import keep_answer
 from storage.catalog.events import Wanted
 from tests.worklist import add, at_work
 
@@ -58,6 +61,40 @@ def test_a_reader_finds_what_is_claimed_and_offered(room: Room, client: httpx.Cl
     assert [(one["id"], one["state"]) for one in found] == [(claimed.id, "claimed"), (offered.id, "assigned")]
     assert "1.2.3.4" not in str(found)
     assert listed(client, reader="bob") == []
+
+
+@BOTH
+def test_an_item_tells_its_history_and_what_plugins_have_found(
+    room: Room, client: httpx.Client, clock: SetClock
+) -> None:
+    item = add(room.engine)
+    assert item.study_uid
+    finding = Finding(text="Blood", evidence=(Evidence(series_uid="1.2", instance_uid="1.2.3"),))
+    with at_work(room.engine) as work:
+        claim_item(work, item, token="1.2.3.4", reader="ada")
+        keep_answer(
+            work.connection,
+            facility=item.facility,
+            study_uid=item.study_uid,
+            revision=1,
+            hook="triage_study",
+            plugin="bleed",
+            answer=dumps(Triage(findings=(finding,))),
+            note="cleared",
+            at=clock.now(),
+        )
+    shown = client.get(f"/worklist/{item.workitem_uid}").json()
+    assert (shown["id"], shown["state"], [one["what"] for one in shown["timeline"]]) == (
+        item.id,
+        "claimed",
+        ["created", "claimed"],
+    )
+    (answer,) = shown["answers"]
+    assert (answer["plugin"], answer["state"], answer["note"]) == ("bleed", "answered", "cleared")
+    assert answer["answer"]["findings"][0]["evidence"][0]["instance_uid"] == "1.2.3"
+    assert "1.2.3.4" not in str(shown)
+    assert client.get("/worklist/1.2.3.9").status_code == 404
+    assert client.get(f"/worklist/{item.workitem_uid}?limit=1").status_code == 400
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=501", "limit=x", "offset=1"])

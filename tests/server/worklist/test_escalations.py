@@ -105,6 +105,19 @@ def test_after_a_long_absence_each_contact_still_has_its_time(engine: sa.Engine,
     assert climb(engine, clock) == [(2, "desk")]
 
 
+def test_rungs_are_as_far_apart_as_the_ladder_says_and_the_last_is_not_repeated_all_the_time(
+    engine: sa.Engine, clock: SetClock
+) -> None:
+    second = timedelta(seconds=1)
+    ladder = [Rung(number=1 + number, role=role, after=number * second) for number, role in enumerate(("one", "two"))]
+    opened(engine, clock, ladder=ladder)
+    roles = []
+    for _ in range(90):
+        roles += [role for _, role in climb(engine, clock)]
+        clock.advance(second)
+    assert roles == ["one", "two", "two"]
+
+
 def test_a_clock_set_back_neither_climbs_twice_nor_closes(engine: sa.Engine, clock: SetClock) -> None:
     row = opened(engine, clock)
     climb(engine, clock)

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, cast
 
+import orjson
 import pytest
 from pydicom import FileDataset
 
 from readingroom.clock import SetClock
 from readingroom.errors import PluginFailed, RetryLater
+from readingroom.jsonio import from_json
 from readingroom.model import Algorithm, Contact, Finding, Rung, Scope, Sla
-from readingroom.results import Notified, Prior, Proposal, Triage
+from readingroom.results import Notified, Prior, PriorSummary, Proposal, Triage
 from server.announce import announce
 from server.archive import open_queue
 from server.ingest import Ingest
@@ -206,6 +208,22 @@ def test_the_priors_that_are_shown_are_those_of_the_patient_alone(room: Room, wo
     with room.engine.connect() as connection:
         found = work._priors(connection, asked["study"])
     assert [one.study_uid for one in found] == ["1.2.9", earlier]
+
+
+def test_priors_that_are_known_are_summarized(room: Room, work: Flow, hooks: Hooks) -> None:
+    hooks.plugins["summarize_priors"] = {
+        "teller": lambda priors, **_: PriorSummary(
+            text=f"{len(priors)} before", cites=tuple(one.study_uid for one in priors)
+        )
+    }
+    assert notes(room, settle(room, work), "summarize_priors") == {}, "nobody looked for any"
+    for name, uid in (("first", "1.2.8"), ("second", "1.2.9")):
+        prior = Prior(study_uid=uid, relevance=0.5, root="https://far.example.org/dicomweb")
+        hooks.plugins.setdefault("find_priors", {})[name] = lambda prior=prior, **_: (prior,)
+    study_uid = settle(room, work)
+    with room.engine.connect() as connection:
+        (kept,) = read_answers(connection, "local", study_uid, "summarize_priors")
+    assert from_json(PriorSummary, orjson.loads(kept.answer)) == PriorSummary(text="2 before", cites=("1.2.8", "1.2.9"))
 
 
 def test_the_due_time_is_the_plugin_s_word_else_the_contract_s(
