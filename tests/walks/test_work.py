@@ -173,11 +173,20 @@ def store(live: Live, objects: list[FileDataset]) -> str:
     return str(objects[0].StudyInstanceUID)
 
 
-def listed(live: Live) -> list[dict[str, Any]]:
-    answer = HTTP.get(f"{live.base}/worklist", params={"limit": 100})
+def listed(live: Live, reader: str) -> list[dict[str, Any]]:
+    """What a reader is offered or has, in the order to read it."""
+    answer = HTTP.get(f"{live.base}/worklist", params={"limit": 100, "reader": reader})
     assert answer.status_code == 200, answer.text
     found: list[dict[str, Any]] = answer.json()
     return found
+
+
+def workitems(live: Live) -> dict[str, str]:
+    """All items as UPS-RS has them: the priority of each by its UID."""
+    answer = HTTP.get(f"{live.dicomweb}/workitems", params={"limit": 100})
+    assert answer.status_code in (200, 204), answer.text
+    rows = answer.json() if answer.status_code == 200 else []
+    return {row["00080018"]["Value"][0]: row["00741200"]["Value"][0] for row in rows}
 
 
 def shown(live: Live, item: dict[str, Any]) -> dict[str, Any]:
@@ -207,16 +216,19 @@ def head_with_blood() -> list[FileDataset]:
 @pytest.fixture(scope="module")
 def head(department: Live) -> tuple[str, dict[str, Any]]:
     """The UID of the head's study, which came after the chests, and its item once it is flagged."""
-    chests = [store(department, chest()) for _ in range(CHESTS)]
-    expect(lambda: listed(department), lambda rows: len(rows) == CHESTS, f"{CHESTS} items")
+    for _ in range(CHESTS):
+        store(department, chest())
+    before = expect(lambda: workitems(department), lambda found: len(found) == CHESTS, f"{CHESTS} items")
     uid = store(department, head_with_blood())
     rows = expect(
-        lambda: listed(department),
-        lambda rows: len(rows) == CHESTS + 1 and rows[0]["study_uid"] == uid and rows[0]["is_flagged"],
-        "the head before all chests",
+        lambda: listed(department, "neuro"),
+        lambda rows: bool(rows) and rows[0]["study_uid"] == uid and rows[0]["is_flagged"],
+        "the head before all that the neuroradiologist is offered",
     )
-    assert {row["study_uid"] for row in rows[1:]} == set(chests)
-    assert not any(row["is_flagged"] for row in rows[1:])
+    after = workitems(department)
+    assert {after[one] for one in before} == {"LOW"}
+    (own,) = set(after) - set(before)
+    assert after[own] == "HIGH"
     return uid, rows[0]
 
 
@@ -315,6 +327,6 @@ def test_a_critical_result_climbs_from_mail_to_web_hook_and_ends_when_it_is_read
 def test_every_step_of_the_head_is_told_in_its_order(department: Live, head: tuple[str, dict[str, Any]]) -> None:
     _, item = head
     steps = [event.get("what") or event["type"] for event in shown(department, item)["timeline"]]
-    wanted = ["created", "flagged", "offered", "claimed"]
+    wanted = ["created", "reprioritised", "offered", "claimed"]
     assert [step for step in steps if step in wanted] == wanted, steps
     assert "EscalationAcknowledged" in steps
