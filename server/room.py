@@ -47,7 +47,7 @@ class Room:
     is_stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server has been told to stop: what would go on for ever ends."""
     channels: set[object] = field(default_factory=set)
-    """WebSockets that are open, and want to say so before they are closed because the server stops."""
+    """WebSockets that are open; before the server ends, they have a moment to tell so."""
 
     async def read[**P, T](
         self, query: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs

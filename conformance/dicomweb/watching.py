@@ -9,7 +9,7 @@ from conformance.dicomweb.channel import Channel, Report, report_of
 from conformance.dicomweb.jsonmodel import first
 from conformance.dicomweb.worklist import FILTERED, PERFORMED, PROGRESS, STATION, WORKLIST, DataSet, Worklist, element
 
-STATE, CANCEL_REQUESTED, PROGRESSED, SCP_STATUS, ASSIGNED = 1, 2, 3, 4, 5
+STATE, CANCEL_REQUESTED, PROGRESSED, ASSIGNED = 1, 2, 3, 5
 """Event Type IDs (PS3.4 Table CC.2.4-1)."""
 
 REASON = "Ordered twice"
@@ -31,6 +31,8 @@ class Story:
         The UIDs of the work items, by what they are in the story.
     messages
         All that came, as it came.
+    tokens
+        The Transaction UIDs of the claims.
     has_filter
         Whether the server takes subscriptions with a filter.
     """

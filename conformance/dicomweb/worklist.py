@@ -122,20 +122,19 @@ class Worklist:
         return self.post_body(JSON, _body(dataset), query)
 
     def post_body(self, content_type: str, body: bytes, query: str = "") -> Answer:
-        """The same, with whatever is in place of a data set."""
+        """The same, with whatever is in place of a data set; what was created is ended with the run."""
         if not self._can_store:
             raise NotApplicable("nothing may be stored here (--no-store)")
-        return self.peer.post("/workitems", content_type, body, accept="*/*", query=query)
+        answer = self.peer.post("/workitems", content_type, body, accept="*/*", query=query)
+        if answer.status == 201:
+            location = answer.headers.get("location", "")
+            self._tokens[location.rpartition("/")[2] or query.rpartition("=")[2]] = ""
+        return answer
 
     def create(self, **changes: DataSet) -> str:
-        """Create a work item that is ended with the run; gives its UID."""
+        """Create a work item; gives its UID."""
         uid = self.new_uid()
         self.post(self.dataset(**changes), uid).expect(201)
-        return self.keep(uid)
-
-    def keep(self, uid: str) -> str:
-        """Remember to end a work item that was created."""
-        self._tokens[uid] = ""
         return uid
 
     def shown(self, uid: str) -> DataSet:
@@ -159,8 +158,6 @@ class Worklist:
         answer = self._send("PUT", f"/workitems/{uid}/state", {**asked, "00741000": element("CS", state)})
         if answer.status == 200 and state == "IN PROGRESS":
             self._tokens[uid] = token
-        elif answer.status == 200:
-            self._tokens.pop(uid, None)
         return answer
 
     def claim(self, uid: str) -> str:
@@ -231,18 +228,17 @@ class Worklist:
         for target, ae in self._subscribed:
             with suppress(Fault):
                 self.peer.ask("DELETE", f"/workitems/{target}/subscribers/{ae}")
-        return [uid for uid, token in [*self._tokens.items()] if not self._end(uid, token)]
+        return [uid for uid, token in self._tokens.items() if not self._end(uid, token)]
 
     def _end(self, uid: str, token: str) -> bool:
         with suppress(Fault):
-            if token:
+            if not token:
+                self.request_cancel(uid)
+            elif self.state(uid) == "IN PROGRESS":
                 self.update(uid, DISCONTINUED, token)
-                return self.change(uid, "CANCELED", token).status == 200 or self._is_over(uid)
-            return self.request_cancel(uid).status == 202 or self._is_over(uid)
+                self.change(uid, "CANCELED", token)
+            return self.state(uid) in ("COMPLETED", "CANCELED")
         return False
-
-    def _is_over(self, uid: str) -> bool:
-        return self.state(uid) in ("COMPLETED", "CANCELED")
 
     def _subscriber(self, target: str, letter: str) -> str:
         return f"/workitems/{target}/subscribers/{self.ae(letter)}"

@@ -71,7 +71,6 @@ def created(peer: Peer, cast: Cast) -> None:
     """
     uid = cast.worklist.new_uid()
     answer = cast.worklist.post(cast.worklist.dataset(), uid).expect(201)
-    cast.worklist.keep(uid)
     location = answer.headers.get("location", "")
     ensure(location.endswith(f"/workitems/{uid}"), f"Location is {location!r}")
     rows = peer.get(location if "://" in location else f"/workitems/{uid}", accept=JSON).rows()
@@ -83,7 +82,6 @@ def created_without_payload(peer: Peer, cast: Cast) -> None:
     """The answer to a creation has no payload."""
     uid = cast.worklist.new_uid()
     answer = cast.worklist.post(cast.worklist.dataset(), uid).expect(201)
-    cast.worklist.keep(uid)
     ensure(not answer.body, f"it has {len(answer.body)} bytes")
 
 
@@ -92,7 +90,6 @@ def uid_as_parameter(peer: Peer, cast: Cast) -> None:
     """The UID of a new work item can be the value of the query parameter workitem."""
     uid = cast.worklist.new_uid()
     cast.worklist.post(cast.worklist.dataset(), f"workitem={uid}").expect(201)
-    cast.worklist.keep(uid)
     ensure(cast.worklist.state(uid) == "SCHEDULED", "it is not there under that UID")
 
 
@@ -101,7 +98,6 @@ def uid_in_the_data_set(peer: Peer, cast: Cast) -> None:
     """Without a UID in the query, a work item has the one in its data set."""
     uid = cast.worklist.new_uid()
     cast.worklist.post(cast.worklist.dataset(x00080018=element("UI", uid))).expect(201)
-    cast.worklist.keep(uid)
     ensure(cast.worklist.state(uid) == "SCHEDULED", "it is not there under that UID")
 
 
@@ -119,7 +115,6 @@ def kept_as_sent(peer: Peer, cast: Cast) -> None:
     """A new work item is SCHEDULED, and has what was sent; a change of the server's is told by a Warning."""
     uid, sent = cast.worklist.new_uid(), cast.worklist.dataset()
     answer = cast.worklist.post(sent, uid).expect(201)
-    cast.worklist.keep(uid)
     came = cast.worklist.shown(uid)
     ensure(first(came, "00741000") == "SCHEDULED", f"its state is {first(came, '00741000')}")
     try:
@@ -188,7 +183,6 @@ def created_by_xml(peer: Peer, cast: Cast) -> None:
     uid, sent = cast.worklist.new_uid(), cast.worklist.dataset()
     body = write_multipart([("application/dicom+xml", write_native(sent))])
     cast.worklist.post_body(MULTIPART_XML, body, uid).expect(201)
-    cast.worklist.keep(uid)
     came = cast.worklist.shown(uid)
     for tag in ("00100010", "00741204", "00404018"):
         ensure(came.get(tag) == sent[tag], f"{named(tag)} comes back as {came.get(tag)}")
