@@ -52,7 +52,7 @@ from server.room import Room
 from server.settings import Settings
 from server.settle import register_describing
 from server.volumes import ShownStudies
-from server.web import desk, worklist
+from server.web import commands, desk, worklist
 from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
@@ -191,6 +191,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             Mount("/ohif", routes=viewer_routes()),
             *desk.routes,
             *worklist.routes,
+            *commands.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

@@ -10,7 +10,6 @@ import html
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl
 
 import anyio.to_thread
 import orjson
@@ -18,10 +17,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from readingroom.errors import Invalid, Refused, UnsupportedMedia
+from readingroom.errors import Invalid
 from readingroom.jsonio import to_json
 from server.auth import caller_of
 from server.room import Room
+from server.web.bodies import body_of, is_form
 from server.worklist import escalations
 from server.worklist.items import Work, working
 from storage.catalog.escalations import (
@@ -34,7 +34,6 @@ from storage.catalog.escalations import (
 )
 
 _MOST = 1000
-_MOST_BODY = 64 << 10
 _STATES: dict[str, EscalationState | None] = {
     "open": "open",
     "acknowledged": "acknowledged",
@@ -86,7 +85,7 @@ async def listed(request: Request) -> Response:
 
 async def opened(request: Request) -> Response:
     """Open one: a critical result that has to reach somebody. Told again with its key, it is the one that is there."""
-    told = await _body(request, {"reason": str, "category": int, "item": str, "study": str, "key": str})
+    told = await body_of(request, {"reason": str, "category": int, "item": str, "study": str, "key": str})
     category = told.get("category")
     if category not in (None, 1, 2, 3):
         raise Invalid("The category of an actionable finding is 1, 2 or 3.")
@@ -123,20 +122,20 @@ async def shown(request: Request) -> Response:
 
 async def acknowledged(request: Request) -> Response:
     """Close one: somebody was reached, and has read the message back."""
-    told = await _body(request, {"by": str, "read_back": str})
+    told = await body_of(request, {"by": str, "read_back": str})
     id = request.path_params["id"]
     row = await _act(
         request,
         lambda work: escalations.acknowledge(work, id, by=told.get("by", ""), read_back=told.get("read_back", "")),
     )
-    if _is_form(request):
+    if is_form(request):
         return RedirectResponse(f"/escalations/{id}", status_code=303)
     return _json(_shown(row))
 
 
 async def cancelled(request: Request) -> Response:
     """Close one that was opened in error."""
-    told = await _body(request, {"reason": str})
+    told = await body_of(request, {"reason": str})
     id = request.path_params["id"]
     row = await _act(request, lambda work: escalations.cancel_escalation(work, id, reason=told.get("reason", "")))
     return _json(_shown(row))
@@ -151,36 +150,6 @@ async def _act(request: Request, act: Callable[[Work], StoredEscalation]) -> Sto
             return act(work)
 
     return await anyio.to_thread.run_sync(run, limiter=room.db)
-
-
-def _is_form(request: Request) -> bool:
-    return request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
-
-
-async def _body(request: Request, kinds: dict[str, type]) -> dict[str, Any]:
-    """The members of a small JSON object, or the fields of a form."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BODY:
-            raise Invalid(f"At most {_MOST_BODY} bytes are read here.")
-    told: Any
-    if _is_form(request):
-        if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
-            raise Refused("This form is sent from its own page only.")
-        told = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-    elif request.headers.get("content-type", "").partition(";")[0].strip() == "application/json":
-        try:
-            told = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise Invalid("The body is no JSON.") from None
-    else:
-        raise UnsupportedMedia("Send application/json, or a form.")
-    if not isinstance(told, dict) or any(
-        name not in kinds or type(value) is not kinds[name] for name, value in told.items()
-    ):
-        raise Invalid(f"The body is one object with {', '.join(kinds)}.")
-    return told
 
 
 def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -45,7 +45,7 @@ async def read_worklist(request: Request) -> Response:
         found = await room.read_apart(next_items, scope, now=now, limit=limit)
     root = caller_of(request).service_root
     return Response(
-        orjson.dumps([_shown(item, now, root) for item in found]), headers=_HEADERS, media_type="application/json"
+        orjson.dumps([shown(item, now, root) for item in found]), headers=_HEADERS, media_type="application/json"
     )
 
 
@@ -55,7 +55,7 @@ async def read_item(request: Request) -> Response:
     _parameters(request, set())
     caller = caller_of(request)
     found = await room.read_apart(_read_item, caller.scope, request.path_params["workitem_uid"])
-    body = {**_shown(found.item, room.clock.now(), caller.service_root)}
+    body = {**shown(found.item, room.clock.now(), caller.service_root)}
     body["timeline"] = [_entry(event) for event in found.timeline]
     body["answers"] = [_answer(answer) for answer in found.answers]
     return Response(orjson.dumps(body), headers=_HEADERS, media_type="application/json")
@@ -111,7 +111,7 @@ def _read_item(connection: sa.Connection, scope: Scope, workitem_uid: str) -> _I
     return _Item(item=item, timeline=read_timeline(connection, item.id), answers=answers)
 
 
-def _shown(item: StoredItem, now: datetime, root: str) -> dict[str, Any]:
+def shown(item: StoredItem, now: datetime, root: str) -> dict[str, Any]:
     """An item as the list has it: what travels, its priority as it holds now, and where it and its study are."""
     shown = asdict(item.shown)
     return {
