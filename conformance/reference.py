@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from pydicom.datadict import dictionary_description
 
-from conformance import orthanc, routing, triage
+from conformance import hooks, orthanc, routing, triage
 from conformance.statement import statement_page
 from conformance.transcoding import transcoding_page
 from server.dicomweb.openapi import openapi
@@ -45,7 +45,8 @@ _PLUGINS_HEAD = """\
 ## Plugins
 
 A plugin runs where the settings have a table for it, which may be empty. Plugins are called in the order of their
-tables. What the server reads there is below; the rest goes to the plugin, which says what is wrong with it.
+tables. What the server reads there is below; the rest goes to the plugin, which says what is wrong with it. How one is
+written: [the guide](../guide-plugins.md).
 
     [plugins.acme]
     network = true
@@ -184,6 +185,7 @@ PAGE_MAKERS: Mapping[str, Callable[[], str]] = {
     "ai-triage.md": triage.page,
     "conformance-orthanc.md": orthanc.page,
     "conformance-statement.md": statement_page,
+    "hooks.md": hooks.page,
     "openapi.json": openapi_document,
     "routing.md": routing.page,
     "search.md": search_page,

@@ -194,7 +194,7 @@ def deliver() -> Iterator[Deliver]:
         attempt: int = 1,
         **arguments: Any,
     ) -> Any:
-        launch = Launch(name=plugin, module=module, settings=settings or {}, limits=limits or Limits())
+        launch = Launch(name=plugin, module=_placed(module), settings=settings or {}, limits=limits or Limits())
         child = children.get(repr(launch))
         if child is None or not child.is_alive:
             child = children[repr(launch)] = Contained(launch, now=NOW)
@@ -239,6 +239,11 @@ def client(room: Any) -> Iterator[Any]:
         app.create_app(room), base_url="http://127.0.0.1:8780"
     ) as opened:
         yield opened
+
+
+def _placed(module: str | None) -> str | None:
+    """A file or folder as the process of a plugin finds it, which has a working folder of its own."""
+    return None if module is None else str(Path(module).resolve())
 
 
 def made_arguments(hook: Hook, made: MadeStudy) -> dict[str, Any]:
@@ -317,7 +322,9 @@ class PluginContract:
     @classmethod
     def launch(cls, **settings: Any) -> Launch:
         """How the plugin is started."""
-        return Launch(name=cls.plugin, module=cls.module, settings={**cls.settings, **settings}, limits=cls.limits)
+        return Launch(
+            name=cls.plugin, module=_placed(cls.module), settings={**cls.settings, **settings}, limits=cls.limits
+        )
 
     def call(self, child: Contained, hook: Hook, made: MadeStudy, *, attempt: int = 1) -> Any:
         """Its answer, checked; None where it wants to be asked another time, or never again."""

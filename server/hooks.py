@@ -119,7 +119,7 @@ def _wanted(
     name: str, told: PluginSettings, path: Path | None, installed: importlib.metadata.EntryPoint | None
 ) -> Found:
     if told.module is not None or (path is not None and told.python is None):
-        module = told.module or str(path)
+        module = str(Path(told.module).resolve()) if told.module else str(path)  # its process has another folder
         return Found(name=name, where=module, settings=told, module=module)
     if told.python is not None:
         return Found(name=name, where=f"an entry point of {told.python}", settings=told)

@@ -306,13 +306,14 @@ def live_server(
     settings: Mapping[str, object] | None = None,
     module: Sequence[str] = ("server.cli",),
     port: int | None = None,
+    python: str | Path = sys.executable,
 ) -> Iterator[Live]:
     """Our own server on a free port; `module` may be one that wraps ``server.cli``, with its own arguments."""
     port = port or free_port()
     base = f"http://127.0.0.1:{port}"
     data.mkdir(parents=True, exist_ok=True)
     log = data.parent / f"{data.name}-server.log"
-    command = [sys.executable, "-m", *module, "serve", "--data", str(data), "--host", "127.0.0.1"]
+    command = [str(python), "-m", *module, "serve", "--data", str(data), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", str(workers)]
     # What a killed server leaves in its temporary folder goes with the test's own.
     temporary = data.parent / f"{data.name}-tmp"
