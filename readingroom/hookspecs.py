@@ -345,7 +345,8 @@ def find_priors(study: Study, patient: Patient, ctx: Context) -> tuple[Prior, ..
     Returns: `Prior` values; none is a good answer. Those of all plugins are joined by Study Instance UID, and the
     highest relevance counts.
 
-    If it fails: it is tried again until triage is due; then the item says that this plugin found none.
+    If it fails: it is tried again until triage is due, five minutes after the study has settled; then the timeline of
+    the item says that this plugin has not answered. An answer that comes later still counts.
 
     Delivered again: yes, with the same ``ctx.delivery``; the answer replaces the one before.
 
@@ -377,7 +378,8 @@ def triage_study(study: Study, order: Order | None, priors: tuple[Prior, ...], c
     Returns: a `Triage`, or None to abstain. Findings of all plugins are kept with who found them. A priority only
     raises that of the item, never lowers it.
 
-    If it fails: it is tried again until triage is due; then the item goes on and says that it was not triaged.
+    If it fails: it is tried again, and holds up nothing. Five minutes after the study has settled the timeline of the
+    item says that this plugin has not answered. An answer that comes later still counts.
 
     Delivered again: yes, with the same ``ctx.delivery``; the answer replaces the one before.
 
@@ -522,7 +524,9 @@ def notify_contact(escalation: Escalation, rung: Rung, contact: Contact, ctx: Co
 
     Returns: `Notified` where the message was handed over, None where the channel of the contact is not this plugin's.
 
-    If it fails: the next channel is tried, then the next rung. An escalation is never closed by failure.
+    If it fails: the next plugin is asked, then the next contact, then the next rung is climbed. Where nobody was reached
+    and a plugin has raised `RetryLater`, the rung is tried again then, unless the next one is due before. An escalation is
+    never closed by failure.
 
     Delivered again: yes, with the same ``ctx.delivery``: give it to what carries the message, so that nobody is called
     twice.
