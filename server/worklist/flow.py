@@ -49,7 +49,7 @@ _SCHEDULES = ("created", "ready", "reprioritised")
 """What has been done with an item that may change when it is due."""
 _ASKED = ("find_priors", "triage_study")
 _SUMMARIZED = "summarize_priors"
-_RULES = Policy(attempts=5, first=timedelta(seconds=2), most=timedelta(minutes=1))
+_RULES = Policy(attempts=20, first=timedelta(seconds=2), most=timedelta(minutes=1))
 _PLUGINS = Policy(attempts=5, first=timedelta(seconds=2), most=timedelta(minutes=1), within=timedelta(days=1))
 _ONCE = Policy(attempts=1)
 _NOTICES = Policy(attempts=50, first=timedelta(seconds=2), most=timedelta(minutes=5))

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import sys
+import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +21,13 @@ import sqlalchemy as sa
 
 from readingroom.errors import Conflict, GiveUp, NotFound, RetryLater
 from server.queue import Job, NotBegun, Overtaken, Policy, Queue
+from server.worker import Jobs
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
+from tests.servers import environment, running
 
 LEASE = timedelta(seconds=30)
+PATIENCE_SECONDS = 120
 
 
 class World(ABC):
@@ -51,6 +63,22 @@ def notes(queue: Queue) -> list[str]:
     with queue.engine.connect() as connection:
         found = sa.select(t.facility.c.name).where(t.facility.c.issuer == "note").order_by(t.facility.c.name)
         return list(connection.execute(found).scalars())
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+@contextmanager
+def workers(world: World, folder: Path, *, kills: int) -> Iterator[None]:
+    """Two workers in processes of their own, of which so many are killed; see `tests.server.queue_process`."""
+    url = world.engine.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "tests.server.queue_process", url, str(kills), str(folder)]
+    with running(command, log=folder / "workers.log", is_ready=lambda: True, env=environment()):
+        yield
 
 
 class QueueContract:
@@ -451,6 +479,115 @@ class QueueContract:
         (dead,) = queue.entries(state="dead")
         assert (dead.kind, dead.attempt) == ("poison", 3)
         assert dead.error == "Its worker died, or was not heard of any more."
+
+    # -- faults that take their time
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(900)
+    def test_five_hundred_kills_of_two_processes_lose_nothing_and_do_nothing_twice(
+        self, world: World, queue: Queue, tmp_path: Path
+    ) -> None:
+        promised: list[str] = []
+        with workers(world, tmp_path, kills=500):
+            while not (tmp_path / "over").exists():
+                batch = [f"first {len(promised) + number}" for number in range(random.randint(1, 5))]
+                lanes = [random.choice(["", "a", "b"]) for _ in batch]
+                with suppress(ZeroDivisionError), begin_write(world.engine) as connection:
+                    is_kept = random.random() < 0.8
+                    for text, lane in zip(batch, lanes, strict=True):
+                        told = text if is_kept else text.replace("first", "never")
+                        queue.enqueue(connection, "effect", {"text": told}, lane=lane)
+                    if not is_kept:
+                        raise ZeroDivisionError
+                if is_kept:
+                    promised += batch
+                time.sleep(0.05)
+            wait_until(lambda: not [one for one in queue.entries(limit=10) if one.state != "dead"])
+        assert queue.entries() == []
+        assert len(promised) > 100
+        wanted = sorted([*promised, *(text.replace("first", "second") for text in promised)])
+        assert sorted(notes(queue)) == wanted
+
+    @pytest.mark.slow
+    def test_a_worker_that_was_stopped_by_a_signal_past_its_lease_is_refused_when_it_goes_on(
+        self, world: World, queue: Queue, tmp_path: Path
+    ) -> None:
+        with workers(world, tmp_path, kills=0):
+            enqueue(queue, {}, kind="slow")
+            wait_until(lambda: notes(queue))
+            stopped = int(notes(queue)[0].split()[-1])
+            os.kill(stopped, signal.SIGSTOP)
+            wait_until(lambda: "done 2" in notes(queue))
+            os.kill(stopped, signal.SIGCONT)
+            wait_until(lambda: "refused 1" in notes(queue))
+        assert [text for text in notes(queue) if text.startswith("done")] == ["done 2"]
+        assert queue.entries() == []
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(300)
+    def test_a_thousand_jobs_of_one_lane_on_two_hosts_never_run_two_at_once(self, world: World) -> None:
+        running: list[int] = []
+        most: list[int] = []
+        order: list[int] = []
+
+        def work(job: Job) -> None:
+            running.append(job.id)
+            most.append(len(running))
+            order.append(job.payload["n"])
+            running.remove(job.id)
+
+        hosts = [world.process() for _ in range(2)]
+        for host in hosts:
+            host.on("note")(work)
+        enqueue(hosts[0], *({"n": number} for number in range(1000)), lane="one")
+        at_work = [Jobs(host, threads=3) for host in hosts]
+        for jobs in at_work:
+            jobs.start()
+        wait_until(lambda: len(order) >= 1000 and not hosts[0].entries(limit=1))
+        for jobs in at_work:
+            jobs.stop()
+        assert order == list(range(1000))
+        assert set(most) == {1}
+
+    @pytest.mark.slow
+    def test_ten_thousand_jobs_that_wait_for_their_time_cost_no_thread(
+        self, world: World, queue: Queue, seen: list[Job]
+    ) -> None:
+        jobs = Jobs(queue, threads=3)
+        jobs.start()
+        threads = threading.active_count()
+        at = queue.clock.now() + timedelta(hours=1)
+        enqueue(queue, *({"n": number} for number in range(10_000)), run_at=at)
+        time.sleep(1)  # it looks at them again and again
+        assert threading.active_count() <= threads
+        assert jobs.stop() == 0
+        assert seen == []
+        world.advance(timedelta(hours=1, seconds=1))
+        assert [job.payload["n"] for job in queue.claim(200)] == list(range(200))
+
+    @pytest.mark.slow
+    def test_of_who_drops_a_job_at_the_moment_it_begins_and_who_runs_it_one_wins(
+        self, world: World, queue: Queue, seen: list[Job]
+    ) -> None:
+        operator = world.process()
+        dropped: list[int] = []
+
+        def drop(id: int) -> None:
+            with suppress(NotFound, Conflict):
+                operator.drop(id)
+                dropped.append(id)
+
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(1000):
+                enqueue(queue, {})
+                (waiting,) = queue.entries()
+                race = [pool.submit(drop, waiting.id), pool.submit(queue.drain)]
+                for one in race:
+                    one.result()
+                assert queue.entries() == []
+                assert [waiting.id in dropped, waiting.id in [job.id for job in seen]].count(True) == 1
+        assert dropped
+        assert seen
 
     # -- operators
 

@@ -31,10 +31,9 @@ import sqlalchemy as sa
 
 import storage.catalog.engine
 
-POINTS = ("write", "fsync", "rename", "commit", "answer", "anytime")
-
-# How far into the work of a life its end may lie, in calls of the chosen kind.
-_REACH = {"write": 8, "fsync": 12, "rename": 8, "commit": 6, "answer": 4}
+REACH = {"write": 8, "fsync": 12, "rename": 8, "commit": 6, "answer": 4, "anytime": 1}
+"""The points, and how far into the work of a life its end may lie, in calls of the chosen kind."""
+POINTS = tuple(REACH)
 
 _open, _close, _write, _writev = os.open, os.close, os.write, os.writev
 _begin_write = storage.catalog.engine.begin_write
@@ -46,6 +45,7 @@ class Fate:
     def __init__(self) -> None:
         self.notes = Path()
         self.each = 0
+        self.reach = REACH
         self.point = ""
         self._turn: TextIO | None = None
         self._calls_left = 0
@@ -62,12 +62,21 @@ class Fate:
                 fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until this process ends
             except BlockingIOError:
                 return
-            counts = self.deaths()
-            due = [point for point in POINTS if counts[point] < self.each]
-            self.point = self._random.choice(due) if due else "none"
-            self._calls_left = self._random.randint(1, _REACH.get(self.point, 1))
-            if self.point == "anytime":
-                threading.Timer(self._random.uniform(0, 0.5), self.fulfil).start()
+            self._draw()
+
+    def choose_again(self) -> None:
+        """Choose anew where a point was chosen that this process does not come to."""
+        with self._lock:
+            if self.point not in ("", "none", "anytime"):
+                self._draw()
+
+    def _draw(self) -> None:
+        counts = self.deaths()
+        due = [point for point in self.reach if counts[point] < self.each]
+        self.point = self._random.choice(due) if due else "none"
+        self._calls_left = self._random.randint(1, self.reach.get(self.point, 1))
+        if self.point == "anytime":
+            threading.Timer(self._random.uniform(0, 0.5), self.fulfil).start()
 
     def is_here(self, point: str) -> bool:
         """Count a call; True for the one that is to be the last."""
@@ -90,7 +99,7 @@ class Fate:
     def deaths(self) -> dict[str, int]:
         """How many deaths of each kind have been noted."""
         names = os.listdir(self.notes)
-        return {point: sum(name.startswith(f"{point}.") for name in names) for point in POINTS}
+        return {point: sum(name.startswith(f"{point}.") for name in names) for point in self.reach}
 
 
 fate = Fate()
@@ -198,6 +207,12 @@ def main() -> None:
 
     bound = bind(args.host, int(args.port))
     bound.listen(128)
+    keep_alive(int(args.workers), lambda: live(bound), args.notes)
+    bound.close()
+
+
+def keep_alive(count: int, live: Callable[[], None], notes: Path) -> None:
+    """Fork so many lives, and another one for each that ends, until this process is told to stop."""
     workers: set[int] = set()
     is_over = False
 
@@ -209,20 +224,19 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     while workers or not is_over:
-        while not is_over and len(workers) < int(args.workers):
+        while not is_over and len(workers) < count:
             pid = os.fork()
             if pid == 0:
-                live(bound)
+                live()
                 sys.exit(0)
             workers.add(pid)
         pid, status = os.wait()
         workers.discard(pid)
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            with (args.notes / "survivors").open("a") as notes:
-                notes.write(f"{len(workers)}\n")
+            with (notes / "survivors").open("a") as survivors:
+                survivors.write(f"{len(workers)}\n")
         elif not is_over:
             time.sleep(0.5)  # it did not start: not too often, then
-    bound.close()
 
 
 if __name__ == "__main__":
