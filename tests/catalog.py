@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -46,37 +47,45 @@ def fill(engine: sa.Engine, *headers: MetadataJson, facility: str = "local") -> 
         _record(engine, metadata, facility)
 
 
-def _record(engine: sa.Engine, metadata: MetadataJson, facility: str) -> None:
-    study_uid, series_uid, instance_uid = (metadata[tag]["Value"][0] for tag in ("0020000D", "0020000E", "00080018"))
-    json = dump(metadata)
-    now = SetClock().now()
-    array = t.new_id()
+def fill_together(
+    engine: sa.Engine, headers: Sequence[MetadataJson], *, now: datetime, quiet: timedelta, facility: str = "local"
+) -> None:
+    """Record instances with these headers as one arrival."""
     with begin_write(engine) as connection:
         ensure_facility(connection, facility)
-        place = f"{series_place(facility, study_uid, series_uid)}/{array}"
-        connection.execute(
-            t.zarr_array.insert().values(id=array, place=place, name="a0", digest="", spec=b"", next_slot=1)
-        )
-        received = Received(
-            owner_facility=facility,
-            study_uid=study_uid,
-            series_uid=series_uid,
-            instance_uid=instance_uid,
-            transfer_syntax="1.2.840.10008.1.2.1",
-            metadata=metadata,
-            metadata_zlib=zlib.compress(json),
-            sha256=hashlib.sha256(json).digest(),
-            size_bytes=len(json),
-            object_key=f"{place}/c.0.0.0",
-            object_bytes=len(json),
-            array_id=array,
-            slot=0,
-            opaque_reason="",
-            chunk_count=1,
-            chunk_offset=0,
-            chunk_length=1,
-            chunk_stride=None,
-            source="test",
-            received_at=now,
-        )
-        record_instances(connection, [received], now=now, quiet=lambda _: timedelta(minutes=1), duplicates="version")
+        received = [_received(connection, metadata, facility, now) for metadata in headers]
+        record_instances(connection, received, now=now, quiet=lambda _: quiet, duplicates="version")
+
+
+def _record(engine: sa.Engine, metadata: MetadataJson, facility: str) -> None:
+    fill_together(engine, [metadata], now=SetClock().now(), quiet=timedelta(minutes=1), facility=facility)
+
+
+def _received(connection: sa.Connection, metadata: MetadataJson, facility: str, now: datetime) -> Received:
+    study_uid, series_uid, instance_uid = (metadata[tag]["Value"][0] for tag in ("0020000D", "0020000E", "00080018"))
+    json = dump(metadata)
+    array = t.new_id()
+    place = f"{series_place(facility, study_uid, series_uid)}/{array}"
+    connection.execute(t.zarr_array.insert().values(id=array, place=place, name="a0", digest="", spec=b"", next_slot=1))
+    return Received(
+        owner_facility=facility,
+        study_uid=study_uid,
+        series_uid=series_uid,
+        instance_uid=instance_uid,
+        transfer_syntax="1.2.840.10008.1.2.1",
+        metadata=metadata,
+        metadata_zlib=zlib.compress(json),
+        sha256=hashlib.sha256(json).digest(),
+        size_bytes=len(json),
+        object_key=f"{place}/c.0.0.0",
+        object_bytes=len(json),
+        array_id=array,
+        slot=0,
+        opaque_reason="",
+        chunk_count=1,
+        chunk_offset=0,
+        chunk_length=1,
+        chunk_stride=None,
+        source="test",
+        received_at=now,
+    )

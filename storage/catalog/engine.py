@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from sqlalchemy import event as sa_event
 
 # Serialises commits that write events on PostgreSQL, so that `event.seq` is in commit order.
 _EVENT_LOCK = 0x72656164
+
+_of_thread = threading.local()
 
 _AFTER_COMMIT = "readingroom.after_commit"
 # What PostgreSQL (classes of SQLSTATE) and SQLite say when the database itself is what fails.
@@ -53,7 +56,14 @@ def open_engine(url: str) -> sa.Engine:
 
 @contextmanager
 def begin_write(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that will write: on SQLite it holds the write lock from its first statement."""
+    """A transaction that will write: on SQLite it holds the write lock from its first statement.
+
+    A second one within it, on the same thread, would wait for a lock that only the first can give back: on SQLite it
+    is refused at once, with a `RuntimeError`.
+    """
+    writing = _writing()
+    if engine.dialect.name == "sqlite" and engine in writing:
+        raise RuntimeError("This thread writes already; a second transaction would wait for it without end.")
     with engine.connect() as connection:
         acts: list[Callable[[], object]] = []
         info = connection.info
@@ -61,6 +71,7 @@ def begin_write(engine: sa.Engine) -> Iterator[sa.Connection]:
         try:
             if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+                writing.add(engine)
                 try:
                     yield connection
                     connection.exec_driver_sql("COMMIT")
@@ -69,6 +80,8 @@ def begin_write(engine: sa.Engine) -> Iterator[sa.Connection]:
                     if connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
                         connection.exec_driver_sql("ROLLBACK")
                     raise
+                finally:
+                    writing.discard(engine)
             else:
                 with connection.begin():
                     yield connection
@@ -76,6 +89,14 @@ def begin_write(engine: sa.Engine) -> Iterator[sa.Connection]:
             info.pop(_AFTER_COMMIT, None)
     for act in acts:
         act()
+
+
+def _writing() -> set[sa.Engine]:
+    """The engines with which this thread has a write transaction open."""
+    if not hasattr(_of_thread, "writing"):
+        _of_thread.writing = set()
+    found: set[sa.Engine] = _of_thread.writing
+    return found
 
 
 def after_commit(connection: sa.Connection, act: Callable[[], object]) -> None:

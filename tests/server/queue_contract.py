@@ -123,6 +123,17 @@ class QueueContract:
             assert not queue.wake.is_set()
         assert queue.wake.is_set()
 
+    def test_who_enqueues_beside_a_write_that_goes_on_waits_no_longer_than_it_lasts(
+        self, world: World, queue: Queue, seen: list[Job]
+    ) -> None:
+        other = world.process()
+        with ThreadPoolExecutor(1) as pool:
+            with begin_write(queue.engine) as connection:
+                queue.enqueue(connection, "note", {"n": 1})
+                beside = pool.submit(enqueue, other, {"n": 2})
+            beside.result(PATIENCE_SECONDS)
+        assert queue.drain() == 2
+
     def test_enqueuing_outside_of_a_transaction_is_refused(self, queue: Queue) -> None:
         with queue.engine.connect() as connection, pytest.raises(RuntimeError, match="begin_write"):
             queue.enqueue(connection, "note", {})

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 
+from readingroom.clock import SetClock
 from server.postgres_queue import PostgresQueue
-from server.queue import Job
+from server.queue import Job, Policy
+from server.worker import Jobs
 from storage.catalog.clocks import DatabaseClock
 from storage.catalog.engine import begin_write, open_engine
-from tests.server.queue_contract import LEASE, QueueContract, World, enqueue
+from tests.server.queue_contract import LEASE, QueueContract, World, enqueue, note, notes, wait_until
+from tests.servers import Postgres
 
 PATIENCE_SECONDS = 20
 
@@ -129,6 +133,51 @@ def test_two_transactions_that_enqueue_one_key_at_once_leave_one_job(world: Post
     second.join(PATIENCE_SECONDS)
     queue.on("note")(lambda job: None)
     assert [job.payload["n"] for job in queue.claim(5)] == [2]
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=2), timedelta(hours=-2)])
+def test_a_host_whose_clock_is_wrong_takes_no_job_away_and_is_not_late(world: PostgresWorld, step: timedelta) -> None:
+    wrong = SetClock(datetime.now(UTC) + step)
+    queue, other = world.process(), PostgresQueue(world.engine, wrong, lease=LEASE)
+    for each in (queue, other):
+        each.on("note")(lambda job: None)
+    enqueue(queue, {"n": 1})
+    assert len(queue.claim()) == 1
+    assert other.rescue() == 0
+    enqueue(other, {"n": 2})
+    enqueue(other, {"n": 3}, run_at=wrong.now() + timedelta(minutes=5))
+    assert [job.payload["n"] for job in queue.claim(5)] == [2]
+    world.advance(timedelta(minutes=5, seconds=1))
+    assert [job.payload["n"] for job in queue.claim(5)] == [3]
+
+
+@pytest.mark.slow
+def test_a_database_that_goes_away_again_and_again_costs_no_job(world: PostgresWorld, postgres: Postgres) -> None:
+    queue = PostgresQueue(world.engine, DatabaseClock(world.engine), lease=timedelta(seconds=5))
+    url = world.engine.url.render_as_string(hide_password=False)
+
+    @queue.on("note", Policy(attempts=2))
+    def work(job: Job) -> None:
+        time.sleep(0.01)
+        with job.finishing() as connection:
+            note(connection, f"{job.payload['n']:04}")
+
+    jobs = Jobs(queue, threads=4)
+    jobs.start()
+    numbers = iter(range(10_000))
+    told: list[int] = []
+    for _ in range(5):
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            told.append(next(numbers))
+            enqueue(queue, {"n": told[-1]})
+        postgres.cut_off(url)
+        time.sleep(0.5)
+        postgres.let_in(url)
+        world.engine.dispose()
+    wait_until(lambda: not queue.entries(limit=1))
+    assert jobs.stop() == 0
+    assert notes(queue) == [f"{number:04}" for number in told]
 
 
 def test_a_worker_that_leaves_is_no_more_among_the_workers(world: PostgresWorld) -> None:

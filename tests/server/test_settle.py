@@ -17,6 +17,7 @@ from server.settings import Settings
 from server.settle import settle_studies
 from storage.catalog import schema as t
 from tests import synthetic
+from tests.catalog import fill_together, header
 from tests.synthetic import part10
 
 
@@ -132,6 +133,31 @@ def test_many_late_instances_are_told_in_several_events(
     told = changes(room)
     assert [(revision, len(added), removed) for revision, added, removed in told] == [(2, n, []) for n in (2, 2, 1)]
     assert [uid for _, added, _ in told for uid in added] == [one.SOPInstanceUID for one in late]
+
+
+@pytest.mark.slow
+@pytest.mark.rooms("sqlite", "postgres")
+@pytest.mark.parametrize("studies", [1, 500])
+def test_ten_thousand_instances_settle_once_for_each_quiet_period(room: Room, clock: SetClock, studies: int) -> None:
+    """Whoever looks, and however often: the time is a row, so that nothing is lost with a process that knew of it."""
+    quiet, uids = timedelta(minutes=1), [synthetic.new_uid() for _ in range(studies)]
+    for period in (1, 2):
+        for group in range(10):
+            headers = [
+                header(StudyInstanceUID=uids[number % studies], SeriesInstanceUID=f"1.2.{number % studies + 1}")
+                for number in range(500)
+            ]
+            fill_together(room.engine, headers, now=clock.now(), quiet=quiet)
+            assert settle_studies(room) == 0, group
+            clock.advance(quiet / 2)
+        clock.advance(quiet)
+        settled = 0
+        while some := settle_studies(room):
+            settled += some
+        assert settled == studies
+        clock.advance(10 * quiet)
+        assert settle_studies(room) == 0
+        assert event_types(room).count("StudySettled") == period * studies
 
 
 class TestPeriods:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from readingroom.clock import SetClock
-from server.queue import Queue
+from readingroom.clock import SetClock, SystemClock
+from server.queue import Job, Policy, Queue
 from server.sqlite_queue import SqliteQueue
-from storage.catalog.engine import open_engine
-from tests.server.queue_contract import LEASE, QueueContract, World, enqueue
+from server.worker import Jobs
+from storage.catalog.engine import begin_write, is_outage, open_engine
+from tests.server.queue_contract import LEASE, QueueContract, World, enqueue, note, notes, wait_until
 
 
 class SqliteWorld(World):
@@ -39,6 +43,65 @@ def world(sqlite_url: str) -> Iterator[SqliteWorld]:
 
 class TestSqliteQueue(QueueContract):
     """The contract, on SQLite."""
+
+
+def test_who_enqueues_within_a_write_of_its_own_by_another_transaction_fails_at_once(world: SqliteWorld) -> None:
+    queue = world.process()
+    queue.on("note")(lambda job: None)
+    with begin_write(world.engine) as connection:
+        queue.enqueue(connection, "note", {})
+        with pytest.raises(RuntimeError, match="writes already"):
+            enqueue(queue, {})
+    assert queue.drain() == 1
+
+
+def test_who_enqueues_while_another_process_never_ends_its_write_fails_in_time(
+    world: SqliteWorld, sqlite_url: str
+) -> None:
+    queue = world.process()
+    elsewhere = open_engine(sqlite_url)
+    with world.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 50")
+    with begin_write(elsewhere), pytest.raises(sa.exc.OperationalError) as failed:
+        enqueue(queue, {})
+    assert is_outage(failed.value)
+    enqueue(queue, {})
+    assert len(queue.entries()) == 1
+    elsewhere.dispose()
+
+
+def test_a_full_disk_costs_no_job_and_all_go_on_in_the_same_process_once_it_is_freed(
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.queue._OUTAGE_WAIT", timedelta(milliseconds=20))
+    most_pages, refused, text = [1 << 30], threading.Event(), "x" * 10_000
+
+    @sa.event.listens_for(world.engine, "checkout")
+    def limit(connection: Any, *_: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {most_pages[0]}")
+
+    queue = SqliteQueue(world.engine, SystemClock(), lease=timedelta(seconds=1))
+
+    @queue.on("note", Policy(attempts=1))
+    def work(job: Job) -> None:
+        try:
+            with job.finishing() as connection:
+                note(connection, f"{job.payload['n']} {text}")
+        except sa.exc.OperationalError:
+            refused.set()
+            raise
+
+    enqueue(queue, *({"n": number} for number in range(20)))
+    most_pages[0] = 1  # SQLite takes it for the pages that there are: not one more
+    jobs = Jobs(queue, threads=2)
+    jobs.start()
+    assert refused.wait(20)
+    with pytest.raises(sa.exc.OperationalError, match="full"):
+        enqueue(queue, {"n": 99, "text": "y" * 100_000})
+    most_pages[0] = 1 << 30
+    wait_until(lambda: not queue.entries())
+    assert jobs.stop() == 0
+    assert len(notes(queue)) == 20
 
 
 @pytest.mark.parametrize("step", [timedelta(hours=2), timedelta(hours=-2)])

@@ -62,21 +62,19 @@ class Fate:
                 fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until this process ends
             except BlockingIOError:
                 return
-            self._draw()
+            counts = self.deaths()
+            due = [point for point in self.reach if counts[point] < self.each]
+            self.point = self._random.choice(due) if due else "none"
+            self._calls_left = self._random.randint(1, self.reach.get(self.point, 1))
+            if self.point == "anytime":
+                threading.Timer(self._random.uniform(0, 0.5), self.fulfil).start()
 
-    def choose_again(self) -> None:
-        """Choose anew where a point was chosen that this process does not come to."""
+    def pass_on(self) -> None:
+        """Let another process choose, where a point was chosen that this one does not come to."""
         with self._lock:
-            if self.point not in ("", "none", "anytime"):
-                self._draw()
-
-    def _draw(self) -> None:
-        counts = self.deaths()
-        due = [point for point in self.reach if counts[point] < self.each]
-        self.point = self._random.choice(due) if due else "none"
-        self._calls_left = self._random.randint(1, self.reach.get(self.point, 1))
-        if self.point == "anytime":
-            threading.Timer(self._random.uniform(0, 0.5), self.fulfil).start()
+            if self._turn and self.point not in ("none", "anytime"):
+                self._turn.close()
+                self._turn, self.point = None, ""
 
     def is_here(self, point: str) -> bool:
         """Count a call; True for the one that is to be the last."""

@@ -66,15 +66,15 @@ def wrap_the_work() -> None:
     Lease.__init__.__kwdefaults__["lasts"] = _LEASE  # type: ignore[index]
 
 
-def choose_in_time() -> None:
-    """Choose another point now and then: of two workers one has the timers, and the other would wait for them."""
+def pass_on_in_time() -> None:
+    """Pass the turn on now and then: of two workers one has the timers, and the other would wait for them."""
     while not threading.Event().wait(_PATIENCE_SECONDS):
-        fate.choose_again()
+        fate.pass_on()
 
 
 def work() -> None:
     """One life of a worker apart from the server, which ends with that of its parent at the latest."""
-    threading.Thread(target=choose_in_time, daemon=True).start()
+    threading.Thread(target=pass_on_in_time, daemon=True).start()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     from server.app import build_room
     from server.settings import Settings
