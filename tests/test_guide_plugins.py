@@ -126,16 +126,10 @@ def test_the_guide_leads_from_a_file_in_a_folder_to_a_plugin_installed_beside_a_
         else:
             assert one.heading == "An interpreter of its own", one.text  # of which tests/server has a test
 
-    told = list(blocks())
-    turn = next(index for index, one in enumerate(told) if one.heading == "A distribution")
     python = env / "bin" / "python"
     with live_server(home / "data", python=python) as live:
         study = store_phantom(live, 99, 100, 101)
-    for one in told[:turn]:
-        follow(one)
-    settings = {"plugins_folder": home / "plugins", "settle_seconds": 0.2}
-    with live_server(home / "data", settings=settings, python=python) as live:
-        for one in told[turn:]:
+        for one in blocks():
             follow(one)
         assert "acme" not in httpx.get(f"{live.base}/metrics").text  # installed, and not loaded yet
     with live_server(home / "data", settings={"config": home / "readingroom.toml"}, python=python) as live:
