@@ -142,7 +142,10 @@ by 400, what else the state forbids by 409, with the Warning that chapter 11 nam
   cancellation that is asked for is done at once where nobody has claimed the item; else its claimant is told.
 - **Our own readings** say what the catalog shows of their study. Their Expected Completion DateTime comes from a
   contract and is not set by an update (Warning 299); Scheduled Human Performers assigns them to one reader,
-  whose id is the Code Value, in the scheme 99READINGROOM.
+  whose id is the Code Value, in the scheme 99READINGROOM. Actual Human Performers Sequence beside the Transaction UID
+  says who claims. By default that is whoever the request is authenticated as, if the directory has that reader, else
+  the reader to whom it is assigned. Where the directory has readers, one without licence or privileges, or who is not
+  among them, is answered by 403. Names of human performers are those of the directory.
 - **Subscriptions** are taken for one work item, for all, and for those that match a filter when they are made or
   come to match it; those to all take in what is open. Deletion locks are granted, and none is removed by the server:
   work items in a final state are kept and can be retrieved. A subscriber is an AE title within the scope of facilities

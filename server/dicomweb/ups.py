@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import anyio.to_thread
 import orjson
+from pydicom.datadict import dictionary_description
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -238,15 +239,25 @@ def _set(work: Work, item: StoredItem, sent: MetadataJson, token: str | None) ->
 
 def _assign(work: Work, item: StoredItem, sent: MetadataJson) -> StoredItem:
     """Offer one of our own items to the reader that Scheduled Human Performers names, or to nobody."""
-    performers = items_of(sent, "00404034")
-    if len(performers) > 1:
-        raise Invalid("A reading is assigned to one reader; Scheduled Human Performers Sequence has several.")
-    if not performers:
+    reader = _performer(sent, "00404034")
+    if reader is None:
         return decline_item(work, item, reader=item.offered_to or "") if item.state == "assigned" else item
-    reader = str(value_of(performers[0], "00404009", "00080100") or "")
     if item.state == "assigned":
         return item if item.offered_to == reader else reassign_item(work, item, reader)
     return offer_item(work, item, reader)
+
+
+def _performer(dataset: MetadataJson, tag: str) -> str | None:
+    """The one reader that a sequence of human performers names by the code; None where it has no item."""
+    performers, named = items_of(dataset, tag), f"{dictionary_description(int(tag, 16))} ({tag[:4]},{tag[4:]})"
+    if not performers:
+        return None
+    if len(performers) > 1:
+        raise Invalid(f"A reading has one reader; {named} has several.")
+    reader = value_of(performers[0], "00404009", "00080100")
+    if not reader:
+        raise Invalid(f"{named} has to name a reader by the Code Value of Human Performer Code Sequence (0040,4009).")
+    return str(reader)
 
 
 def _token(request: Request, dataset: MetadataJson) -> str | None:
@@ -286,7 +297,10 @@ async def change_state(request: Request) -> Response:
                     raise Conflict(
                         f"Work item {item.workitem_uid} is {item.ups_state}; only a SCHEDULED one is claimed."
                     )
-                claim_item(work, item, token=token)
+                # The standard asks for the token alone (PS3.18 11.7.1.4); of those who share an application, and whom
+                # nothing else tells apart yet, the one who is to read says so here.
+                reader = _performer(dataset, "00404035") if item.kind != "external" else None
+                claim_item(work, item, token=token, reader=reader or "")
                 return []
             return [*_finish(work, item, state, token)]
         except WrongToken as error:

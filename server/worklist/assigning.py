@@ -152,7 +152,10 @@ def withdraw_offers(engine: sa.Engine, now: datetime, queue: Queue | None) -> in
 
 
 def _is_stale(directory: Directory, item: StoredItem, now: datetime) -> bool:
-    """Whether an offer has lasted too long, or is to a reader of the directory who may not take it up any more."""
+    """Whether an offer has lasted too long, or is to one who may not take it up any more."""
+    if now - item.changed_at >= OFFER_LASTS:
+        return True
     reader = directory.readers.get(item.offered_to or "")
-    is_known_not_to = reader is not None and bool(reasons_against(directory, item, reader, now))
-    return now - item.changed_at >= OFFER_LASTS or is_known_not_to
+    if reader is None:
+        return bool(directory.readers)
+    return bool(reasons_against(directory, item, reader, now))

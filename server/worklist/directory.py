@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from readingroom.errors import Refused
 from readingroom.model import Contact, Facility, Reader
 from server.worklist.hours import moment, span_on
-from storage.catalog.directory import Directory, read_chain, read_reader
+from storage.catalog.directory import Directory, has_readers, read_chain, read_reader
 from storage.directory import DAYS, STATES, FacilityEntry, ReaderEntry, Shift, zone_of
 
 Kind = Literal["place", "licence", "credential", "shift", "leave"]
@@ -131,15 +131,17 @@ def facility_of(connection: sa.Connection, id: str) -> Facility:
 
 
 def require_lawful(connection: sa.Connection, item: Located, reader: str, at: datetime) -> None:
-    """Let nobody of the directory read without licence and privileges; ids that are not in it are let through.
+    """Let nobody read without licence and privileges. A directory that has no readers cannot tell, and asks nothing.
 
     Raises
     ------
     Refused
-        The reader has none of the patient's state, or none at the facility; says which.
+        The reader has none of the patient's state, or none at the facility, or is not in the directory; says which.
     """
     entry = read_reader(connection, reader)
     if entry is None:
+        if has_readers(connection):
+            raise Refused(f"{reader} is no active reader of the directory; an item is read by one who is.")
         return
     chain = read_chain(connection, item.facility).chain(item.facility)
     for reason in lawful_reasons(chain, item, entry, at):

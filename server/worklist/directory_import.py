@@ -19,6 +19,7 @@ from storage.catalog.directory import (
     write_reader,
 )
 from storage.catalog.engine import begin_write
+from storage.catalog.work_items import restate_items_of
 from storage.directory import FacilityEntry, ReaderEntry
 
 
@@ -55,6 +56,8 @@ def import_directory(engine: sa.Engine, told: Told, now: datetime, *, prune: boo
                 write_facility(connection, told.facilities[change.id], now)
             else:
                 write_reader(connection, told.readers[change.id])
+                if change.what != "changed" or "name" in change.fields:
+                    restate_items_of(connection, change.id)
     return changes
 
 

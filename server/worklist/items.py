@@ -21,10 +21,12 @@ from readingroom.events import ItemChanged, SlaCrossed
 from readingroom.model import Actor, ItemKind, Order, Priority, Scope, SlaMark, Study, WorkItem, priority_rank
 from server.announce import announce
 from server.queue import Queue
+from server.worklist.directory import require_lawful
 from server.worklist.marks import follow, place_marks
 from server.worklist.reports import report_change
 from server.worklist.states import Command, check
 from storage.catalog import schema as t
+from storage.catalog.directory import names_of
 from storage.catalog.engine import begin_write
 from storage.catalog.events import append_events
 from storage.catalog.studies import ensure_facility
@@ -44,6 +46,8 @@ THE_SERVER = Actor(id="server", name="This server", kind="server")
 
 EVERYWHERE = Scope()
 CLAIM_LASTS = timedelta(hours=2)
+READINGS: frozenset[ItemKind] = frozenset(("read", "second", "peer"))
+"""The kinds that take a reader with licence and privileges; to tell of a result, or to follow one up, does not."""
 _LONG_AFTER = timedelta(days=3650)
 _AT_ONCE = 100
 _REASON_CHARACTERS = 1024
@@ -237,7 +241,9 @@ def await_input(work: Work, item: StoredItem, reason: str = "") -> StoredItem:
 
 def offer_item(work: Work, item: StoredItem, reader: str, because: str = "") -> StoredItem:
     """Assign an item to a reader, who may decline it."""
-    return _step(work, item, "offer", told={"because": because}, offered_to=_reader(reader))
+    check("offer", item, work.actor)
+    _require_lawful(work, item, _reader(reader))
+    return _step(work, item, "offer", told={"because": because}, offered_to=reader)
 
 
 def decline_item(work: Work, item: StoredItem, *, reader: str, reason: str = "") -> StoredItem:
@@ -254,15 +260,26 @@ def claim_item(work: Work, item: StoredItem, *, token: str | None = None, reader
     token
         The Transaction UID that the claimant has chosen; one is made otherwise, and stands in `claim_token`.
     reader
-        For whom it is claimed, who must be the one whom it is offered to; by default that one, or the actor.
+        For whom it is claimed, who must be the one whom it is offered to. By default the actor, if that is a reader of
+        the directory; else the one whom it is offered to; else the actor.
+
+    Raises
+    ------
+    Conflict
+        Somebody else has it, or is offered it.
+    Refused
+        It is to be read, and that reader may not by law: see `server.worklist.directory.require_lawful`.
     """
-    check("claim", item, work.actor, reader=reader)
     is_own = item.kind != "external"
+    acts = is_own and item.offered_to and work.actor.id in names_of(work.connection, [work.actor.id])
+    reader = _reader(reader) if reader else (None if acts else item.offered_to) or work.actor.id
+    check("claim", item, work.actor, reader=reader)
+    _require_lawful(work, item, reader)
     return _step(
         work,
         item,
         "claim",
-        owner=reader or item.offered_to or work.actor.id,
+        owner=reader,
         offered_to=None,
         claim_token=token or str(generate_uid(prefix=None)),
         claimed_at=work.now,
@@ -311,8 +328,11 @@ def resume_item(work: Work, item: StoredItem, *, token: str | None = None) -> St
 def reassign_item(work: Work, item: StoredItem, reader: str | None, reason: str = "") -> StoredItem:
     """Give an item that one reader has to another; to nobody for None, so that it is ready for all."""
     values: dict[str, Any] = {**_NOBODYS, "offered_to": _reader(reader) if reader else None, "held_from": None}
+    check("reassign", item, work.actor)
     if reader is None:
         values["state"] = "ready"
+    else:
+        _require_lawful(work, item, reader)
     return _step(work, item, "reassign", told={"because": reason}, reason="", **values)
 
 
@@ -511,6 +531,11 @@ def _reader(reader: str) -> str:
     if not (0 < len(reader) <= 64 and reader.isprintable()):
         raise Invalid("A reader is named by an id of 1 to 64 characters.")
     return reader
+
+
+def _require_lawful(work: Work, item: StoredItem, reader: str) -> None:
+    if item.kind in READINGS:
+        require_lawful(work.connection, item, reader, work.now)
 
 
 def _line(text: str) -> str:

@@ -80,6 +80,17 @@ def read_reader(connection: sa.Connection, id: str) -> ReaderEntry | None:
     return _readers(connection, id=id).get(id)
 
 
+def names_of(connection: sa.Connection, ids: Collection[str]) -> dict[str, str]:
+    """What readers are called, by id, whether they are active or not."""
+    found = sa.select(t.reader.c.id, t.reader.c.name).where(t.reader.c.id.in_(ids))
+    return {row.id: row.name for row in connection.execute(found)} if ids else {}
+
+
+def has_readers(connection: sa.Connection) -> bool:
+    """Whether there is any active reader."""
+    return connection.execute(sa.select(t.reader.c.id).where(t.reader.c.is_active).limit(1)).first() is not None
+
+
 def read_chain(connection: sa.Connection, facility: str) -> Directory:
     """A directory of one facility and those above it, without readers."""
     found: dict[str, FacilityEntry] = {}

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from readingroom.model import PRIORITIES, ItemState, Priority
 from storage.catalog.rows import header_of
 from storage.objects import MetadataJson
-from storage.upsrules import ALWAYS, PUSH, value_of
+from storage.upsrules import ALWAYS, PUSH, items_of, value_of
 
 UpsState = Literal["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]
 
@@ -97,11 +97,13 @@ def performer(reader: str, name: str, organization: str) -> MetadataJson:
     }
 
 
-def dataset_of(row: Mapping[str, Any], study: sa.Row[Any] | None, root: str = "") -> MetadataJson:
+def dataset_of(
+    row: Mapping[str, Any], study: sa.Row[Any] | None, root: str = "", names: Mapping[str, str] | None = None
+) -> MetadataJson:
     """A row of `schema.work_item`, with its row of `schema.study` if there is one, as a UPS; by tag.
 
-    `root` is that of the services, with which URLs begin. The Transaction UID is left out: it is the lock (PS3.18
-    11.5.2).
+    `root` is that of the services, with which URLs begin; `names` are those of readers, by id. The Transaction UID is
+    left out: it is the lock (PS3.18 11.5.2).
     """
     made: MetadataJson = {tag: element(_VRS[tag]) for tag in ALWAYS if tag in _VRS}
     is_own = row["kind"] != "external"
@@ -109,7 +111,7 @@ def dataset_of(row: Mapping[str, Any], study: sa.Row[Any] | None, root: str = ""
         made |= _own(row, study, root)
     made |= orjson.loads(row["attributes"])
     if is_own:
-        made |= _held_by(row)
+        made |= _held_by(row, names or {}, made)
     state = ups_state(row["state"], is_claimed=row["claim_token"] is not None)
     readiness = made.get("00404041") or element("CS", "INCOMPLETE")
     if row["state"] == "waiting" or row["held_from"] == "waiting":
@@ -167,10 +169,17 @@ def _own(row: Mapping[str, Any], study: sa.Row[Any] | None, root: str) -> Metada
     return made
 
 
-def _held_by(row: Mapping[str, Any]) -> MetadataJson:
+def _held_by(row: Mapping[str, Any], names: Mapping[str, str], known: MetadataJson) -> MetadataJson:
+    """Who is to read an item and who does, and until when; `known` is what else there is of it."""
     made: MetadataJson = {}
     if reader := row["owner"] or row["offered_to"]:
-        made["00404034"] = element("SQ", performer(reader, reader, row["facility"]))
+        held_by = element("SQ", performer(reader, names.get(reader, reader), row["facility"]))
+        made["00404034"] = held_by
+        if row["owner"]:
+            performed = dict(next(iter(items_of(known, "00741216")), {}))
+            if not items_of(performed, "00404035"):
+                performed["00404035"] = held_by
+            made["00741216"] = element("SQ", dict(sorted(performed.items())))
     if row["due_at"]:
         made["00404011"] = element("DT", moment(row["due_at"]))
     return made

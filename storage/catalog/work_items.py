@@ -17,6 +17,7 @@ from pydicom.datadict import dictionary_VR
 from readingroom.errors import Conflict, NotFound
 from readingroom.model import PRIORITIES, ItemKind, ItemState, Priority, Scope, WorkItem
 from storage.catalog import schema as t
+from storage.catalog.directory import names_of
 from storage.catalog.events import Event, Wanted, read_events
 from storage.catalog.keys import Keys, listed_key
 from storage.catalog.listed import list_values
@@ -117,7 +118,17 @@ def update_item(connection: sa.Connection, before: StoredItem, after: StoredItem
 def restate_items(connection: sa.Connection, facility: str, study_uid: str) -> None:
     """List the items of a study anew; call it after what the study says of itself has changed."""
     c = t.work_item.c
-    rows = connection.execute(_ROWS.where(c.study_uid == study_uid, c.facility == facility, c.kind != "external")).all()
+    _restate(connection, c.study_uid == study_uid, c.facility == facility)
+
+
+def restate_items_of(connection: sa.Connection, reader: str) -> None:
+    """List the items of a reader anew; call it after what the reader is called has changed."""
+    c = t.work_item.c
+    _restate(connection, sa.or_(c.owner == reader, c.offered_to == reader))
+
+
+def _restate(connection: sa.Connection, *of: sa.ColumnElement[bool]) -> None:
+    rows = connection.execute(_ROWS.where(*of, t.work_item.c.kind != "external")).all()
     for item in map(_item, rows):
         connection.execute(t.work_item_value.delete().where(t.work_item_value.c.entity == item.id))
         _list(connection, item)
@@ -177,7 +188,9 @@ def _datasets(connection: sa.Connection, items: Sequence[StoredItem], root: str)
     if uids:
         for row in connection.execute(_STUDIES.where(t.study.c.study_uid.in_(uids))):
             studies[row.owner_facility, row.study_uid] = row
-    return [dataset_of(asdict(item), studies.get((item.facility, item.study_uid or "")), root) for item in items]
+    readers = {item.owner or item.offered_to or "" for item in items if item.kind != "external"}
+    names = names_of(connection, readers - {""})
+    return [dataset_of(asdict(item), studies.get((item.facility, item.study_uid or "")), root, names) for item in items]
 
 
 def _list(connection: sa.Connection, item: StoredItem) -> None:

@@ -12,8 +12,11 @@ from lxml import etree
 from readingroom.clock import SetClock
 from server.room import Room
 from server.worklist.items import expire_claims, flag_item, item_for_study
+from storage.catalog.directory import write_facility, write_reader
+from storage.catalog.engine import begin_write
 from storage.nativexml import from_xml, to_xml
 from storage.upsrules import RULES
+from tests.directory import facility, reader
 from tests.retrieve import ROOT, keep
 from tests.synthetic import ct_series, new_uid
 from tests.worklist import CODE, add, at_work, attribute, performed, study, workitem
@@ -543,24 +546,74 @@ def test_a_reading_is_a_ups_of_its_study(room: Room, client: httpx.Client) -> No
     assert found(client, **{"PatientName": "phantom*", "0040A370.0020000D": uid}) == [item.workitem_uid]
 
 
+def named(*ids: str) -> dict[str, Any]:
+    """A sequence of human performers."""
+    return attribute(
+        "SQ",
+        *(
+            {
+                "00404009": attribute("SQ", {**CODE, "00080100": attribute("SH", id)}),
+                "00404036": attribute("LO", "local"),
+                "00404037": attribute("PN", {"Alphabetic": id}),
+            }
+            for id in ids
+        ),
+    )
+
+
 def test_a_reading_is_offered_claimed_and_completed_through_ups(room: Room, client: httpx.Client) -> None:
     uid = add(room.engine).workitem_uid
-    ada = {
-        "00404009": attribute("SQ", {**CODE, "00080100": attribute("SH", "ada")}),
-        "00404036": attribute("LO", "local"),
-        "00404037": attribute("PN", {"Alphabetic": "Ada"}),
-    }
-    assert post(client, f"/{uid}", {"00404034": attribute("SQ", ada)}).status_code == 200
+    assert post(client, f"/{uid}", {"00404034": named("ada")}).status_code == 200
     (performer,) = shown(client, uid)["00404034"]["Value"]
     assert performer["00404009"]["Value"][0]["00080100"]["Value"] == ["ada"]
     assert post(client, f"/{uid}", {"00404034": attribute("SQ")}).status_code == 200
     assert "00404034" not in shown(client, uid)
-    assert post(client, f"/{uid}", {"00404034": attribute("SQ", ada, ada)}).status_code == 400
-    assert post(client, f"/{uid}", {"00404034": attribute("SQ", ada)}).status_code == 200
+    assert post(client, f"/{uid}", {"00404034": named("ada", "ada")}).status_code == 400
+    assert post(client, f"/{uid}", {"00404034": named("ada")}).status_code == 200
     bring(client, uid, "COMPLETED")
     dataset = shown(client, uid)
     assert dataset["00741000"]["Value"] == ["COMPLETED"]
     assert dataset["00404034"]["Value"] == [performer]
+
+
+@BOTH
+def test_a_reading_is_claimed_by_whom_the_directory_lets_read_it(room: Room, client: httpx.Client) -> None:
+    item = add(room.engine)
+    with begin_write(room.engine) as connection:
+        write_facility(connection, facility("local"), room.clock.now())
+        write_reader(connection, reader(name="Ada Lovelace", credentials=[{"facility": "local"}]))
+        write_reader(connection, reader("bob", licences=[], credentials=[{"facility": "local"}]))
+
+    def claim(*readers: str) -> httpx.Response:
+        dataset = {"00741000": attribute("CS", "IN PROGRESS"), "00081195": attribute("UI", TOKEN)}
+        dataset["00404035"] = named(*readers)
+        return client.put(f"{WORKITEMS}/{item.workitem_uid}/state", json=[dataset], headers={"Content-Type": JSON})
+
+    refused = claim("bob")
+    assert refused.status_code == 403
+    assert "no licence for US-TX" in refused.text
+    assert claim().status_code == 403
+    assert "local-operator is no active reader" in claim().text
+    assert (claim("").status_code, claim("ada", "bob").status_code) == (400, 400)
+    assert post(client, f"/{item.workitem_uid}", {"00404034": named("bob")}).status_code == 403
+    assert state_of(client, item.workitem_uid) == "SCHEDULED"
+    assert claim("ada").status_code == 200
+    dataset = shown(client, item.workitem_uid)
+    (scheduled,) = dataset["00404034"]["Value"]
+    assert scheduled["00404037"]["Value"] == [{"Alphabetic": "Ada Lovelace"}]
+    assert scheduled["00404009"]["Value"][0]["00080100"]["Value"] == ["ada"]
+    assert dataset["00741216"]["Value"] == [{"00404035": attribute("SQ", scheduled)}]
+    assert found(client, **{"00404034.00404037": "ada l*"}) == [item.workitem_uid]
+
+
+def test_a_reading_that_is_completed_has_its_reader_beside_what_the_reader_set(
+    room: Room, client: httpx.Client
+) -> None:
+    uid = add(room.engine).workitem_uid
+    bring(client, uid, "COMPLETED")
+    (done,) = shown(client, uid)["00741216"]["Value"]
+    assert done["00404035"]["Value"][0]["00404009"]["Value"][0]["00080100"]["Value"] == ["local-operator"]
+    assert "00404050" in done
 
 
 def test_the_due_time_of_a_reading_is_its_contracts(room: Room, client: httpx.Client) -> None:

@@ -13,7 +13,7 @@ from readingroom.model import LOCAL_OPERATOR
 from readingroom.results import Proposal
 from server.worklist import items as do
 from server.worklist.assigning import OFFER_LASTS, Queued, apply_proposals, read_time, take_snapshot, withdraw_offers
-from storage.catalog.directory import write_facility, write_reader
+from storage.catalog.directory import deactivate, write_facility, write_reader
 from storage.catalog.engine import begin_write
 from storage.catalog.work_items import StoredItem, item_by_id
 from tests.directory import facility, reader
@@ -145,10 +145,18 @@ def test_what_was_offered_to_somebody_who_may_not_read_it_any_more_comes_back_at
     assert withdraw_offers(staffed, clock.now(), None) == 1
 
 
-def test_what_a_supervisor_gave_to_somebody_unknown_stays_for_its_time(staffed: sa.Engine, clock: SetClock) -> None:
+def test_what_was_offered_to_somebody_who_has_left_comes_back_at_once(staffed: sa.Engine, clock: SetClock) -> None:
     item = waiting(staffed, clock)
-    with at_work(staffed, clock, LOCAL_OPERATOR) as work:
-        do.offer_item(work, item, "a locum")
-    assert withdraw_offers(staffed, clock.now(), None) == 0
-    clock.advance(OFFER_LASTS)
+    propose(staffed, clock, snapshot(staffed, clock), (item, "ada"))
+    with begin_write(staffed) as connection:
+        deactivate(connection, readers=["ada"])
     assert withdraw_offers(staffed, clock.now(), None) == 1
+
+
+def test_without_a_directory_an_offer_to_anybody_stays_for_its_time(engine: sa.Engine, clock: SetClock) -> None:
+    item = waiting(engine, clock)
+    with at_work(engine, clock, LOCAL_OPERATOR) as work:
+        do.offer_item(work, item, "a locum")
+    assert withdraw_offers(engine, clock.now(), None) == 0
+    clock.advance(OFFER_LASTS)
+    assert withdraw_offers(engine, clock.now(), None) == 1

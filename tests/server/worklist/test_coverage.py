@@ -70,7 +70,7 @@ def test_what_is_being_read_or_over_calls_nobody(mercy: sa.Engine, clock: SetClo
     claimed, cancelled = (add(mercy, clock, facility="mercy", due_at=EVENING + HOUR) for _ in range(2))
     add(mercy, clock, facility="mercy", kind="external", due_at=EVENING)
     with at_work(mercy, clock) as work:
-        items.claim_item(work, item_by_id(work.connection, claimed.id, locked=True))
+        items.claim_item(work, item_by_id(work.connection, claimed.id, locked=True), reader="ada")
         items.cancel_item(work, item_by_id(work.connection, cancelled.id, locked=True))
     assert watch_coverage(mercy, clock.now()) == 0
 

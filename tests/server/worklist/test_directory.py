@@ -21,7 +21,7 @@ from server.worklist.directory import (
     place_of,
     require_lawful,
 )
-from storage.catalog.directory import write_facility, write_reader
+from storage.catalog.directory import deactivate, write_facility, write_reader
 from storage.catalog.engine import begin_write
 from storage.directory import FacilityEntry, ReaderEntry
 from tests.directory import directory, facility, item, reader
@@ -271,7 +271,16 @@ def _is_there(drawn: list[dict[str, Any]], clock: datetime) -> bool:
     return False
 
 
-def test_the_law_is_asked_of_readers_of_the_directory_alone(engine: sa.Engine) -> None:
+def test_a_directory_without_readers_asks_nothing(engine: sa.Engine) -> None:
+    with begin_write(engine) as connection:
+        write_facility(connection, facility(), NOON)
+        require_lawful(connection, item(), "nobody", NOON)
+        write_reader(connection, reader())
+        deactivate(connection, readers=["ada"])
+        require_lawful(connection, item(), "ada", NOON)
+
+
+def test_the_law_is_asked_of_whoever_is_to_read(engine: sa.Engine) -> None:
     with begin_write(engine) as connection:
         write_facility(connection, facility(), NOON)
         write_reader(connection, reader(shifts=[]))
@@ -282,7 +291,8 @@ def test_the_law_is_asked_of_readers_of_the_directory_alone(engine: sa.Engine) -
         assert may_be_given(connection, item(), "ada", NOON)
         assert not may_be_given(connection, item(patient_state="OK"), "ada", NOON)
         assert not may_be_given(connection, item(), "nobody", NOON)
-        require_lawful(connection, item(), "nobody", NOON)
+        with pytest.raises(Refused, match="nobody is no active reader of the directory"):
+            require_lawful(connection, item(), "nobody", NOON)
         with pytest.raises(Refused, match="no licence for US-TX"):
             require_lawful(connection, item(), "bob", NOON)
         with pytest.raises(Refused, match="US-OK"):

@@ -9,17 +9,22 @@ import pytest
 import sqlalchemy as sa
 
 from readingroom.errors import Conflict, NotFound
+from readingroom.model import Scope
 from server.worklist.directory import eligible_readers
 from server.worklist.directory_file import Told, WrongFile, read_files, write_text
 from server.worklist.directory_import import Change, changes_of, import_directory
+from server.worklist.items import create_item, offer_item
 from storage.catalog import schema as t
 from storage.catalog.directory import Directory, contract_for, read_directory
 from storage.catalog.engine import begin_write
+from storage.catalog.matching import parse
 from storage.catalog.studies import ensure_facility
+from storage.catalog.work_items import ITEM_KEYS, search_items
 from tests.catalog import fill, header
 from tests.commands import Run
 from tests.directory import facility, item
 from tests.servers import REPOSITORY
+from tests.worklist import at_work
 
 NOW = datetime(2026, 3, 2, 18, tzinfo=UTC)  # Monday noon in Texas
 EXAMPLES = REPOSITORY / "docs" / "examples"
@@ -261,6 +266,24 @@ def test_a_change_is_told_by_its_fields(engine: sa.Engine, told: Told) -> None:
     with engine.connect() as connection:
         assert read_directory(connection).facilities["mesa"] == moved
         assert read_directory(connection).readers["ben"] == fewer
+
+
+def test_the_items_of_a_reader_are_found_by_the_name_that_the_reader_has_now(engine: sa.Engine, told: Told) -> None:
+    with at_work(engine) as work:
+        item = offer_item(work, create_item(work, facility="local", kind="read"), "ben")
+
+    def found(name: str) -> list[str]:
+        conditions = tuple(parse({"00404034.00404037": name}, keys=ITEM_KEYS))
+        with engine.connect() as connection:
+            return [one.id for one in search_items(connection, Scope(), conditions, limit=9)]
+
+    assert found("ben") == [item.id]
+    import_directory(engine, told, NOW)
+    assert found(told.readers["ben"].name) == [item.id]
+    renamed = told.readers["ben"].model_copy(update={"name": "Benjamin Married"})
+    import_directory(engine, Told(facilities={}, readers={"ben": renamed}), NOW)
+    assert found("benjamin married") == [item.id]
+    assert found(told.readers["ben"].name) == []
 
 
 def test_what_is_missing_is_deactivated_only_when_asked_for(engine: sa.Engine, told: Told) -> None:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
 from itertools import pairwise, product
 from typing import Any, get_args
@@ -20,8 +20,11 @@ from readingroom.events import ItemChanged
 from readingroom.model import LOCAL_OPERATOR, ItemState, Order, Scope
 from server.worklist import items as do
 from server.worklist.states import STEPS, Command, WrongToken, check
+from storage.catalog.directory import deactivate, write_facility, write_reader
+from storage.catalog.engine import begin_write
 from storage.catalog.work_items import StoredItem, find_item, item_by_id, read_timeline
 from tests.catalog import fill, header
+from tests.directory import facility, reader
 from tests.worklist import PLUGIN, READER, add, at_work, study
 
 TOKEN = "1.2.3.4"
@@ -170,6 +173,61 @@ def test_what_is_offered_is_claimed_and_declined_by_that_reader_alone(engine: sa
         claimed = do.claim_item(work, item, reader="bob")
     assert claimed.owner == "bob"
     assert claimed.claim_token
+
+
+def test_nobody_is_given_or_takes_what_the_law_does_not_let_that_reader_read(engine: sa.Engine) -> None:
+    clock = SetClock()
+    with begin_write(engine) as connection:
+        for name in ("local", "mercy"):
+            write_facility(connection, facility(name), clock.now())
+        write_reader(connection, reader(credentials=[{"facility": "local"}], shifts=[]))
+        write_reader(connection, reader("bob", credentials=[{"facility": "local"}], licences=[]))
+        write_reader(connection, reader("cleo"))
+    for name, why in (
+        ("bob", "no licence for US-TX"),
+        ("cleo", "no privileges at local"),
+        ("dan", "dan is no active reader of the directory"),
+    ):
+        item, claimed = add(engine, clock), add(engine, clock)
+        with at_work(engine, clock) as work, pytest.raises(Refused, match=why):
+            do.claim_item(work, item, reader=name)
+        with at_work(engine, clock, replace(READER, id=name)) as work, pytest.raises(Refused, match=why):
+            do.claim_item(work, item)
+        with at_work(engine, clock) as work, pytest.raises(Refused, match=why):
+            do.offer_item(work, item, name)
+        with at_work(engine, clock) as work:
+            claimed = do.claim_item(work, claimed, reader="ada")
+            with pytest.raises(Refused, match=why):
+                do.reassign_item(work, claimed, name)
+        assert told(engine, item) == ["created"]
+    clock.advance(timedelta(days=1))
+    with begin_write(engine) as connection:
+        deactivate(connection, readers=["ada"])
+    with at_work(engine, clock) as work, pytest.raises(Refused, match="ada is no active reader"):
+        do.claim_item(work, item, reader="ada")
+
+
+def test_to_call_somebody_and_the_work_of_others_take_no_licence(engine: sa.Engine) -> None:
+    with begin_write(engine) as connection:
+        write_reader(connection, reader(credentials=[]))
+    for kind in ("critical", "followup", "external"):
+        item = add(engine, kind=kind)
+        with at_work(engine) as work:
+            assert do.claim_item(work, item).owner == "local-operator"
+
+
+def test_a_reader_who_acts_claims_for_nobody_else(engine: sa.Engine) -> None:
+    item = add(engine)
+    with begin_write(engine) as connection:
+        write_facility(connection, facility("local"), SetClock().now())
+        for name in ("ada", "bob"):
+            write_reader(connection, reader(name, credentials=[{"facility": "local"}]))
+    with at_work(engine) as work:
+        item = do.offer_item(work, item, "bob")
+    with at_work(engine, actor=READER) as work, pytest.raises(Conflict, match="offered to bob, not to ada"):
+        do.claim_item(work, item)
+    with at_work(engine) as work:
+        assert do.claim_item(work, item).owner == "bob"
 
 
 def test_a_supervisor_gives_what_one_reader_has_to_another(engine: sa.Engine) -> None:
