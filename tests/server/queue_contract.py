@@ -65,8 +65,8 @@ def notes(queue: Queue) -> list[str]:
         return list(connection.execute(found).scalars())
 
 
-def wait_until(is_so: Callable[[], object]) -> None:
-    give_up = time.monotonic() + PATIENCE_SECONDS
+def wait_until(is_so: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
+    give_up = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < give_up
         time.sleep(0.05)
@@ -528,9 +528,9 @@ class QueueContract:
             wait_until(lambda: notes(queue))
             stopped = int(notes(queue)[0].split()[-1])
             os.kill(stopped, signal.SIGSTOP)
-            wait_until(lambda: "done 2" in notes(queue))
-            os.kill(stopped, signal.SIGCONT)
-            wait_until(lambda: "refused 1" in notes(queue))
+            wait_until(lambda: any(text.startswith("begun 2") for text in notes(queue)))
+            os.kill(stopped, signal.SIGCONT)  # while another one has the job
+            wait_until(lambda: {"refused 1", "done 2"} <= set(notes(queue)))
         assert [text for text in notes(queue) if text.startswith("done")] == ["done 2"]
         assert queue.entries() == []
 
