@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from readingroom.clock import SetClock
 from readingroom.model import Scope, Sla
 from server.room import Room
-from server.worker import Sweeper
+from server.worker import TIMERS, Sweeper
 from server.worklist import items
 from server.worklist.hours import Calendar
 from server.worklist.marks import after_pause, is_reason
@@ -437,7 +437,7 @@ def test_what_is_due_is_found_by_the_index_of_what_waits(engine: sa.Engine) -> N
 def test_the_sweeper_tells_of_marks(room: Room, clock: SetClock) -> None:
     one = add(room.engine, clock, facility="local", due_at=MONDAY + HOUR, warn_at=MONDAY)
     clock.advance(2 * HOUR)
-    sweeper = Sweeper(room)
+    sweeper = Sweeper(room, "timers", TIMERS)
     for _ in range(2):
         sweeper.round()
     assert crossed(room.engine, one) == ["warn", "due", "breached"]
