@@ -524,9 +524,9 @@ def notify_contact(escalation: Escalation, rung: Rung, contact: Contact, ctx: Co
 
     Returns: `Notified` where the message was handed over, None where the channel of the contact is not this plugin's.
 
-    If it fails: the next plugin is asked, then the next contact, then the next rung is climbed. Where nobody was reached
-    and a plugin has raised `RetryLater`, the rung is tried again then, unless the next one is due before. An escalation is
-    never closed by failure.
+    If it fails: the next plugin is asked, then the next contact, then the next rung is climbed. Where nobody was
+    reached and a plugin has raised `RetryLater`, the rung is tried again then, unless the next one is due before. An
+    escalation is never closed by failure.
 
     Delivered again: yes, with the same ``ctx.delivery``: give it to what carries the message, so that nobody is called
     twice.

@@ -543,13 +543,17 @@ def purge_(
     if settings.purge_after_days is None:
         raise Invalid("Say how long what was removed is kept: --days, or the setting purge_after_days.")
     from server.archive import open_archive
-    from server.purging import purge
+    from server.hooks import Hooks, find_plugins
+    from server.purging import purge, vetoes_of
     from server.renditions import open_renditions
 
     clock = SystemClock()
     with open_archive(settings) as (engine, blobs), err.status("purging") as status:
         before = clock.now() - timedelta(days=settings.purge_after_days)
-        with closing(open_renditions(settings)) as renditions:
+        with (
+            closing(open_renditions(settings)) as renditions,
+            closing(Hooks(find_plugins(settings), clock=clock)) as hooks,
+        ):
             purged = purge(
                 engine,
                 blobs,
@@ -557,7 +561,10 @@ def purge_(
                 before=before,
                 forget=renditions.forget,
                 advance=lambda done: status.update(f"{done.instances} instances"),
+                veto=vetoes_of(hooks),
             )
+    for study_uid, because in purged.vetoed:
+        out.print(f"Kept study {study_uid}: {because}", markup=False)
     out.print(f"Purged {purged.instances:,} instances of {purged.studies:,} studies, {purged.size_bytes:,} bytes.")
 
 

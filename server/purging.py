@@ -2,28 +2,36 @@
 
 Three steps, so that a crash between any two leaves something that the next run finishes: instances are condemned (a
 side record, one transaction), their objects deleted from the store, their rows deleted from the catalog. Nothing in use
-is ever condemned, and nothing condemned can be restored or stored again until it is gone.
+is ever condemned, and nothing condemned can be restored or stored again until it is gone. Plugins are asked before a
+study is condemned (`veto_purge`), each time anew; a purge that has begun is finished.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from readingroom.clock import Clock
+from readingroom.errors import NotFound
+from readingroom.model import Study
+from server.hooks import Hooks
 from server.room import Room
 from storage.blobs import Blobs
 from storage.catalog import nonpatient
 from storage.catalog.engine import begin_write
 from storage.catalog.events import append_events, instance_events
 from storage.catalog.removals import condemn, condemned, due_for_purge, erase, lock_study
+from storage.catalog.shown import read_removed
 from storage.sidecars import begin_recorded, iter_records, records_folder
 
 log = logging.getLogger(__name__)
+
+AskVeto = Callable[[Study, str], str | None]
+"""Given a study and the reason of its purge: why it is kept, or None."""
 
 _AT_ONCE = 20
 """Studies that a round of the server's timer purges; it has other things to look at."""
@@ -39,6 +47,8 @@ class Purged:
     studies: int = 0
     instances: int = 0
     size_bytes: int = 0
+    vetoed: list[tuple[str, str]] = field(default_factory=list)
+    """The UIDs of studies that are kept, and why."""
 
 
 def purge_due(room: Room) -> int:
@@ -48,8 +58,25 @@ def purge_due(room: Room) -> int:
         return 0
     before = room.clock.now() - timedelta(days=days)
     return purge(
-        room.engine, room.blobs, room.clock, before=before, at_most=_AT_ONCE, forget=room.renditions.forget
+        room.engine,
+        room.blobs,
+        room.clock,
+        before=before,
+        at_most=_AT_ONCE,
+        forget=room.renditions.forget,
+        veto=vetoes_of(room.hooks),
     ).instances
+
+
+def vetoes_of(hooks: Hooks) -> AskVeto:
+    """Asks the plugins whether a study may be purged; one that fails keeps it."""
+
+    def ask(study: Study, reason: str) -> str | None:
+        for answer in hooks.decide_all("veto_purge", study=study, reason=reason):
+            return f"{answer.plugin}: {answer.problem or answer.value.because}"
+        return None
+
+    return ask
 
 
 def purge(
@@ -61,6 +88,7 @@ def purge(
     at_most: int | None = None,
     forget: Callable[[str], None] = lambda _: None,
     advance: Callable[[Purged], None] = lambda _: None,
+    veto: AskVeto = lambda _study, _reason: None,
 ) -> Purged:
     """Purge what was removed before a time, study by study.
 
@@ -72,12 +100,22 @@ def purge(
         So many studies, and leave the rest for another time.
     forget
         Removes what else was made of an object, whose sha256 it is given; as `server.renditions.Renditions.forget`.
+    veto
+        Why a study may not be purged, if so; as `vetoes_of` makes it.
     """
     purged = Purged()
     with engine.connect() as connection:
-        due = due_for_purge(connection, before, at_most)
-    for owner_facility, study_uid in due:
-        _purge_study(engine, blobs, clock, owner_facility, study_uid, before, purged, forget)
+        due = due_for_purge(connection, before)
+    for owner_facility, study_uid, is_open in due:
+        if at_most is not None and purged.studies >= at_most:
+            break
+        because = _veto(engine, veto, owner_facility, study_uid, before) if is_open else None
+        if because is not None:
+            purged.vetoed.append((study_uid, because))
+        # What is condemned already goes; what has been removed since stays with the veto.
+        until = before if because is None else None
+        if because is None or _is_begun(engine, owner_facility, study_uid):
+            _purge_study(engine, blobs, clock, owner_facility, study_uid, until, purged, forget)
         advance(purged)
     with engine.connect() as connection:
         due_of_nobody = nonpatient.due_for_purge(connection, before, at_most)
@@ -87,6 +125,23 @@ def purge(
     if purged.instances:
         log.info("purged %d instances of %d studies, %d bytes", purged.instances, purged.studies, purged.size_bytes)
     return purged
+
+
+def _veto(engine: sa.Engine, veto: AskVeto, owner_facility: str, study_uid: str, before: datetime) -> str | None:
+    try:
+        with engine.connect() as connection:
+            study = read_removed(connection, owner_facility, study_uid)
+    except NotFound:
+        return None  # it was rejected before it came: there is nothing of it to keep
+    because = veto(study, f"removed before {before:%Y-%m-%d %H:%M} UTC")
+    if because is not None:
+        log.warning("study %s is not purged: %s", study_uid, because)
+    return because
+
+
+def _is_begun(engine: sa.Engine, owner_facility: str, study_uid: str) -> bool:
+    with engine.connect() as connection:
+        return bool(condemned(connection, owner_facility, study_uid)[0])
 
 
 def _purge_non_patient(
@@ -126,13 +181,13 @@ def _purge_study(
     clock: Clock,
     owner_facility: str,
     study_uid: str,
-    before: datetime,
+    before: datetime | None,
     purged: Purged,
     forget: Callable[[str], None],
 ) -> None:
     with begin_recorded(engine, blobs, owner_facility, study_uid, clock=clock) as (connection, record):
         lock_study(connection, owner_facility, study_uid)
-        chosen = condemn(connection, owner_facility, study_uid, before)
+        chosen = condemn(connection, owner_facility, study_uid, before) if before is not None else ()
         if chosen:
             told = {
                 "owner_facility": owner_facility,

@@ -275,13 +275,20 @@ def _by_series(pairs: Iterable[Any]) -> dict[str, list[str]]:
 # -- purging ---------------------------------------------------------------------------------------------------------
 
 
-def due_for_purge(connection: sa.Connection, before: datetime, at_most: int | None = None) -> list[tuple[str, str]]:
-    """Owner facility and UID of the studies with something hidden since before that time, or a purge begun."""
+def due_for_purge(connection: sa.Connection, before: datetime) -> list[tuple[str, str, bool]]:
+    """The studies with something hidden since before that time, or a purge begun.
+
+    Returns
+    -------
+    list
+        Of each its owner facility, its UID, and whether something of it is still to be decided on.
+    """
     c = t.removal.c
     hidden_before = (c.state == "hidden") & (c.at < before)
-    wanted = sa.select(c.owner_facility, c.study_uid).distinct().where(hidden_before | (c.state == "purging"))
-    found = connection.execute(wanted.order_by(c.owner_facility, c.study_uid).limit(at_most))
-    return [(row.owner_facility, row.study_uid) for row in found]
+    is_open = sa.func.max(sa.case((hidden_before, 1), else_=0))
+    wanted = sa.select(c.owner_facility, c.study_uid, is_open).where(hidden_before | (c.state == "purging"))
+    found = connection.execute(wanted.group_by(c.owner_facility, c.study_uid).order_by(c.owner_facility, c.study_uid))
+    return [(facility, study_uid, bool(is_open)) for facility, study_uid, is_open in found]
 
 
 def condemn(connection: sa.Connection, owner_facility: str, study_uid: str, before: datetime) -> Sequence[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -30,6 +31,17 @@ def read_study(connection: sa.Connection, facility: str, study_uid: str) -> Stud
     return _shown(connection, [row])[0]
 
 
+def read_removed(connection: sa.Connection, facility: str, study_uid: str) -> Study:
+    """One study as it was, with what is removed of it; raises `NotFound` where nothing is known of it any more."""
+    row = connection.execute(
+        sa.select(t.study).where(_S.owner_facility == facility, _S.study_uid == study_uid)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"Facility {facility} has no study {study_uid}.")
+    study = _shown(connection, [row], sa.select(t.series))[0]
+    return replace(study, modalities=tuple(sorted({one.modality for one in study.series if one.modality})))
+
+
 def read_patient(connection: sa.Connection, study: Study) -> Patient:
     """The patient of a study, with that patient's other studies in the archive, the newest first.
 
@@ -45,11 +57,11 @@ def read_patient(connection: sa.Connection, study: Study) -> Patient:
     )
 
 
-def _shown(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[Study]:
+def _shown(connection: sa.Connection, rows: Sequence[sa.Row[Any]], wanted: sa.Select[Any] = _SERIES) -> list[Study]:
     series: dict[str, list[Series]] = {row.id: [] for row in rows}
     if rows:
         c = t.series.c
-        found = _SERIES.where(c.study.in_(series)).order_by(c.series_number.nulls_last(), c.id)
+        found = wanted.where(c.study.in_(series)).order_by(c.series_number.nulls_last(), c.id)
         for row in connection.execute(found):
             series[row.study].append(
                 Series(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,10 +21,11 @@ from starlette.testclient import TestClient
 
 from readingroom.clock import SetClock
 from readingroom.errors import Conflict, NotFound, Refused, Unavailable
-from readingroom.model import LOCAL_OPERATOR, Actor, Scope
+from readingroom.model import LOCAL_OPERATOR, Actor, Scope, Study
 from server.app import create_app
+from server.hooks import Hooks, find_plugins
 from server.ingest import Ingest
-from server.purging import purge, purge_due
+from server.purging import Purged, purge, purge_due, vetoes_of
 from server.removing import remove
 from server.removing import restore as restore_
 from server.room import Room
@@ -377,6 +379,78 @@ def test_a_server_purges_by_its_policy_alone(room: Room, client: httpx.Client, c
     assert purge_due(strict) == 0
     clock.advance(timedelta(days=2))
     assert purge_due(strict) == 1
+
+
+@BOTH
+def test_a_plugin_keeps_a_study_that_is_removed_and_the_next_one_goes(
+    room: Room, client: httpx.Client, clock: SetClock
+) -> None:
+    kept, other = ct_series(2), cine()
+    keep(client, *kept, other)
+    delete(client, kept[0], "study")
+    delete(client, other)
+    clock.advance(timedelta(days=1))
+    asked: list[tuple[str, tuple[str, ...], str]] = []
+
+    def veto(study: Study, reason: str) -> str | None:
+        asked.append((study.study_uid, study.modalities, reason))
+        return "bones: kept for ever" if study.has("CT") else None
+
+    def run() -> Purged:
+        return purge(room.engine, room.blobs, room.clock, before=clock.now(), at_most=1, veto=veto)
+
+    done, again = run(), run()
+    assert (done.studies, again.studies) == (1, 0), "a study that is kept does not keep the next one"
+    assert again.vetoed == [(kept[0].StudyInstanceUID, "bones: kept for ever")], "it is asked each time"
+    assert {modalities for _, modalities, _ in asked} == {("CT",), ("OT",)}
+    assert {reason for *_, reason in asked} == {"removed before 2026-01-02 12:00 UTC"}
+    assert restore(client, kept[0]) == 204
+    assert is_shown(client, kept[0])
+
+
+def test_what_is_condemned_goes_whatever_a_plugin_says_and_nothing_more_is(
+    room: Room, client: httpx.Client, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ct_series(2)
+    keep(client, first, second)
+    delete(client, first)
+    clock.advance(timedelta(days=1))
+    with monkeypatch.context() as patched:
+        patched.setattr(room.blobs, "delete", _fails)
+        with pytest.raises(OSError, match="crashed"):
+            run_purge(room, clock)
+    delete(client, second)
+    clock.advance(timedelta(days=1))
+    done = purge(room.engine, room.blobs, room.clock, before=clock.now(), veto=lambda _study, _reason: "no")
+    assert (done.instances, [because for _, because in done.vetoed]) == (1, ["no"])
+    assert restore(client, first) == 410
+    assert restore(client, second) == 204
+
+
+def _fails(key: str) -> None:
+    raise OSError("crashed")
+
+
+def test_a_plugin_that_fails_keeps_what_is_to_be_purged(room: Room, tmp_path: Path) -> None:
+    (tmp_path / "guard.py").write_text(GUARD)
+    settings = room.settings.model_copy(update={"plugins_folder": tmp_path})
+    with closing(Hooks(find_plugins(settings), clock=room.clock)) as hooks:
+        ask = vetoes_of(hooks)
+        one = Study(study_uid="1.2", facility="local", patient="p", modalities=("MG",))
+        assert ask(one, "old") == "guard: kept for twenty years"
+        assert ask(replace(one, modalities=("CT",)), "old") is None
+        assert "guard: " in (ask(replace(one, modalities=("US",)), "old") or "")
+
+
+GUARD = """
+from readingroom import Veto, hookimpl
+
+@hookimpl
+def veto_purge(study, reason):
+    if study.has("US"):
+        raise RuntimeError("broken")
+    return Veto(because="kept for twenty years") if study.has("MG") else None
+"""
 
 
 @BOTH
