@@ -7,6 +7,8 @@ DATA ?= var/demo
 PORT ?= 8780
 BASE ?= http://127.0.0.1:$(PORT)/dicomweb
 export PIP_CONSTRAINT :=
+# The tests start hundreds of processes; each would compile anew all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run install test test-slow fuzz check format lock docs bench conformance clean ohif plugin contract

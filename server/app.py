@@ -45,7 +45,7 @@ from server.dicomweb import (
 from server.dicomweb.ups_events import PARTING_SECONDS
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.gauges import measure
-from server.hooks import Hooks, find_plugins
+from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
 from server.renditions import open_renditions
 from server.room import Room
@@ -112,7 +112,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
             )
             decoding = codecs or own_codecs
             hooks = Hooks(
-                find_plugins(settings),
+                wanted_plugins(settings),
                 clock=clock,
                 open_archive=lambda studies: ShownStudies(engine, blobs, decoding, studies),
             )

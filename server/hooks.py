@@ -99,20 +99,30 @@ class Answer:
 def find_plugins(settings: Settings) -> list[Found]:
     """Every plugin that there is.
 
-    Those of the settings come first, in their order, then those of the folder, then what is installed and named in
-    neither; the last do not run.
+    First `wanted_plugins`, then what is installed and named in neither settings nor folder, which does not run.
     """
-    installed = {one.name: one for one in importlib.metadata.entry_points(group=NAME)}
+    found = wanted_plugins(settings)
+    named = {one.name for one in found}
+    for name, entry_point in sorted(_installed().items()):
+        if name not in named:
+            where, version = _distribution(entry_point)
+            found.append(Found(name=name, where=where, version=version))
+    return found
+
+
+def wanted_plugins(settings: Settings) -> list[Found]:
+    """The plugins of the settings, in their order, then those of the folder; what else is installed does not run."""
     folder = {path.stem: path for path in _in_folder(settings.plugins_folder)}
     wanted = dict(settings.plugins)
     for name in folder:
         wanted.setdefault(name, PluginSettings.model_validate({}))
-    found = [_wanted(name, told, folder.get(name), installed.get(name)) for name, told in wanted.items()]
-    for name, entry_point in sorted(installed.items()):
-        if name not in wanted:
-            where, version = _distribution(entry_point)
-            found.append(Found(name=name, where=where, version=version))
-    return found
+    # Looking through all that is installed takes long; a server without plugins need not.
+    installed = _installed() if wanted else {}
+    return [_wanted(name, told, folder.get(name), installed.get(name)) for name, told in wanted.items()]
+
+
+def _installed() -> dict[str, importlib.metadata.EntryPoint]:
+    return {one.name: one for one in importlib.metadata.entry_points(group=NAME)}
 
 
 def _wanted(

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -69,15 +69,14 @@ class Asset:
     gzip_stat: os.stat_result | None
 
     @classmethod
-    def of(cls, path: Path) -> Asset:
-        """The asset at `path`, with the compressed one beside it where there is one."""
-        packed = compressed(path)
+    def of(cls, file: os.DirEntry[str], packed: os.DirEntry[str] | None) -> Asset:
+        """The asset that is a file, with the compressed one beside it where there is one."""
         return cls(
-            path=path,
-            media_type=MEDIA_TYPES[path.suffix],
-            cache_control="public, max-age=31536000, immutable" if HASHED_NAME.search(path.name) else "no-cache",
-            stat=path.stat(),
-            gzip_stat=packed.stat() if packed.is_file() else None,
+            path=Path(file.path),
+            media_type=MEDIA_TYPES[_suffix(file.name)],
+            cache_control="public, max-age=31536000, immutable" if HASHED_NAME.search(file.name) else "no-cache",
+            stat=file.stat(),
+            gzip_stat=packed.stat() if packed else None,
         )
 
     def response(self, request: Request, headers: Mapping[str, str]) -> Response:
@@ -114,6 +113,22 @@ def accepts_gzip(request: Request) -> bool:
     return False
 
 
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1]
+
+
+def _files(folder: Path | str, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """The files of a folder, with their paths below it; by one look at each, for there are hundreds."""
+    if not below and not os.path.isdir(folder):
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _files(entry.path, f"{below}{entry.name}/")
+            else:
+                yield f"{below}{entry.name}", entry
+
+
 def viewer_routes(static_dir: Path = STATIC) -> list[BaseRoute]:
     """Routes to mount at ``/ohif``.
 
@@ -126,8 +141,10 @@ def viewer_routes(static_dir: Path = STATIC) -> list[BaseRoute]:
     static_dir
         Where `server.web.ohif` put the viewer. Without it every page says how to install it.
     """
-    found = (path for path in static_dir.rglob("*") if path.is_file() and path.suffix in MEDIA_TYPES)
-    assets = {path.relative_to(static_dir).as_posix(): Asset.of(path) for path in found}
+    files = dict(_files(static_dir))
+    assets = {
+        name: Asset.of(file, files.get(f"{name}.gz")) for name, file in files.items() if _suffix(name) in MEDIA_TYPES
+    }
     page = assets.get("index.html")
     scripts = INLINE_SCRIPT.findall(page.path.read_bytes()) if page else []
     hashes = "".join(f" 'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'" for script in scripts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
@@ -49,19 +51,23 @@ def pending(engine: sa.Engine) -> list[str]:
 
 def head() -> str:
     """The newest revision that this release knows."""
-    newest = ScriptDirectory.from_config(_config(None)).get_current_head()
-    assert newest is not None  # the package holds at least 0001
-    return newest
+    return _known()[-1]
 
 
 def _revision(connection: sa.Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+@cache
+def _known() -> list[str]:
+    """The revisions of this release, oldest first; read once, for Alembic runs every file of them to find its name."""
+    return [script.revision for script in ScriptDirectory.from_config(_config(None)).walk_revisions()][::-1]
+
+
 def _pending(revision: str | None) -> list[str]:
-    known = [script.revision for script in ScriptDirectory.from_config(_config(None)).walk_revisions()][::-1]
+    known = _known()
     if revision is None:
-        return known
+        return known[:]
     if revision not in known:
         raise Conflict(
             f"The database is at revision {revision}, which this release does not know (its newest is {known[-1]}): "
