@@ -130,9 +130,9 @@ _WORKLIST = """\
 
 Work items are this server's own (to read a study, a second reading, a peer review, a critical result, a follow-up) and
 those that others create. What is asked of an attribute at which transaction, and before a final state, is that of
-PS3.4 Table CC.2.5-3. A missing or wrong Transaction UID, and an update of what is COMPLETED or CANCELED, is answered
-by 400, what else the state forbids by 409, with the Warning that chapter 11 names. No work item is ever deleted, so
-410 is not answered.
+PS3.4 Table CC.2.5-3. A missing Transaction UID, and an update of what is COMPLETED or CANCELED, is answered by 400, a
+wrong one, and what else the state forbids, by 409, with the Warning that chapter 11 names. No work item is ever
+deleted, so 410 is not answered.
 
 - **Created** is what others send, as it is, in the state SCHEDULED. An empty Worklist Label becomes the facility, with
   a Warning; Scheduled Procedure Step Modification DateTime is always ours. Where no UID is named, one is made.

@@ -198,7 +198,7 @@ async def update_workitem(request: Request) -> Response:
         try:
             return [*_set(work, item, sent, token)]
         except WrongToken as error:
-            raise _Warned(Invalid(error.message), NOT_IN_THIS_STATE) from None
+            raise _Warned(_refusal(error, token), NOT_IN_THIS_STATE) from None
         except Conflict as error:
             raise _Warned(error, NOT_IN_THIS_STATE) from None
 
@@ -304,11 +304,16 @@ async def change_state(request: Request) -> Response:
                 return []
             return [*_finish(work, item, state, token)]
         except WrongToken as error:
-            raise _Warned(Invalid(error.message), WRONG_TOKEN) from None
+            raise _Warned(_refusal(error, token), WRONG_TOKEN) from None
         except Conflict as error:
             raise _Warned(error, NOT_IN_THE_STATE) from None
 
     return _warn(request, Response(status_code=200), *await _work(request, change))
+
+
+def _refusal(error: WrongToken, token: str | None) -> ReadingRoomError:
+    """A request without a Transaction UID is none; one with another than the claim's is a conflict with the claim."""
+    return error if token else Invalid(error.message)
 
 
 def _finish(work: Work, item: StoredItem, state: str, token: str) -> list[str]:

@@ -164,6 +164,13 @@ def query_of(operation: Operation, uids: dict[str, str]) -> dict[str, str]:
     return {one.name: named.get(one.name) or one.schema["enum"][0] for one in operation.parameters if one.is_required}
 
 
+def one_image(client: httpx.Client) -> dict[str, str]:
+    """A study of one image: of more, none is sent in a single part (PS3.18 Table 10.4.4-1)."""
+    (image,) = ct_series(1)
+    keep(client, image)
+    return {"study": image.StudyInstanceUID, "series": image.SeriesInstanceUID, "instance": image.SOPInstanceUID}
+
+
 @pytest.mark.parametrize(("name", "media_type"), cases())
 def test_every_media_type_that_is_named_is_sent(
     seeded: tuple[httpx.Client, dict[str, str]], name: str, media_type: str
@@ -176,6 +183,8 @@ def test_every_media_type_that_is_named_is_sent(
             "series": dataset.SeriesInstanceUID,
             "instance": dataset.SOPInstanceUID,
         }
+    elif name == "RetrieveStudyRendered":
+        uids |= one_image(client)
     operation = BY_NAME[name]
     url = url_of(client, operation, uids)
     answer = client.get(url, params=query_of(operation, uids), headers={"Accept": media_type})
@@ -189,6 +198,8 @@ def test_every_media_type_that_is_named_is_sent(
 @pytest.mark.parametrize("name", [one.name for one in OPERATIONS if one.method == "GET"])
 def test_every_parameter_is_taken_with_its_example(seeded: tuple[httpx.Client, dict[str, str]], name: str) -> None:
     client, uids = seeded
+    if name == "RetrieveStudyRendered":
+        uids |= one_image(client)
     operation = BY_NAME[name]
     required, url = query_of(operation, uids), url_of(client, operation, uids)
     for parameter in operation.parameters:

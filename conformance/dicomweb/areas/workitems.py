@@ -310,7 +310,7 @@ def updated_by_the_claimant(peer: Peer, cast: Cast) -> None:
 def updated_without_the_lock(peer: Peer, cast: Cast) -> None:
     """An update of a work item that is IN PROGRESS, without a Transaction UID or with another, is refused.
 
-    By 400 (Table 11.6.3-1); 409 is let pass, as the table of Retrieve has it.
+    By 400 or 409, as the editions of Table 11.6.3-1 have it.
     """
     uid, _ = cast.worklist.claimed()
     refused_update(cast.worklist, uid, "")
@@ -327,10 +327,13 @@ def updated_at_the_end(peer: Peer, cast: Cast) -> None:
 
 @check("UPS-034", "11.6.3.1", SHOULD, needs="worklist")
 def status_of_refused_updates(peer: Peer, cast: Cast) -> None:
-    """Updates with a missing or wrong Transaction UID, and of what has ended, are answered by 400."""
+    """Updates without a Transaction UID, and of what has ended, are answered by 400; with a wrong one by 409.
+
+    Editions up to 2024 answer a wrong one by 400 too.
+    """
     uid, _ = cast.worklist.claimed()
     cast.worklist.update(uid, RELABELED).expect(400)
-    cast.worklist.update(uid, RELABELED, cast.worklist.new_uid()).expect(400)
+    cast.worklist.update(uid, RELABELED, cast.worklist.new_uid()).expect(409)
     ended, token = cast.worklist.completed()
     cast.worklist.update(ended, RELABELED, token).expect(400)
 

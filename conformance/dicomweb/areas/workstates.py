@@ -79,10 +79,10 @@ def ended_by_another(peer: Peer, cast: Cast) -> None:
 
 @check("UPS-047", "11.7.3.1", SHOULD, needs="worklist")
 def status_of_tokens(peer: Peer, cast: Cast) -> None:
-    """A missing and a wrong Transaction UID are answered by 400."""
+    """A missing Transaction UID is answered by 400, and a wrong one by 409; by 400 in editions up to 2024."""
     uid, _ = cast.worklist.claimed()
     cast.worklist.change(uid, "CANCELED", "").expect(400)
-    cast.worklist.change(uid, "CANCELED", cast.worklist.new_uid()).expect(400)
+    cast.worklist.change(uid, "CANCELED", cast.worklist.new_uid()).expect(409)
 
 
 @check("UPS-048", "11.7.3.1", SHOULD, needs="worklist")
