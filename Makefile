@@ -11,7 +11,7 @@ export PIP_CONSTRAINT :=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow fuzz check format lock docs bench conformance clean ohif plugin contract
+.PHONY: help run install test test-slow fuzz check format lock docs bench bench-work conformance clean ohif plugin contract
 
 help: ## print these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ docs: $(STAMP) ## write the reference pages that are made from the code
 
 bench: $(STAMP) ## measure against Orthanc and nginx, in one run
 	@$(PY) -m benchmarks $(ARGS)
+
+bench-work: $(STAMP) ## measure what plugins cost, how long studies wait for them, and ten thousand timers
+	@$(PY) -m benchmarks.work
 
 conformance: $(STAMP) ## check a running server against PS3.18 (BASE=http://... for another)
 	@$(PY) -m server.cli conformance dicomweb --base $(BASE) $(ARGS)
