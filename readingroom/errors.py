@@ -9,14 +9,18 @@
     │   ├── TooLarge            past a limit of length, depth or count
     │   ├── NotAcceptable       no representation that the client accepts
     │   │   └── Undecodable     a codec dies of making it, or would need too much memory or time
-    │   └── UnsupportedMedia    a request body of a type this service does not read
+    │   ├── UnsupportedMedia    a request body of a type this service does not read
+    │   └── Unprocessable       it can be read, and breaks a rule
     ├── NotFound                no such thing, or out of the caller's scope (which is the same)
     │   └── Gone                it was here and was deleted
     ├── Conflict                the state of the thing forbids it
     │   ├── Ambiguous           more than one facility owns that UID
     │   ├── Duplicate           that SOP Instance UID is held with other bytes
-    │   └── Changed             it is no longer what the caller read
+    │   ├── Changed             it is no longer what the caller read
+    │   │   └── NotSelective    a condition that one resource has to meet is met by several
+    │   └── Unconditional       the caller has to say what it has read
     ├── Refused                 not allowed
+    │   └── ReadOnly            nobody may: it is made from other things
     ├── Unavailable             not now: full disk, busy, cold tier
     │   ├── OutOfSpace          the store cannot take more bytes
     │   └── RetryLater          a job that wants to be done again, not before a time
@@ -70,6 +74,10 @@ class UnsupportedMedia(Invalid):
     """The request body is of a media type that this service does not read."""
 
 
+class Unprocessable(Invalid):
+    """What was sent can be read, but breaks a rule of its kind."""
+
+
 class NotFound(ReadingRoomError):
     """There is no such resource."""
 
@@ -94,8 +102,20 @@ class Changed(Conflict):
     """The resource has been changed since it was read; read it again."""
 
 
+class NotSelective(Changed):
+    """More than one resource meets the condition."""
+
+
+class Unconditional(Conflict):
+    """Say by If-Match which version this is to change."""
+
+
 class Refused(ReadingRoomError):
     """This is not allowed."""
+
+
+class ReadOnly(Refused):
+    """This is made from other things, and cannot be written."""
 
 
 class Unavailable(ReadingRoomError):

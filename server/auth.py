@@ -17,13 +17,15 @@ from readingroom.model import LOCAL_OPERATOR, Actor, Permission, Scope
 class Caller:
     """One request's caller: the actor, the scope of this path, and the root of every URL we make for it.
 
-    `service_root` is such as ``https://images.example.org/dicomweb`` or ``.../dicomweb/f/north``; no trailing slash.
+    `service_root` is such as ``https://images.example.org/dicomweb`` or ``.../dicomweb/f/north``, and `fhir_root` the
+    like below ``/fhir``; no trailing slash.
     `facility` is the owner of what this request stores.
     """
 
     actor: Actor
     scope: Scope
     service_root: str
+    fhir_root: str
     facility: str
 
 

@@ -26,7 +26,8 @@ from server.status import http_status
 log = logging.getLogger(__name__)
 
 _DICOMWEB = "/dicomweb"
-_FACILITY = re.compile(r"/dicomweb/f/([A-Za-z0-9._-]{1,64})(?=/|$)")
+_FHIR = "/fhir"
+_FACILITY = re.compile(r"/(?:dicomweb|fhir)/f/([A-Za-z0-9._-]{1,64})(?=/|$)")
 _PREFLIGHT_SECONDS = "86400"
 _EXPOSED = "Content-Location, Content-Range, ETag, Location, Retry-After, Warning"
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -160,12 +161,14 @@ class Edge:
                 actor=actor,
                 scope=actor.scope.narrowed(facility),
                 service_root=f"{root}{_DICOMWEB}/f/{facility}",
+                fhir_root=f"{root}{_FHIR}/f/{facility}",
                 facility=facility,
             )
         return Caller(
             actor=actor,
             scope=actor.scope,
             service_root=root + _DICOMWEB,
+            fhir_root=root + _FHIR,
             facility=actor.facility or self._settings.facility,
         )
 

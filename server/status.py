@@ -1,4 +1,7 @@
-"""From meaning to numbers: HTTP status (PS3.18 8.5) and DICOM failure reason (PS3.3 C.12.1.1.3, PS3.4 B.2.3)."""
+"""From meaning to numbers and codes: HTTP status (PS3.18 8.5, FHIR R4 3.1.0), FHIR issue type, DICOM failure reason.
+
+Failure reasons are those of PS3.3 C.12.1.1.3 and PS3.4 B.2.3.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,37 @@ HTTP: dict[type[e.ReadingRoomError], int] = {
     e.TooLarge: 413,
     e.NotAcceptable: 406,
     e.UnsupportedMedia: 415,
+    e.Unprocessable: 422,
     e.NotFound: 404,
     e.Gone: 410,
     e.Conflict: 409,
     e.Changed: 412,
+    e.Unconditional: 428,
     e.Refused: 403,
+    e.ReadOnly: 405,
     e.Unavailable: 503,
     e.OutOfSpace: 507,
     e.ReadingRoomError: 500,
 }
+
+ISSUE: dict[type[e.ReadingRoomError], str] = {
+    e.Invalid: "invalid",
+    e.TooLarge: "too-long",
+    e.NotAcceptable: "not-supported",
+    e.UnsupportedMedia: "not-supported",
+    e.Unprocessable: "processing",
+    e.NotFound: "not-found",
+    e.Gone: "deleted",
+    e.Conflict: "conflict",
+    e.Duplicate: "duplicate",
+    e.NotSelective: "multiple-matches",
+    e.Refused: "forbidden",
+    e.ReadOnly: "not-supported",
+    e.Unavailable: "transient",
+    e.OutOfSpace: "no-store",
+    e.ReadingRoomError: "exception",
+}
+"""Codes of http://hl7.org/fhir/issue-type."""
 
 FAILURE_REASON: dict[type[e.ReadingRoomError], int] = {
     e.NotDicom: 0xC000,  # Cannot understand
@@ -37,6 +62,11 @@ FAILURE_REASON: dict[type[e.ReadingRoomError], int] = {
 def http_status(error: e.ReadingRoomError) -> int:
     """The HTTP status for what went wrong; the nearest entry up the tree of errors."""
     return next(HTTP[kind] for kind in type(error).__mro__ if kind in HTTP)
+
+
+def issue_code(error: e.ReadingRoomError) -> str:
+    """The type of the issue that an OperationOutcome tells of it."""
+    return next(ISSUE[kind] for kind in type(error).__mro__ if kind in ISSUE)
 
 
 def failure_reason(error: e.ReadingRoomError) -> int:

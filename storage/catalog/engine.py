@@ -122,6 +122,15 @@ def lock_events(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_EVENT_LOCK})")
 
 
+def hold_name(connection: sa.Connection, name: str) -> None:
+    """Let one transaction at a time do what goes by this name; until it ends.
+
+    SQLite has one writer at a time whatever it does.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
+
+
 def database_url(url: str | None, data_folder: Path) -> str:
     """The configured URL, else the SQLite file in the data folder."""
     return url or f"sqlite:///{data_folder / 'catalog.sqlite'}"

@@ -572,6 +572,44 @@ escalation_attempt = sa.Table(
     sa.UniqueConstraint("escalation", "rung", "channel", "address"),
 )
 
+resource = sa.Table(
+    "resource",
+    metadata,
+    sa.Column(
+        "rid",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+        doc="what its index rows know it by",
+    ),
+    sa.Column("type", Text, nullable=False, doc="of FHIR: Observation"),
+    sa.Column("id", Text, nullable=False),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("is_deleted", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("type", "id", "facility"),
+    sa.Index("ix_resource_updated", "type", "updated_at", "rid", **_where("NOT is_deleted")),
+    sqlite_autoincrement=True,
+)
+"""The FHIR resources that are kept as they were sent; those that are views of other tables have no row."""
+
+resource_version = sa.Table(
+    "resource_version",
+    metadata,
+    sa.Column("rid", sa.ForeignKey("resource.rid"), primary_key=True, autoincrement=False),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("type", Text, nullable=False, doc="as of its resource: lists of a type's versions are cut from an index"),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("is_deleted", sa.Boolean, nullable=False),
+    sa.Column("method", sa.String(8), nullable=False, doc="of HTTP, that made it"),
+    sa.Column("actor", Text, nullable=False, doc="id of who made it"),
+    sa.Column("meta", sa.LargeBinary, nullable=False, doc="JSON of Resource.meta as sent, but for version and time"),
+    sa.Column("rest", sa.LargeBinary, nullable=False, doc="the JSON as sent, but for resourceType, id and meta"),
+    sa.Index("ix_resource_version_type", "type", "updated_at", "rid", "version"),
+    sa.Index("ix_resource_version_updated", "updated_at", "rid", "version"),
+)
+
 search_key = sa.Table(
     "search_key",
     metadata,
