@@ -163,7 +163,8 @@ def record_correction(connection: sa.Connection, correction: Correction) -> dict
             at=correction.at,
         )
     )
-    connection.execute(t.study.update().where(t.study.c.id == study.id).values(overlay_version=correction.version))
+    corrected_now = {"overlay_version": correction.version, "updated_at": correction.at}
+    connection.execute(t.study.update().where(t.study.c.id == study.id).values(corrected_now))
     corrections = read_corrections(connection, correction.owner_facility, correction.study_uid)
     all_series = connection.execute(
         sa.select(t.series.c.id, t.series.c.series_uid).where(t.series.c.study == study.id)

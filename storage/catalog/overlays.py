@@ -98,7 +98,7 @@ def rewrite_study(
         instance_count=study.instance_count,
     )
     columns = rows.study_columns(header)
-    patient = patient_of(connection, study.owner_facility, columns, now) if _moves(study, columns) else study.patient
+    patient = patient_of(connection, study.owner_facility, columns, now, study_uid=study.study_uid, header=header)
     connection.execute(
         t.study.update()
         .where(t.study.c.id == study.id)
@@ -106,11 +106,6 @@ def rewrite_study(
     )
     if patient != study.patient:
         forget_patient(connection, study.patient)
-
-
-def _moves(study: sa.Row[Any], columns: dict[str, Any]) -> bool:
-    """Whether the columns are of another patient than the study's row."""
-    return (study.patient_id, study.issuer) != (columns["patient_id"], columns["issuer"])
 
 
 def rewrite_series(connection: sa.Connection, series: str, corrections: Sequence[Correction]) -> str | None:

@@ -5,31 +5,65 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 
 from storage.catalog import schema as t
+from storage.catalog.ids import nameless_key, patient_key
 from storage.catalog.writers import insert_for
+from storage.dicomjson import MetadataJson
+
+_WHO = ("00100010", "00100020", "00100021", "00100022", "00100024", "00100030", "00100040", "00101002")
+"""What a patient is called by: the attributes of a study that `schema.patient.header` keeps."""
+
+_KNOWN = sa.select(t.patient.c.id, t.patient.c.header).where(
+    t.patient.c.issuer == sa.bindparam("issuer"), t.patient.c.patient_id == sa.bindparam("patient_id")
+)
 
 
-def patient_of(connection: sa.Connection, owner_facility: str, columns: dict[str, Any], now: datetime) -> str:
-    """The patient with that id from that issuer; the facility is the issuer where the object names none."""
+def patient_of(
+    connection: sa.Connection,
+    owner_facility: str,
+    columns: dict[str, Any],
+    now: datetime,
+    *,
+    study_uid: str,
+    header: MetadataJson,
+) -> str:
+    """The patient of a study, who is then called what its header says.
+
+    It is the one with that id from that issuer; the facility is the issuer where the object names none. A study whose
+    patient has no id has one of its own.
+    """
     patient_id = columns["patient_id"] or None
     issuer = columns["issuer"]
     if not issuer:
         issuer = connection.execute(
             sa.select(t.facility.c.issuer).where(t.facility.c.id == owner_facility)
         ).scalar_one()
-    mine = sa.select(t.patient.c.id).where(t.patient.c.issuer == issuer, t.patient.c.patient_id == patient_id)
-    found = connection.execute(mine).scalar_one_or_none() if patient_id else None
-    if found is not None:
-        return str(found)
-    new_id = t.new_id()
-    connection.execute(
-        insert_for(connection)(t.patient)
-        .values(id=new_id, issuer=issuer, patient_id=patient_id, version=1, received_at=now)
-        .on_conflict_do_nothing()
-    )
-    return str(connection.execute(mine).scalar_one()) if patient_id else new_id
+    called = orjson.dumps({tag: header[tag] for tag in _WHO if tag in header})
+    known = {"issuer": issuer, "patient_id": patient_id}
+    found = connection.execute(_KNOWN, known).one_or_none() if patient_id else None
+    if found is None:
+        made = patient_key(issuer, patient_id) if patient_id else nameless_key(owner_facility, study_uid)
+        insert = insert_for(connection)(t.patient).values(
+            id=made, version=1, received_at=now, updated_at=now, header=called, **known
+        )
+        connection.execute(insert.on_conflict_do_nothing())
+        if not patient_id:
+            rename_patient(connection, made, called, now)
+            return made
+        found = connection.execute(_KNOWN, known).one()
+    if found.header != called:
+        rename_patient(connection, found.id, called, now)
+    return str(found.id)
+
+
+def rename_patient(connection: sa.Connection, patient: str, called: bytes, now: datetime) -> None:
+    """Have a patient called otherwise; changes nothing where that is so already."""
+    c = t.patient.c
+    other = t.patient.update().where(c.id == patient, sa.or_(c.header.is_(None), c.header != called))
+    connection.execute(other.values(header=called, version=c.version + 1, updated_at=now))
 
 
 def forget_patient(connection: sa.Connection, patient: str) -> None:

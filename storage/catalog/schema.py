@@ -77,6 +77,7 @@ facility = sa.Table(
     sa.Column("is_active", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.Column("details", Text, nullable=False, server_default="{}", doc="JSON: address, identifiers, contacts"),
     sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("updated_at", UtcDateTime, doc="when the directory last told otherwise of it; NULL: it never did"),
 )
 
 contract = sa.Table(
@@ -104,6 +105,7 @@ reader = sa.Table(
     sa.Column("is_active", sa.Boolean, nullable=False),
     sa.Column("details", Text, nullable=False, doc="JSON: NPI, subspecialties, skills, contacts"),
     sa.Column("version", sa.Integer, nullable=False, doc="moves with its licences, credentials, shifts and leave too"),
+    sa.Column("updated_at", UtcDateTime),
 )
 
 licence = sa.Table(
@@ -157,6 +159,8 @@ patient = sa.Table(
     sa.Column("patient_id", Text, nullable=True, doc="NULL where the object names none: then each study has its own"),
     sa.Column("version", sa.Integer, nullable=False, default=1),
     sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("header", sa.LargeBinary, doc="what the last study says of who it is, DICOM JSON"),
+    sa.Column("updated_at", UtcDateTime, doc="when that was last another"),
     sa.UniqueConstraint("issuer", "patient_id"),
 )
 
@@ -193,6 +197,7 @@ study = sa.Table(
     sa.Column("header", sa.LargeBinary, doc="row and extra as they came, where a correction lies over them"),
     sa.Column("overlay_version", sa.Integer, nullable=False, server_default="0", doc="corrections of it so far"),
     sa.Column("revision", sa.Integer, nullable=False, server_default="0", doc="how often it has settled"),
+    sa.Column("fhir_id", sa.String(32), doc="id of its ImagingStudy, which its facility and its UID give"),
     sa.UniqueConstraint("owner_facility", "study_uid"),
     sa.Index("ix_study_study_uid", "study_uid"),
     # Lists of studies, newest first, are paged over these without reading the table.
@@ -202,6 +207,18 @@ study = sa.Table(
     sa.Index("ix_study_patient_id", "patient_id"),
     sa.Index("ix_study_patient", "patient"),
     sa.Index("ix_study_settle_due", "settle_due_at"),
+    sa.Index("uq_study_fhir_id", "fhir_id", unique=True),
+)
+
+study_version = sa.Table(
+    "study_version",
+    metadata,
+    sa.Column("study", sa.ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Column("is_deleted", sa.Boolean, nullable=False),
+    sa.Column("rest", sa.LargeBinary, nullable=False, doc="its ImagingStudy as it was when it settled, zlib"),
+    sa.Index("ix_study_version_updated", "updated_at", "study", "version"),
 )
 
 series = sa.Table(
@@ -394,6 +411,7 @@ work_item = sa.Table(
     sa.Column("order_at", UtcDateTime, nullable=False, doc="due_at; without one, long after what is due"),
     sa.Column("attributes", sa.LargeBinary, nullable=False, doc="DICOM JSON of the UPS that no column has"),
     sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("extras", sa.LargeBinary, doc="JSON: what a client has said of its Task that no column has"),
     # One reading of a study, however often it settles.
     sa.Index(
         "uq_work_item_read", "facility", "study_uid", unique=True, **_where("kind = 'read' AND study_uid IS NOT NULL")
@@ -419,6 +437,36 @@ work_item = sa.Table(
     sa.Index("ix_work_item_owner", "owner", "state"),
     sa.Index("ix_work_item_offered_to", "offered_to", **_where("state = 'assigned'")),
     sa.Index("ix_work_item_expiry", "claim_expires_at", **_where("claim_expires_at IS NOT NULL")),
+    sa.Index("ix_work_item_changed", "changed_at", "id"),
+)
+
+work_item_version = sa.Table(
+    "work_item_version",
+    metadata,
+    sa.Column("item", sa.ForeignKey("work_item.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Column("row", sa.LargeBinary, nullable=False, doc="JSON of the row as it was, without the claim token"),
+    sa.Index("ix_work_item_version_changed", "changed_at", "item", "version"),
+)
+
+imaging_order = sa.Table(
+    "imaging_order",
+    metadata,
+    sa.Column("facility", sa.ForeignKey("facility.id"), primary_key=True),
+    sa.Column("id", sa.String(64), primary_key=True, doc="of its ServiceRequest"),
+    sa.Column("accession_number", Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, doc="active, on-hold, revoked, completed"),
+    sa.Column("priority", sa.String(16), nullable=False),
+    sa.Column("patient_id", Text),
+    sa.Column("issuer", Text),
+    sa.Column("procedure", Text),
+    sa.Column("reason", Text),
+    sa.Column("ordered_at", UtcDateTime),
+    sa.Column("item", sa.ForeignKey("work_item.id"), index=True, doc="the reading that it has led to"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.Index("ix_imaging_order_accession", "accession_number", "facility"),
 )
 
 ups_subscription = sa.Table(

@@ -21,6 +21,7 @@ from storage.catalog import rows
 from storage.catalog import schema as t
 from storage.catalog.counts import END, joined, recount_study
 from storage.catalog.events import append_events
+from storage.catalog.ids import study_fhir_id
 from storage.catalog.listed import ListedKeys, keys_at_ingest, list_values
 from storage.catalog.overlays import read_corrections, rewrite_series, shown_metadata
 from storage.catalog.patients import patient_of
@@ -472,7 +473,10 @@ def _lock_study(connection: sa.Connection, first: Received, keys: ListedKeys, no
             id=study_id,
             owner_facility=first.owner_facility,
             study_uid=first.study_uid,
-            patient=patient_of(connection, first.owner_facility, columns, now),
+            fhir_id=study_fhir_id(first.owner_facility, first.study_uid),
+            patient=patient_of(
+                connection, first.owner_facility, columns, now, study_uid=first.study_uid, header=header
+            ),
             modalities="",
             sop_classes="",
             series_count=0,

@@ -23,6 +23,7 @@ from server.staging import Outcome, Ready, SentTo
 from storage.blobs import LocalBlobs
 from storage.catalog import schema as t
 from storage.catalog.find import StoredInstance, find_instance, find_study, list_instances
+from storage.catalog.ids import nameless_key, patient_key, study_fhir_id
 from storage.catalog.writers import LEASE
 from tests import synthetic
 from tests.synthetic import part10
@@ -430,3 +431,24 @@ def test_events_are_written_with_what_they_tell(room: Room) -> None:
     payloads = [orjson.loads(event.payload) for event in events]
     assert [payload["arrived"] for payload in payloads] == [True, False]
     assert [sum(map(len, payload["series"].values())) for payload in payloads] == [1, 2]
+
+
+def test_ids_of_studies_and_patients_follow_from_what_they_name(room: Room) -> None:
+    slices = [part10(synthetic.ct_series(1, PatientID=patient)[0]) for patient in ("P1", "P1", "")]
+    store(room, *slices)
+    with room.engine.connect() as connection:
+        studies = connection.execute(sa.select(t.study)).all()
+    assert {one.fhir_id for one in studies} == {study_fhir_id("local", one.study_uid) for one in studies}
+    assert {one.patient for one in studies if one.patient_id} == {patient_key("local", "P1")}
+    assert {one.patient for one in studies if not one.patient_id} == {
+        nameless_key("local", one.study_uid) for one in studies if not one.patient_id
+    }
+
+
+def test_a_patient_is_called_what_the_last_study_says(room: Room) -> None:
+    for name in ("Doe^Jane", "Doe^Jane", "Roe^Jane"):
+        store(room, part10(synthetic.ct_series(1, PatientID="P1", PatientName=name)[0]))
+    with room.engine.connect() as connection:
+        patient = connection.execute(sa.select(t.patient)).one()
+    assert patient.version == 2
+    assert orjson.loads(patient.header)["00100010"]["Value"] == [{"Alphabetic": "Roe^Jane"}]

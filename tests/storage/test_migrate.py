@@ -6,9 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -18,6 +20,7 @@ from alembic.migration import MigrationContext
 from readingroom.errors import Conflict
 from storage.catalog import migrate, schema
 from storage.catalog.engine import begin_write, open_engine
+from storage.catalog.ids import study_fhir_id
 from storage.catalog.keys import KEYS
 from storage.catalog.migrate import current, head, pending, upgrade
 
@@ -212,3 +215,24 @@ def test_the_queue_is_of_the_release_of_procrastinate_that_is_installed(postgres
         said = connection.execute(sa.text("SELECT obj_description('procrastinate_jobs'::regclass)")).scalar_one()
     engine.dispose()
     assert said == f"procrastinate {procrastinate.__version__}"
+
+
+def test_studies_and_patients_that_are_there_get_their_ids_and_names(empty: sa.Engine) -> None:
+    with begin_write(empty) as connection:
+        command.upgrade(migrate._config(connection), "0014")
+        facility, patient, study = schema.facility, schema.patient, schema.study
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        connection.execute(sa.insert(facility).values(id="f", name="f", issuer="f"))
+        known = {"version": 1, "received_at": at}
+        connection.execute(sa.insert(patient).values(id="p", issuer="f", patient_id="P1", **known))
+        name = {"vr": "PN", "Value": [{"Alphabetic": "Doe^Jane"}]}
+        counts = {"series_count": 1, "instance_count": 1, "size_bytes": 1, "modalities": "", "sop_classes": ""}
+        row = orjson.dumps({"00100010": name, "0020000D": {"vr": "UI", "Value": ["1.2"]}})
+        told = {"owner_facility": "f", "study_uid": "1.2", "patient": "p", "study_date": "", "updated_at": at}
+        connection.execute(sa.insert(study).values(id="s", row=row, extra=b"{}", **told, **counts, **known))
+    upgrade(empty)
+    with empty.connect() as connection:
+        assert connection.execute(sa.select(study.c.fhir_id)).scalar_one() == study_fhir_id("f", "1.2")
+        named = connection.execute(sa.select(patient)).one()
+    assert orjson.loads(named.header) == {"00100010": name}
+    assert named.updated_at == at

@@ -1,0 +1,22 @@
+"""Ids that follow from what they name: a catalog that is made again has the same."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid5
+
+_NAMESPACE = UUID("0d1c0a3e-7a0c-5d5f-9a47-6d1e2f8b3c51")
+
+
+def study_fhir_id(owner_facility: str, study_uid: str) -> str:
+    """The id of the ImagingStudy of a study."""
+    return uuid5(_NAMESPACE, f"{owner_facility}|{study_uid}").hex
+
+
+def patient_key(issuer: str, patient_id: str) -> str:
+    """The id of the patient that an issuer knows by a Patient ID."""
+    return uuid5(_NAMESPACE, f"patient|{issuer}|{patient_id}").hex
+
+
+def nameless_key(owner_facility: str, study_uid: str) -> str:
+    """The id of the patient of a study that names none."""
+    return uuid5(_NAMESPACE, f"nameless|{owner_facility}|{study_uid}").hex
