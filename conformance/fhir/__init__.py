@@ -1,0 +1,1 @@
+"""What this server knows of FHIR, and that it keeps to it."""
