@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from readingroom.events import StudyChanged, StudySettled
 from readingroom.model import Scope
 from server.announce import announce
+from server.fhir.imagingstudy import keep_settled
 from server.queue import Job, Queue
 from server.room import Room
 from storage.blobs import Blobs
@@ -66,6 +67,7 @@ def settle_studies(room: Room) -> int:
             )
         ]
         for one in settled:
+            keep_settled(connection, one.id)
             name = f"{_DESCRIBE} {one.id}"
             room.queue.enqueue(connection, _DESCRIBE, {"study": one.id}, key=name, lane=name, priority=_LAST)
         announce(connection, room.queue, [event for one in settled for event in _events(connection, one, now)])

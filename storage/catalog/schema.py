@@ -208,6 +208,7 @@ study = sa.Table(
     sa.Index("ix_study_patient", "patient"),
     sa.Index("ix_study_settle_due", "settle_due_at"),
     sa.Index("uq_study_fhir_id", "fhir_id", unique=True),
+    sa.Index("ix_study_updated", "updated_at", "id"),
 )
 
 study_version = sa.Table(

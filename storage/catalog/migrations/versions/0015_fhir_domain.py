@@ -35,6 +35,7 @@ def upgrade() -> None:
     """Make columns and tables, and fill in the ids of studies and what patients are called."""
     op.add_column("study", sa.Column("fhir_id", sa.String(length=32)))
     op.create_index("uq_study_fhir_id", "study", ["fhir_id"], unique=True)
+    op.create_index("ix_study_updated", "study", ["updated_at", "id"])
     op.add_column("patient", sa.Column("header", sa.LargeBinary()))
     op.add_column("patient", sa.Column("updated_at", Time))
     op.add_column("facility", sa.Column("updated_at", Time))
