@@ -65,6 +65,17 @@ def each_file(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("entry", chosen or [None], ids=lambda entry: entry.name if entry else "absent")
 
 
+def fhir_examples() -> tuple[Path, ...]:
+    """The official examples of FHIR R4, and some others, as JSON; none where the corpus is absent."""
+    return tuple(sorted((FOLDER / "fhir").glob("*/*.json")))
+
+
+def each_example(*types: str) -> pytest.MarkDecorator:
+    """Run a test once for each example as ``example``, or for those of `types`; the test asks for `corpus` as well."""
+    chosen = [path for path in fhir_examples() if not types or path.name.split("-")[0] in types]
+    return pytest.mark.parametrize("example", chosen or [None], ids=lambda path: path.stem if path else "absent")
+
+
 def corpus_file(name: str) -> bytes:
     """The one file whose name ends in `name`."""
     (entry,) = (entry for entry in entries() if entry.name.endswith(name))

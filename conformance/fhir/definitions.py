@@ -37,6 +37,8 @@ BASES = frozenset(ABSTRACT)  # their elements come with each type that is derive
 NOT_COUNTED = frozenset({"currencies", "mimetypes", "languages", "all-languages"})  # codes that others register
 FHIR_TYPE = "http://hl7.org/fhir/StructureDefinition/structuredefinition-fhir-type"
 SDS = "http://hl7.org/fhir/StructureDefinition/"
+# What R5 has a CodeableReference for, or a CodeableConcept, was a CodeableConcept or a Coding.
+RETYPED = dict.fromkeys(("CodeableConcept.concept", "CodeableConcept.reference", "Coding.coding"), "R5")
 OTHERS = {"R5": "fhir.resources", "STU3": "fhir.resources.STU3"}
 
 
@@ -68,7 +70,7 @@ def main(structures: Path, terms: Path) -> None:
         "resources": " ".join(resources),
         "*": " ".join(open_types),
     }
-    TABLE.write_text(_written(head, types, codes.used, _elsewhere(types)), encoding="utf-8")
+    TABLE.write_text(_written(head, types, codes.used, _elsewhere(types, resources)), encoding="utf-8")
 
 
 class Codes:
@@ -167,9 +169,10 @@ def _type(path: str, each: Json) -> str:
     return next((special[profile] for profile in each.get("profile", ()) if profile in special), each["code"])
 
 
-def _elsewhere(types: Mapping[str, tuple[str, str, list[list[str]]]]) -> dict[str, str]:
-    """The names of elements that another release has in a type, and R4 has not."""
-    found: dict[str, str] = {}
+def _elsewhere(types: Mapping[str, tuple[str, str, list[list[str]]]], resources: Iterable[str]) -> dict[str, str]:
+    """The names of types of resources, and of elements of a type, that another release has and R4 has not."""
+    found: dict[str, str] = {name: release for release, package in OTHERS.items() for name in _resources(package)}
+    found = {name: release for name, release in found.items() if name not in (*resources, *ABSTRACT)} | RETYPED
     for name in [*SERVED, "Coding", "CodeableConcept", "Reference", "Attachment", "Identifier"]:
         ours = {re.sub(r"\[x\]", "", line[0]) for line in types[name][2]} | {"contained", "meta", "language", "text"}
         ours |= {"id", "extension", "modifierExtension", "implicitRules"}
@@ -188,6 +191,18 @@ def _elsewhere(types: Mapping[str, tuple[str, str, list[list[str]]]]) -> dict[st
                     if is_new and not is_choice and not last.startswith(("id", "extension", "modifierExtension")):
                         found.setdefault(f"{name}.{path}", release)
     return found
+
+
+def _resources(package: str) -> Iterator[str]:
+    made = importlib.import_module(f"{package}.fhirtypes")
+    for name in dir(made):
+        if name.endswith("Type") and hasattr(kind := getattr(made, name), "get_model_klass"):
+            try:
+                model = kind.get_model_klass()
+            except (AttributeError, KeyError, LookupError):  # of a primitive type
+                continue
+            if model.has_resource_base():
+                yield name.removesuffix("Type")
 
 
 def _paths(made: Any, name: str, root: str, prefix: str) -> Iterator[str]:
