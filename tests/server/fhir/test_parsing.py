@@ -158,7 +158,7 @@ values = st.recursive(
     | st.text(min_size=1)
     | st.decimals(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, min_size=1, max_size=3) | st.dictionaries(st.text(), inner, min_size=1, max_size=3),
-    max_leaves=10,
+    max_leaves=6,
 )
 
 
