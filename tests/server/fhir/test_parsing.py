@@ -6,7 +6,7 @@ import json
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.fhir.outcome import BadResource
@@ -162,6 +162,7 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     members=st.dictionaries(st.text() | st.sampled_from(["id", "meta"]), values, max_size=6),
     indent=st.sampled_from([None, 0, 3]),
