@@ -24,6 +24,7 @@ MAX_EXPONENT = 300
 MAX_ISSUES = 20
 HEAD = ("resourceType", "id", "meta")
 
+_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _SPACE = re.compile(r"[ \t\r\n]*")
 # What XML 1.0 has no character for, or UTF-8 no bytes. Escapes are the only way to most of them.
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -99,6 +100,19 @@ def _read(body: bytes, max_bytes: int) -> Any:
 def dump_json(resource: Any) -> bytes:
     """The resource as JSON; each `Number` as it was written."""
     return orjson.dumps(resource, default=_dumped)
+
+
+def number_of(text: str) -> int | Number:
+    """The number that this is the text of, in JSON and in XML.
+
+    Raises
+    ------
+    BadResource
+        It is none of FHIR R4 (2.24.0.1, decimal), or has too many digits.
+    """
+    if not _DECIMAL.fullmatch(text):
+        raise _bad("A number is written as in JSON.", code="value")
+    return _integer(text) if text.removeprefix("-").isdigit() else _number(text)
 
 
 def splice(body: bytes) -> bytes:
