@@ -168,6 +168,8 @@ class Queue(ABC):
         self.clock = clock
         self.lease = lease
         self.handlers: dict[str, Handler] = {}
+        self.reactions: dict[str, list[tuple[str, str, Callable[[sa.Connection], bool] | None]]] = {}
+        """By type of event, what `server.announce` enqueues: the kind, who reacts, and whether that is wanted."""
         self._policies: dict[str, Policy] = {}
         self.wake = threading.Event()
         """Set when there may be something to do."""

@@ -9,10 +9,10 @@ from string import Template
 from typing import Any
 from urllib.parse import urlencode
 
-from plugins.escalation.http import post
 from plugins.escalation.message import Message
 from plugins.escalation.settings import EscalationSettings, Gateway
 from readingroom import Contact, GiveUp
+from readingroom.outbound import call
 
 _NUMBER = re.compile(r"\+?[0-9]{3,15}")
 _LONGEST_REFERENCE = 200
@@ -36,7 +36,7 @@ def send(settings: EscalationSettings, contact: Contact, message: Message) -> st
         "Content-Type": kind,
         gateway.key_header: message.key,
     }
-    answer = post(gateway.url, body, headers, networks=settings.private_networks)
+    answer = call("POST", gateway.url, body, headers, networks=settings.private_networks)
     return _reference(gateway, answer) or message.key
 
 

@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from plugins.escalation.http import Origin
 from readingroom.model import Category
+from readingroom.outbound import Origin
 
 type Shown = Literal["reason", "item", "study_uid", "accession_number", "patient_id", "patient_name"]
 

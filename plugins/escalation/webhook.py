@@ -7,10 +7,10 @@ import json
 from base64 import b64encode
 from datetime import datetime
 
-from plugins.escalation.http import Origin, post
 from plugins.escalation.message import Message
 from plugins.escalation.settings import EscalationSettings
 from readingroom import Contact, GiveUp
+from readingroom.outbound import Origin, call
 
 
 def send(settings: EscalationSettings, contact: Contact, message: Message, now: datetime) -> str:
@@ -31,7 +31,7 @@ def send(settings: EscalationSettings, contact: Contact, message: Message, now: 
     if key is None:
         raise GiveUp(f"{origin.url} is not among the origins of the webhooks in the settings.")
     body = written(message)
-    post(contact.address, body, _headers(message.key, body, key, now), networks=settings.private_networks)
+    call("POST", contact.address, body, _headers(message.key, body, key, now), networks=settings.private_networks)
     return message.key
 
 

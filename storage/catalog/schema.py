@@ -659,6 +659,65 @@ resource_version = sa.Table(
     sa.Index("ix_resource_version_updated", "updated_at", "rid", "version"),
 )
 
+fhir_subscription = sa.Table(
+    "fhir_subscription",
+    metadata,
+    sa.Column("rid", sa.ForeignKey("resource.rid"), primary_key=True, autoincrement=False),
+    sa.Column("type", Text, nullable=False, doc="of the resources that it tells of"),
+    sa.Column("topic", Text, doc="canonical URL; NULL: it has criteria as R4 has them, and is told as R4 says"),
+    sa.Column(
+        "criteria", sa.LargeBinary, nullable=False, doc="JSON: the searches, all of which a resource has to meet"
+    ),
+    sa.Column("status", sa.String(16), nullable=False, doc="requested, active, error, off"),
+    sa.Column("channel", sa.String(16), nullable=False, doc="rest-hook, websocket"),
+    sa.Column("endpoint", Text, nullable=False),
+    sa.Column("headers", sa.LargeBinary, nullable=False, doc="JSON: lines as sent, secrets in them; nowhere else"),
+    sa.Column("payload", Text, nullable=False, doc="media type; empty: nothing is sent but that something happened"),
+    sa.Column("content", sa.String(16), nullable=False, doc="empty, id-only, full-resource"),
+    sa.Column("heartbeat_seconds", sa.Integer),
+    sa.Column("timeout_seconds", sa.Integer),
+    sa.Column("most_events", sa.Integer, doc="of one notification"),
+    sa.Column("end_at", UtcDateTime),
+    sa.Column("actor", Text, nullable=False, doc="id of who wrote it, and sees its secrets"),
+    sa.Column("facility", sa.String(64), nullable=False),
+    sa.Column("facilities", Text, doc="JSON: the scope of who wrote it; NULL: all"),
+    sa.Column("root", Text, nullable=False, doc="address of the FHIR service as who wrote it sees it"),
+    sa.Column("dicomweb", Text, nullable=False),
+    sa.Column("number", sa.BigInteger, nullable=False, server_default="0", doc="of its last event"),
+    sa.Column("told", sa.BigInteger, nullable=False, server_default="0", doc="number of the last event acknowledged"),
+    sa.Column("told_at", UtcDateTime, doc="when something was last sent and taken"),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0", doc="since something was last taken"),
+    sa.Column("failing_since", UtcDateTime),
+    sa.Column("error", Text, nullable=False, doc="why it failed last"),
+    sa.Column("due_at", UtcDateTime, doc="when there is something to do without an event: again, heartbeat, end"),
+    sa.Index("ix_fhir_subscription_type", "type", **_where("status <> 'off'")),
+    sa.Index("ix_fhir_subscription_due", "due_at", **_where("due_at IS NOT NULL")),
+)
+"""What the server does for each FHIR Subscription; the resource itself is in `resource`."""
+
+fhir_notification = sa.Table(
+    "fhir_notification",
+    metadata,
+    sa.Column("rid", sa.ForeignKey("fhir_subscription.rid", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False, doc="1, 2 ... of its subscription"),
+    sa.Column("type", Text, nullable=False),
+    sa.Column("id", Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, doc="of the resource when it was found to match"),
+    sa.Column("cause", Text, nullable=False, doc="what happened to it; told once"),
+    sa.Column("context", Text, nullable=False, doc="reference to what it is about besides"),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("rid", "type", "id", "cause"),
+    sa.Index("ix_fhir_notification_at", "at"),
+)
+
+fhir_socket_token = sa.Table(
+    "fhir_socket_token",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True, doc="SHA-256 of the token"),
+    sa.Column("rids", Text, nullable=False, doc="JSON: the subscriptions that it binds a WebSocket to"),
+    sa.Column("until", UtcDateTime, nullable=False),
+)
+
 search_key = sa.Table(
     "search_key",
     metadata,

@@ -17,9 +17,8 @@ import pytest
 from pydantic import ValidationError
 
 from plugins import escalation as plugin
-from plugins.escalation import http
 from plugins.escalation.settings import EscalationSettings
-from readingroom import Contact, Context, Escalation, Facility, GiveUp, RetryLater, Rung, SetClock
+from readingroom import Contact, Context, Escalation, Facility, GiveUp, RetryLater, Rung, SetClock, outbound
 from readingroom.testing import PluginContract
 from tests.plugins.peers import Hook, Post, made_certificate, mail_server, web_service
 from tests.servers import free_port
@@ -280,12 +279,12 @@ def test_a_name_is_resolved_once(web: Hook, monkeypatch: pytest.MonkeyPatch) -> 
     contact, setup = hooked(web.url.replace("127.0.0.1", "hooks.example.org"))
     port = int(web.url.rpartition(":")[2])
     answers = iter(["127.0.0.1"])
-    resolve = http.socket.getaddrinfo
+    resolve = outbound.socket.getaddrinfo
 
     def found(host: str, *arguments: Any, **values: Any) -> Any:
         return resolve(next(answers) if host == "hooks.example.org" else host, port, *arguments[1:], **values)
 
-    monkeypatch.setattr(http.socket, "getaddrinfo", found)
+    monkeypatch.setattr(outbound.socket, "getaddrinfo", found)
     assert notify(contact, **setup)
     assert web.requests[0][1]["host"] == f"hooks.example.org:{port}"
 
@@ -316,11 +315,11 @@ def test_a_name_is_resolved_once(web: Hook, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_an_address_is_public_or_of_a_network_of_the_settings(address: str, allowed: bool) -> None:
-    assert http.is_allowed(ip_address(address), [ip_network("172.16.0.0/12")]) is allowed
+    assert outbound.is_allowed(ip_address(address), [ip_network("172.16.0.0/12")]) is allowed
 
 
 def test_what_is_not_encrypted_stays_in_networks_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("93.184.215.14", 80))])
+    monkeypatch.setattr(outbound.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("93.184.215.14", 80))])
     contact, setup = hooked("http://hooks.example.org")
     with pytest.raises(GiveUp, match="over https alone"):
         notify(contact, **setup)

@@ -263,6 +263,25 @@ def test_an_event_that_somebody_reacts_to_becomes_a_job(room: Room, clock: SetCl
     assert [one.sequence for one in seen] == [2, 3]
 
 
+def test_several_react_to_an_event_each_in_a_job_of_its_own_and_only_where_it_is_wanted(
+    room: Room, clock: SetClock
+) -> None:
+    seen: list[str] = []
+    is_wanted = False
+    on_event(room.queue, "StudyMoved")(lambda job, event: seen.append("first"))
+    on_event(room.queue, "StudyMoved", by="other", if_wanted=lambda connection: is_wanted)(
+        lambda job, event: seen.append("other")
+    )
+    event = {"type": "StudyMoved", "version": 1, "study_uid": "1.2", "facility": "local", "at": clock.now()}
+    for is_wanted in (False, True):
+        with begin_write(room.engine) as connection:
+            announce(connection, room.queue, [{**event, "payload": b"{}"}])
+        lanes = {entry.lane for entry in room.queue.entries()}
+        assert lanes == {"event study local 1.2", *(["other event study local 1.2"] if is_wanted else [])}
+        room.queue.drain()
+    assert seen == ["first", "first", "other"]
+
+
 # -- figures
 
 

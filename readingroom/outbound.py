@@ -1,8 +1,9 @@
-"""One careful POST: to an address that is allowed, without redirects.
+"""One careful request over HTTP: to an address that is allowed, without redirects, in bounded time.
 
-A URL may come from a directory that many people edit, and what answers may be hostile. So an origin is compared whole;
-its name is resolved once, every address of it is looked at, and the connection goes to one that was (a name that leads
-elsewhere a moment later gains nothing). Redirects are refused: whoever answers does not choose where a request goes.
+A URL may come from whoever may write to a directory or ask to be told of things, and what answers may be hostile. So an
+origin is compared whole; its name is resolved once, every address of it is looked at, and the connection goes to one
+that was (a name that leads elsewhere a moment later gains nothing). Redirects are refused: whoever answers does not
+choose where a request goes.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
-from readingroom import GiveUp, RetryLater
+from readingroom.errors import GiveUp, RetryLater
 
 type Address = IPv4Address | IPv6Address
 type Network = IPv4Network | IPv6Network
 
-_SECONDS = 10.0
+SECONDS = 10.0
+"""How long a request may take, where nobody says otherwise."""
+
 _LONGEST_ANSWER = 64 << 10
 _LONGEST_WAIT = 3600
 _PORTS = {"http": 80, "https": 443}
@@ -63,13 +67,23 @@ class Origin:
         return f"{self.scheme}://{self.netloc}"
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str], *, networks: Sequence[Network] = ()) -> bytes:
+def call(
+    method: str,
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    networks: Sequence[Network] = (),
+    seconds: float = SECONDS,
+) -> bytes:
     """Send a request and give the body of its answer, cut after 64 KiB.
 
     Parameters
     ----------
     networks
         Networks beside the public Internet where the host may be. HTTP without TLS is for these alone.
+    seconds
+        How long it may take to connect, and then to answer.
 
     Raises
     ------
@@ -78,27 +92,33 @@ def post(url: str, body: bytes, headers: Mapping[str, str], *, networks: Sequenc
     RetryLater
         It may be sent again: nobody answered, or the answer says so.
     """
-    try:
-        origin = Origin.of(url)
-    except ValueError as error:
-        raise GiveUp(f"The URL is not right: {error}.") from None
+    origin = origin_of(url)
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    addresses = _allowed_addresses(origin, networks)
-    connection = HTTPConnection(origin.host, origin.port, timeout=_SECONDS)
+    addresses = allowed_addresses(origin, networks)
+    connection = HTTPConnection(origin.host, origin.port, timeout=seconds)
     try:
-        connection.sock = _connect(origin, addresses)
-        connection.request("POST", target, body, {**headers, "Host": origin.netloc, "Connection": "close"})
-        answer = connection.getresponse()
-        _check(answer)
-        try:
-            return answer.read(_LONGEST_ANSWER)
-        except (OSError, HTTPException):
-            return b""  # the request was taken, and is not to be sent again
+        connection.sock = _connect(origin, addresses, seconds)
+        with _cut_off_after(connection.sock, seconds):
+            connection.request(method, target, body, {**headers, "Host": origin.netloc, "Connection": "close"})
+            answer = connection.getresponse()
+            _check(answer)
+            try:
+                return answer.read(_LONGEST_ANSWER)
+            except (OSError, HTTPException):
+                return b""  # the request was taken, and is not to be sent again
     except (OSError, HTTPException) as error:
         raise RetryLater(f"{origin.url} did not answer: {type(error).__name__}.") from None
     finally:
         connection.close()
+
+
+def origin_of(url: str) -> Origin:
+    """The origin of a URL that something is to be sent to; raises `GiveUp` where it is none."""
+    try:
+        return Origin.of(url)
+    except ValueError as error:
+        raise GiveUp(f"The URL is not right: {error}.") from None
 
 
 def is_allowed(address: Address, networks: Sequence[Network]) -> bool:
@@ -117,7 +137,16 @@ def _is_in(address: Address, networks: Sequence[Network]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 
 
-def _allowed_addresses(origin: Origin, networks: Sequence[Network]) -> list[str]:
+def allowed_addresses(origin: Origin, networks: Sequence[Network]) -> list[str]:
+    """The addresses of a host, all of which are allowed.
+
+    Raises
+    ------
+    GiveUp
+        One of them is not, or is asked without TLS though it is in none of the networks.
+    RetryLater
+        The name cannot be resolved.
+    """
     try:
         found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -126,19 +155,19 @@ def _allowed_addresses(origin: Origin, networks: Sequence[Network]) -> list[str]
     for text in addresses:
         address = ip_address(text.partition("%")[0])
         if not is_allowed(address, networks):
-            raise GiveUp(f"{origin.url} is neither of the public Internet nor in one of private_networks.")
+            raise GiveUp(f"{origin.url} is neither of the public Internet nor in one of the networks that are allowed.")
         if origin.scheme == "http" and not _is_in(address, networks):
-            raise GiveUp(f"{origin.url} is asked over https alone, for it is in none of private_networks.")
+            raise GiveUp(f"{origin.url} is asked over https alone, for it is in none of the networks that are allowed.")
     return addresses
 
 
-def _connect(origin: Origin, addresses: Sequence[str]) -> socket.socket:
+def _connect(origin: Origin, addresses: Sequence[str], seconds: float) -> socket.socket:
     """A connection to the first address that takes one."""
     *others, last = dict.fromkeys(addresses)
     for address in others:
         with suppress(OSError):
-            return _secured(origin, socket.create_connection((address, origin.port), timeout=_SECONDS))
-    return _secured(origin, socket.create_connection((last, origin.port), timeout=_SECONDS))
+            return _secured(origin, socket.create_connection((address, origin.port), timeout=seconds))
+    return _secured(origin, socket.create_connection((last, origin.port), timeout=seconds))
 
 
 def _secured(origin: Origin, plain: socket.socket) -> socket.socket:
@@ -149,6 +178,23 @@ def _secured(origin: Origin, plain: socket.socket) -> socket.socket:
     except BaseException:
         plain.close()
         raise
+
+
+@contextmanager
+def _cut_off_after(connected: socket.socket, seconds: float) -> Iterator[None]:
+    """End a connection after a while: the time-out of a socket alone would let a byte now and then go on for ever."""
+
+    def cut() -> None:
+        with suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _check(answer: HTTPResponse) -> None:
