@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from readingroom.model import Scope
+from readingroom.jsonio import from_json, to_json
+from readingroom.model import Actor, Scope
 from storage.catalog import schema as t
 from storage.catalog.writers import insert_for
 
@@ -45,11 +46,10 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asker:
-    """Who wants it, and how that caller sees the server."""
+    """Who wants it, and how that caller sees the server; `actor` with the scope of that request."""
 
-    actor: str
+    actor: Actor
     facility: str
-    scope: Scope
     root: str
     dicomweb: str
 
@@ -90,11 +90,10 @@ def write_subscription(
 ) -> None:
     """Begin a subscription, or have one that goes on be another: its events keep their numbers."""
     told = asdict(wish) | {"criteria": orjson.dumps(wish.criteria), "headers": orjson.dumps(wish.headers)}
-    facilities = asker.scope.facilities
     whose = {
-        "actor": asker.actor,
+        "actor": asker.actor.id,
+        "sees": orjson.dumps(to_json(asker.actor)),
         "facility": asker.facility,
-        "facilities": None if facilities is None else orjson.dumps(sorted(facilities)).decode(),
         "root": asker.root,
         "dicomweb": asker.dicomweb,
     }
@@ -228,10 +227,9 @@ _ALL = sa.select(t.fhir_subscription, t.resource.c.id).join_from(
 
 def _subscription(row: sa.Row[Any]) -> Subscription:
     told = dict(row._mapping)
-    facilities = told["facilities"]
-    scope = Scope() if facilities is None else Scope(facilities=frozenset(orjson.loads(facilities)))
+    actor: Actor = from_json(Actor, orjson.loads(told["sees"]))
     wish = {name: told[name] for name in Wish.__slots__}
     wish |= {name: tuple(orjson.loads(told[name])) for name in ("criteria", "headers")}
-    whose = {name: told[name] for name in ("actor", "facility", "root", "dicomweb")}
+    whose = {name: told[name] for name in ("facility", "root", "dicomweb")}
     state = {name: told[name] for name in Subscription.__slots__ if name not in ("wish", "asker")}
-    return Subscription(wish=Wish(**wish), asker=Asker(scope=scope, **whose), **state)
+    return Subscription(wish=Wish(**wish), asker=Asker(actor=actor, **whose), **state)

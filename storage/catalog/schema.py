@@ -679,8 +679,10 @@ fhir_subscription = sa.Table(
     sa.Column("most_events", sa.Integer, doc="of one notification"),
     sa.Column("end_at", UtcDateTime),
     sa.Column("actor", Text, nullable=False, doc="id of who wrote it, and sees its secrets"),
+    sa.Column(
+        "sees", sa.LargeBinary, nullable=False, doc="JSON of that `readingroom.model.Actor`: scope, and the like"
+    ),
     sa.Column("facility", sa.String(64), nullable=False),
-    sa.Column("facilities", Text, doc="JSON: the scope of who wrote it; NULL: all"),
     sa.Column("root", Text, nullable=False, doc="address of the FHIR service as who wrote it sees it"),
     sa.Column("dicomweb", Text, nullable=False),
     sa.Column("number", sa.BigInteger, nullable=False, server_default="0", doc="of its last event"),

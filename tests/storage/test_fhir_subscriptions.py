@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from readingroom.model import Scope
+from readingroom.model import Actor, Scope
 from storage.catalog.engine import begin_write
 from storage.catalog.fhir_subscriptions import (
     KEPT,
@@ -54,8 +54,8 @@ def begin(engine: sa.Engine, id: str, facility: str = "north", wish: Wish = WISH
         ensure_facility(connection, facility)
         head = {"type": "Subscription", "id": id, "facility": facility, "now": NOW, "method": "POST"}
         row = write_resource(connection, None, actor="ehr", meta=b"{}", rest=b"{}", **head)
-        scope = Scope(facilities=frozenset((facility,)))
-        asker = Asker(actor="ehr", facility=facility, scope=scope, root="http://a/fhir", dicomweb="http://a/dicomweb")
+        actor = Actor(id="ehr", name="EHR", scope=Scope(facilities=frozenset((facility,))), may=frozenset(("remove",)))
+        asker = Asker(actor=actor, facility=facility, root="http://a/fhir", dicomweb="http://a/dicomweb")
         write_subscription(connection, row.rid, wish, asker, **{"status": "active", "due_at": None, **state})
         return row.rid
 
@@ -72,7 +72,7 @@ def test_what_a_subscriber_wants_comes_back_as_it_was_written(engine: sa.Engine)
         found = find_subscription(connection, rid)
         assert found is not None
         assert (found.id, found.wish, found.status, found.number, found.told) == ("one", WISH, "active", 0, 0)
-        assert found.asker.scope == Scope(facilities=frozenset(("north",)))
+        assert found.asker.actor.scope == Scope(facilities=frozenset(("north",)))
         assert find_subscription(connection, rid + 1) is None
 
 
