@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import quote, unquote
 from uuid import UUID, uuid5
@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo
 
 from storage.bodyparts import SNOMED
 from storage.directory import zone_of
-from storage.objects import MetadataJson
 
 Element = dict[str, Any]
+Header = Mapping[str, Any]
+"""A data set of DICOM JSON."""
 
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 UID = "urn:dicom:uid"
@@ -63,6 +64,11 @@ def is_id(value: str) -> bool:
     return _FHIR_ID.fullmatch(value) is not None
 
 
+def designator(system: Any) -> str:
+    """The designator of the coding scheme that FHIR calls so."""
+    return next((scheme for scheme, known in _SYSTEMS.items() if known == system), "99FHIR")
+
+
 def local_id(name: str) -> str:
     """The id of the resource that shows what this server calls `name`; the same each time."""
     return name if is_id(name) else uuid5(_NAMESPACE, name).hex
@@ -76,24 +82,24 @@ def without_none(**members: Any) -> Element:
 # -- from DICOM JSON ---------------------------------------------------------------------------------------------------
 
 
-def values(header: MetadataJson, tag: str) -> Iterator[Any]:
+def values(header: Header, tag: str) -> Iterator[Any]:
     """The values of an element, whatever they are."""
     element = header.get(tag)
     found = element.get("Value") if isinstance(element, Mapping) else None
     yield from found if isinstance(found, list) else ()
 
 
-def first(header: MetadataJson, tag: str) -> Any:
+def first(header: Header, tag: str) -> Any:
     """The first value of an element; None where it has none."""
     return next(values(header, tag), None)
 
 
-def items(header: MetadataJson, tag: str) -> Iterator[MetadataJson]:
+def items(header: Header, tag: str) -> Iterator[Header]:
     """The items of a sequence."""
     yield from (one for one in values(header, tag) if isinstance(one, dict))
 
 
-def coding(item: MetadataJson) -> Element:
+def coding(item: Header) -> Element:
     """An item of a code sequence (PS3.3 section 8) as a Coding; empty where it has no code."""
     code = token(first(item, "00080100") or first(item, "00080119") or first(item, "00080120"))
     scheme, uid = token(first(item, "00080102")) or "", text(first(item, "0008010C"))
@@ -105,7 +111,7 @@ def coding(item: MetadataJson) -> Element:
     )
 
 
-def concepts(header: MetadataJson, tag: str) -> list[Element]:
+def concepts(header: Header, tag: str) -> list[Element]:
     """A code sequence as a list of CodeableConcept."""
     made = []
     for item in items(header, tag):
@@ -115,7 +121,7 @@ def concepts(header: MetadataJson, tag: str) -> list[Element]:
     return made
 
 
-def human_names(header: MetadataJson, tag: str) -> list[Element]:
+def human_names(header: Header, tag: str) -> list[Element]:
     """A name of a person in each form that it has; the form is told where there are several (PS3.5 6.2.1)."""
     name = first(header, tag)
     forms = [(form, text(name.get(form))) for form in _NAME_FORMS] if isinstance(name, Mapping) else []
@@ -216,7 +222,7 @@ def issuer_of(system: str) -> str | None:
     return system or None
 
 
-def accession(number: str, header: MetadataJson | None = None) -> Element:
+def accession(number: str, header: Header | None = None) -> Element:
     """An accession number as an identifier, with who has issued it (PS3.3 C.7.2.1)."""
     issuer = next(items(header or {}, "00080051"), {})
     namespace, universal = text(first(issuer, "00400031")), text(first(issuer, "00400032"))
@@ -228,3 +234,22 @@ def accession(number: str, header: MetadataJson | None = None) -> Element:
 def reference(type: str, id: str, display: str | None = None) -> Element:
     """A reference to a resource of this server."""
     return without_none(reference=f"{type}/{id}", display=display)
+
+
+OURS = "https://readingroom.example/fhir"
+"""Before the canonical addresses of what this server defines itself."""
+
+
+def code_system(name: str) -> str:
+    """The address of a code system of ours."""
+    return f"{OURS}/CodeSystem/{name}"
+
+
+def profile(name: str) -> str:
+    """The address of a StructureDefinition of ours: a profile or an extension."""
+    return f"{OURS}/StructureDefinition/{name}"
+
+
+def instant_of(at: datetime | None) -> str | None:
+    """A time as FHIR's dateTime in UTC."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None

@@ -18,7 +18,18 @@ from pydicom.uid import generate_uid
 from readingroom.clock import Clock
 from readingroom.errors import Conflict, Invalid, NotFound, Refused
 from readingroom.events import ItemChanged, SlaCrossed
-from readingroom.model import Actor, ItemKind, Order, Priority, Scope, SlaMark, Study, WorkItem, priority_rank
+from readingroom.model import (
+    Actor,
+    ItemKind,
+    ItemState,
+    Order,
+    Priority,
+    Scope,
+    SlaMark,
+    Study,
+    WorkItem,
+    priority_rank,
+)
 from server.announce import announce
 from server.queue import Queue
 from server.worklist.directory import require_lawful
@@ -147,6 +158,8 @@ def create_item(
     facility: str,
     kind: ItemKind,
     workitem_uid: str | None = None,
+    id: str | None = None,
+    state: ItemState | None = None,
     is_ready: bool = True,
     priority: Priority = "routine",
     attributes: MetadataJson | None = None,
@@ -154,23 +167,29 @@ def create_item(
 ) -> StoredItem:
     """Put an item on the worklist; `columns` are further ones of `schema.work_item`.
 
+    Parameters
+    ----------
+    state
+        What it is from the beginning, where somebody else has it already; by default it is ready, or waits.
+
     Raises
     ------
     Conflict
         There is an item of that UID, or one to read that study.
     """
     ensure_facility(work.connection, facility)
-    id = t.new_id()
+    id = id or t.new_id()
+    state = state or ("ready" if is_ready else "waiting")
     item = StoredItem(
         id=id,
         workitem_uid=workitem_uid or f"2.25.{int(id, 16)}",
         kind=kind,
-        state="ready" if is_ready else "waiting",
+        state=state,
         facility=facility,
         version=1,
         created_at=work.now,
         changed_at=work.now,
-        ready_at=work.now if is_ready else None,
+        ready_at=None if state == "waiting" else work.now,
         order_at=columns.get("due_at") or work.now + _LONG_AFTER,
         priority=priority,
         rank=priority_rank(priority),
@@ -281,11 +300,16 @@ def claim_item(work: Work, item: StoredItem, *, token: str | None = None, reader
         "claim",
         owner=reader,
         offered_to=None,
-        claim_token=token or str(generate_uid(prefix=None)),
+        claim_token=token or new_token(),
         claimed_at=work.now,
         # A UPS does not go back from IN PROGRESS (PS3.4 CC.1.1): those who made it know their performers.
         claim_expires_at=work.now + work.claim_lasts if is_own else None,
     )
+
+
+def new_token() -> str:
+    """A Transaction UID for who has chosen none."""
+    return str(generate_uid(prefix=None))
 
 
 def renew_claim(work: Work, item: StoredItem, *, token: str) -> StoredItem:
@@ -400,6 +424,11 @@ def update_attributes(
     return _step(
         work, item, "update", token=token, told={"set": sorted(attributes)}, attributes=orjson.dumps(merged), **columns
     )
+
+
+def annotate_item(work: Work, item: StoredItem, extras: bytes, *, token: str | None = None) -> StoredItem:
+    """Keep what else a client says of an item, which changes nothing of the work."""
+    return _step(work, item, "update", token=token, extras=extras)
 
 
 def complete_item(work: Work, item: StoredItem, *, token: str) -> StoredItem:

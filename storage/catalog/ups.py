@@ -23,13 +23,14 @@ UpsState = Literal["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]
 SCHEME = "99READINGROOM"
 """Coding scheme of what only this server knows: its readers, and its kinds of work."""
 
-_KINDS: Mapping[str, tuple[tuple[str, str, str], str]] = {
+KINDS: Mapping[str, tuple[tuple[str, str, str], str]] = {
     "read": (("110005", "DCM", "Interpretation"), "Interpretation"),
     "second": (("110005", "DCM", "Interpretation"), "Second reading"),
     "peer": (("110007", "DCM", "Report Verification"), "Peer review"),
     "critical": (("critical", SCHEME, "Communication of a critical result"), "Critical result"),
     "followup": (("followup", SCHEME, "Follow-up of a recommendation"), "Follow-up"),
 }
+"""What is done, as a code and in words, by kind of item."""
 _OF_STUDY = ("00100010", "00100020", "00100021", "00100030", "00100040", "00101002", "00380010", "00081080")
 _VRS = {
     "00100024": "SQ",
@@ -131,7 +132,7 @@ def dataset_of(
 
 def _own(row: Mapping[str, Any], study: sa.Row[Any] | None, root: str) -> MetadataJson:
     header = header_of(study.row, study.extra) if study is not None else {}
-    work, label = _KINDS[row["kind"]]
+    work, label = KINDS[row["kind"]]
     described = value_of(header, "00081030") or " ".join(filter(None, (row["modality"], row["body_part"])))
     made: MetadataJson = {
         "00080005": element("CS", "ISO_IR 192"),

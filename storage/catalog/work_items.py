@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from pydicom.datadict import dictionary_VR
 
@@ -74,6 +75,7 @@ class StoredItem:
     ready_at: datetime | None = None
     warn_at: datetime | None = None
     due_at: datetime | None = None
+    extras: bytes | None = None
 
     @property
     def is_claimed(self) -> bool:
@@ -93,6 +95,8 @@ class StoredItem:
 
 _SHOWN = tuple(field.name for field in fields(WorkItem))
 _COLUMNS = tuple(field.name for field in fields(StoredItem))
+_MOMENTS = ("created_at", "changed_at", "order_at", "claimed_at", "claim_expires_at", "ready_at", "warn_at", "due_at")
+_INSERT_VERSION = t.work_item_version.insert()
 
 
 def insert_item(connection: sa.Connection, item: StoredItem) -> bool:
@@ -100,6 +104,7 @@ def insert_item(connection: sa.Connection, item: StoredItem) -> bool:
     insert = insert_for(connection)(t.work_item).values(asdict(item)).on_conflict_do_nothing()
     if connection.execute(insert.returning(t.work_item.c.id)).first() is None:
         return False
+    _keep(connection, item)
     _list(connection, item)
     return True
 
@@ -110,9 +115,28 @@ def update_item(connection: sa.Connection, before: StoredItem, after: StoredItem
     mine = t.work_item.update().where(c.id == before.id, c.version == before.version)
     if not connection.execute(mine.values(asdict(after))).rowcount:
         raise Conflict(f"Work item {before.workitem_uid} was changed by somebody else at this moment; read it again.")
+    _keep(connection, after)
     values = t.work_item_value
     connection.execute(values.delete().where(values.c.entity == after.id))
     _list(connection, after)
+
+
+def _keep(connection: sa.Connection, item: StoredItem) -> None:
+    """Keep a version of a row, without the claim token: it stays when the item changes."""
+    row = {name: value for name, value in asdict(item).items() if name != "claim_token"}
+    for name in ("attributes", "extras"):
+        row[name] = row[name].decode() if row[name] is not None else None
+    version = {"item": item.id, "version": item.version, "changed_at": item.changed_at, "row": orjson.dumps(row)}
+    connection.execute(_INSERT_VERSION, version)
+
+
+def _then(row: bytes) -> StoredItem:
+    told = orjson.loads(row)
+    for name in _MOMENTS:
+        told[name] = datetime.fromisoformat(told[name]) if told[name] is not None else None
+    for name in ("attributes", "extras"):
+        told[name] = told[name].encode() if told[name] is not None else None
+    return StoredItem(**told)
 
 
 def restate_items(connection: sa.Connection, facility: str, study_uid: str) -> None:
@@ -150,6 +174,37 @@ def item_by_id(connection: sa.Connection, id: str, *, locked: bool = False) -> S
     if row is None:
         raise NotFound(f"There is no work item {id[:32]}.")
     return _item(row)
+
+
+def items_by_id(connection: sa.Connection, scope: Scope, ids: Collection[str]) -> list[StoredItem]:
+    """Those of the items that are there and in scope, in any order."""
+    found = _ROWS.where(t.work_item.c.id.in_(sorted(ids)), *_in(scope))
+    return [_item(row) for row in connection.execute(found)] if ids else []
+
+
+def item_versions(
+    connection: sa.Connection,
+    scope: Scope,
+    id: str | None,
+    *,
+    version: int | None = None,
+    limit: int | None = None,
+    until: datetime | None = None,
+    since: datetime | None = None,
+) -> list[StoredItem]:
+    """Items as they were, the newest first: one, or all; nobody has their claim tokens."""
+    v = t.work_item_version.c
+    found = sa.select(v.row).join_from(t.work_item_version, t.work_item, v.item == t.work_item.c.id).where(*_in(scope))
+    if id is not None:
+        found = found.where(v.item == id)
+    if version is not None:
+        found = found.where(v.version == version)
+    if until is not None:
+        found = found.where(v.changed_at <= until)
+    if since is not None:
+        found = found.where(v.changed_at >= since)
+    order = (v.changed_at.desc(), v.item, v.version.desc())
+    return [_then(row) for row in connection.execute(found.order_by(*order).limit(limit)).scalars()]
 
 
 def reading_of(
