@@ -61,10 +61,21 @@ def parse_json(body: bytes, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     resource = _read(body, max_bytes)
     if not isinstance(resource, dict) or not isinstance(resource.get("resourceType"), str):
         raise _bad("A resource is a JSON object with a member resourceType.", code="structure")
-    odd = _MAY_BE_UNWRITABLE.search(body) is not None
-    if found := list(_faults(resource, _quoted(resource["resourceType"]), odd=odd)):
-        raise BadResource(sorted(found, key=lambda issue: issue.expression))
+    if found := structure_issues(resource, odd=_MAY_BE_UNWRITABLE.search(body) is not None):
+        raise BadResource(found)
     return resource
+
+
+def structure_issues(resource: dict[str, Any], *, odd: bool = True) -> list[Issue]:
+    """What of a resource FHIR's JSON never holds; the first `MAX_ISSUES`, in the order of the places.
+
+    Parameters
+    ----------
+    odd
+        Whether there may be characters that XML cannot have.
+    """
+    found = _faults(resource, _quoted(str(resource.get("resourceType"))), odd=odd)
+    return sorted(found, key=lambda issue: issue.expression)
 
 
 def read_json(body: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
