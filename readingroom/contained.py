@@ -14,13 +14,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from readingroom.channel import PROTOCOL, Message, Messages, pack, send
+from readingroom.channel import PROTOCOL, Json, Message, Messages, json_of, pack, send
 from readingroom.confine import Limits
 from readingroom.context import Archive, NoArchive
 from readingroom.errors import GiveUp, Invalid, PluginFailed, ReadingRoomError, RetryLater
@@ -33,6 +33,7 @@ _FLOOD_BYTES = 16 << 20
 _LONGEST_LINE = 1000
 _LOGGED_MESSAGES = 1000
 _END_SECONDS = 2.0
+_NICE = 10
 
 log = logging.getLogger(__name__)
 
@@ -130,16 +131,64 @@ class Contained:
         RetryLater, GiveUp
             It says so.
         """
+        (answer,) = self.call_each(
+            hook, (arguments,), limit=limit, now=now, archive=archive, delivery=delivery, attempt=attempt
+        )
+        if isinstance(answer, ReadingRoomError):
+            raise answer
+        return answer
+
+    def call_each(
+        self,
+        hook: Hook,
+        several: Sequence[Mapping[str, Any]],
+        *,
+        limit: timedelta,
+        now: datetime,
+        archive: Archive | None = None,
+        delivery: str = "",
+        attempt: int = 1,
+    ) -> list[Any]:
+        """What the plugin answers to each of several calls, for which the way to it and back is gone once.
+
+        Parameters
+        ----------
+        several
+            The arguments of each call. One that is `Json` is sent as it is.
+        limit
+            How long each may take.
+
+        Returns
+        -------
+        list
+            In their order: JSON as `call` gives it, or the error that it would raise.
+
+        Raises
+        ------
+        PluginFailed
+            It failed in a way that leaves no answer to any of them.
+        """
+        asked = [json_of({name: _argument(value) for name, value in one.items()}) for one in several]
         message = {
             "do": "call",
             "hook": hook.name,
-            # A data set is JSON already, and large.
-            "arguments": {name: value if type(value) is dict else to_json(value) for name, value in arguments.items()},
+            "several": Json(b"[%b]" % b",".join(asked)),
             "seconds": limit.total_seconds(),
             "delivery": delivery,
             "attempt": attempt,
         }
-        return self._ask(message, now, limit.total_seconds(), archive or NoArchive())
+        told = self._ask(message, now, limit.total_seconds() * len(several), archive or NoArchive())
+        if not isinstance(told, list) or len(told) != len(several) or not all(isinstance(one, dict) for one in told):
+            raise self._lost("garbled")
+        return [self._failure(one) if "failed" in one else one.get("answer") for one in told]
+
+    def stand_back(self) -> None:
+        """Let others have the processors first, from now on and with all that the plugin starts."""
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PGRP, self._process.pid, _NICE)
+        # A session of its own is a group of its own to the scheduler, where the kernel makes such groups (sched(7)).
+        with suppress(OSError), open(f"/proc/{self._process.pid}/autogroup", "w") as group:
+            group.write(str(_NICE))
 
     def stop(self, *, now: datetime) -> int:
         """Let the plugin end what it does, and end its process; gives its exit status, as `kill` does."""
@@ -240,22 +289,26 @@ class Contained:
             if self.is_alive:
                 self.kill()  # what is still to come would be taken for the answer to the next call
             raise
-        if "failed" not in told:
-            return told.get("answer")
+        if "failed" in told:
+            raise self._failure(told)
+        return told.get("answer")
+
+    def _failure(self, told: Message) -> ReadingRoomError:
+        """What a plugin says that a call came to."""
         text = str(told.get("message"))
         match told["failed"]:
             case "retry":
                 after = told.get("after")
-                raise RetryLater(text, after=timedelta(seconds=min(float(after), 86400)) if after else timedelta(0))
+                return RetryLater(text, after=timedelta(seconds=min(float(after), 86400)) if after else timedelta(0))
             case "give up":
-                raise GiveUp(text)
+                return GiveUp(text)
             case "memory":
                 self.kill()
-                raise PluginFailed(f"Plugin {self.launch.name} has no memory left.", reason="memory")
+                return PluginFailed(f"Plugin {self.launch.name} has no memory left.", reason="memory")
             case "answer":
-                raise PluginFailed(text, reason="answer")
+                return PluginFailed(text, reason="answer")
             case _:
-                raise PluginFailed(text, reason="error")
+                return PluginFailed(text, reason="error")
 
     def _begin(self) -> None:
         self._printed = self._logged = self._records = 0
@@ -370,6 +423,11 @@ def _told(status: int) -> str:
     if status < 0:
         return signal.strsignal(-status) or f"signal {-status}"
     return f"exit status {status}"
+
+
+def _argument(value: Any) -> Any:
+    # A data set is JSON as it is, and large.
+    return value if type(value) in (dict, Json) else to_json(value)
 
 
 def _environment() -> dict[str, str]:

@@ -135,13 +135,15 @@ def accept_instance(header: dict[str, Any], source: Source) -> Reject | Coerce |
     Fired: after the header of an object was read, before anything of it is kept. `header` is its data set in the DICOM
     JSON model (PS3.18 annex F), as it was received and without bulk data.
 
-    Runs: inline, for every object, in the order of the settings. An upload waits for it.
+    Runs: inline, for every object, in the order of the settings. An upload waits for it; a few of its objects come to a
+    plugin together, and are asked about one after the other.
 
     Returns: `Reject` to refuse the object, `Coerce` to change what is shown of it, None to take it as it is. The first
     `Reject` ends it. Every `Coerce` is applied to what the one before has made.
 
     If it fails: the object is stored as if the plugin had said nothing, and an event ``GateFailed`` of the change feed
-    says so. With ``on_error = "reject"`` in its settings it is refused, and the sender told to try again.
+    says so. With ``on_error = "reject"`` in its settings it is refused, and the sender told to try again. A call that
+    ends the process, or takes too long, fails for the objects that came together with it too.
 
     Delivered again: the same object may come twice; the answer has to be the same.
 

@@ -120,6 +120,8 @@ def _reader(kind: Any) -> Reader:
     if origin in (tuple, list, frozenset, Sequence):
         return _array_reader(tuple if origin is Sequence else origin, arguments)
     if isinstance(origin, type) and issubclass(origin, Mapping):
+        if arguments[1] is Any:
+            return _PLAIN[dict]
         item = _reader(arguments[1])
         return lambda value, path: {
             key: item(one, (*path, key)) for key, one in _expect(value, dict, "an object", path).items()

@@ -6,6 +6,7 @@ nothing of ours but `readingroom`, so it runs under whichever interpreter the pl
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import logging
@@ -15,10 +16,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import readingroom
 from readingroom import errors
@@ -26,6 +28,7 @@ from readingroom.channel import PROTOCOL, Channel, Message
 from readingroom.confine import Limits, confine, die_with_parent, limit_cpu
 from readingroom.context import Archive, Context, Dataset, SharedVolume
 from readingroom.errors import GiveUp, Invalid, ReadingRoomError, RetryLater
+from readingroom.hooks import Hook
 from readingroom.hookspecs import HOOKS
 from readingroom.jsonio import from_json
 from readingroom.plugin import Plugin, WrongAnswer, load_plugin
@@ -140,17 +143,8 @@ class Runner:
                     return self._call(message)
                 case _:
                     return self._stop(message)
-        except RetryLater as error:
-            return _failed("retry", error) | {"after": error.after.total_seconds()}
-        except GiveUp as error:
-            return _failed("give up", error)
-        except WrongAnswer as error:
-            return _failed("answer", error)
-        except MemoryError as error:
-            return _failed("memory", error)
         except BaseException as error:
-            # The plugin host: whatever a plugin raises, SystemExit too, is the server's to record.
-            return _failed("error", error)
+            return _failure_of(error)
 
     def _load(self, message: Message) -> Message:
         limits: Limits = from_json(Limits, message["limits"])
@@ -161,6 +155,7 @@ class Runner:
         if "started" in plugin.implemented:
             plugin.call(HOOKS["started"], {}, self._context(plugin, message))
         self._plugin = plugin
+        gc.freeze()  # what is loaded stays, and need not be looked through with every call
         return {
             "answer": {
                 "hooks": sorted(plugin.implemented),
@@ -173,10 +168,18 @@ class Runner:
     def _call(self, message: Message) -> Message:
         plugin = self._loaded()
         hook = HOOKS[message["hook"]]
-        limit_cpu(message["seconds"] * _PROCESSORS)
-        wanted = set(plugin.implemented[hook.name].argnames) & message["arguments"].keys()
-        arguments = {name: from_json(hook.parameters[name], message["arguments"][name]) for name in wanted}
-        return {"answer": plugin.call(hook, arguments, self._context(plugin, message, archive=self._server))}
+        limit_cpu(message["seconds"] * len(message["several"]) * _PROCESSORS)
+        return {"answer": [self._one_call(plugin, hook, told, message) for told in message["several"]]}
+
+    def _one_call(self, plugin: Plugin, hook: Hook, told: Mapping[str, Any], message: Message) -> Message:
+        wanted = set(plugin.implemented[hook.name].argnames) & told.keys()
+        try:
+            arguments = {name: from_json(hook.parameters[name], told[name]) for name in wanted}
+            return {"answer": plugin.call(hook, arguments, self._context(plugin, message, archive=self._server))}
+        except MemoryError:
+            raise
+        except BaseException as error:
+            return _failure_of(error)  # the others are still to be answered
 
     def _stop(self, message: Message) -> Message:
         plugin = self._loaded()
@@ -199,6 +202,20 @@ class Runner:
             delivery=message.get("delivery", ""),
             attempt=message.get("attempt", 1),
         )
+
+
+def _failure_of(error: BaseException) -> Message:
+    """What is said of what a plugin raised: whatever it is, SystemExit too, is the server's to record."""
+    match error:
+        case RetryLater():
+            return _failed("retry", error) | {"after": error.after.total_seconds()}
+        case GiveUp():
+            return _failed("give up", error)
+        case WrongAnswer():
+            return _failed("answer", error)
+        case MemoryError():
+            return _failed("memory", error)
+    return _failed("error", error)
 
 
 def _failed(how: str, error: BaseException) -> Message:

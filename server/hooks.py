@@ -12,6 +12,7 @@ import logging
 import re
 import threading
 import time
+from collections import Counter as Counted
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +23,13 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from readingroom import results
+from readingroom.channel import Json
 from readingroom.clock import Clock
 from readingroom.confine import Limits
 from readingroom.contained import Contained, Launch, Loaded
@@ -213,21 +216,49 @@ class Hooks:
 
         A plugin that fails has no answer; where the hook fails closed, that is a no.
         """
+        for hosted in self._deciding(hook):
+            (answer,) = self._decided(hosted, HOOKS[hook], (arguments,))
+            if answer is not None:
+                yield answer
+
+    def decide_each(
+        self, hook: str, several: Sequence[Mapping[str, Any]], *, is_last: Callable[[Any], bool] = lambda value: False
+    ) -> list[list[Answer]]:
+        """What `decide_all` gives, for each of several calls, and with one way to each plugin and back for all of them.
+
+        Parameters
+        ----------
+        several
+            The arguments of each call.
+        is_last
+            Says of an answer that nobody need be asked any more; it is the last one of its call then.
+        """
+        found: list[list[Answer]] = [[] for _ in several]
+        for hosted in self._deciding(hook):
+            open = [(arguments, had) for arguments, had in zip(several, found, strict=True) if not _ends(had, is_last)]
+            answers = self._decided(hosted, HOOKS[hook], [arguments for arguments, _ in open]) if open else ()
+            for answer, (_, had) in zip(answers, open, strict=True):
+                if answer is not None:
+                    had.append(answer)
+        return found
+
+    def _deciding(self, hook: str) -> Iterator[_Hosted]:
+        """Those to be asked, and those that cannot be asked where that is a no."""
         spec = HOOKS[hook]
         if spec.family != "decide":
             raise TypeError(f"{hook} is no hook that decides")
         for hosted in self._hosted.values():
-            no = hosted.refusal(spec)
-            if hook not in hosted.hooks and not (hosted.is_broken and no):
-                continue
-            try:
-                value, problem = self._call(hosted, spec, arguments), ""
-            except (PluginFailed, RetryLater, GiveUp) as error:
-                if not isinstance(error, _Busy):  # else it was said when it was switched off
-                    log.warning("plugin %s did not decide %s: %s", hosted.name, hook, error.message)
-                value, problem = no, error.message
-            if value is not None or problem:
-                yield Answer(plugin=hosted.name, value=value, problem=problem)
+            if hook in hosted.hooks or (hosted.is_broken and hosted.refusal(spec)):
+                yield hosted
+
+    def _decided(self, hosted: _Hosted, hook: Hook, several: Sequence[Mapping[str, Any]]) -> Iterator[Answer | None]:
+        for value in self._called(hosted, hook, several):
+            if isinstance(value, ReadingRoomError):
+                if not isinstance(value, _Busy):  # else it was said when it was switched off
+                    log.warning("plugin %s did not decide %s: %s", hosted.name, hook.name, value.message)
+                yield Answer(plugin=hosted.name, value=hosted.refusal(hook), problem=value.message)
+            else:
+                yield None if value is None else Answer(plugin=hosted.name, value=value)
 
     def react(self, plugin: str, hook: str, *, delivery: str, attempt: int = 1, **arguments: Any) -> Any:
         """What one plugin answers to what has happened.
@@ -256,7 +287,10 @@ class Hooks:
             raise RetryLater(f"Plugin {plugin} could not be loaded: {hosted.problem}", after=_BROKEN_AGAIN)
         if hook not in hosted.hooks:
             raise GiveUp(f"Plugin {plugin} does not implement {hook}.")
-        return self._call(hosted, spec, arguments, delivery=delivery, attempt=attempt)
+        (answer,) = self._called(hosted, spec, (arguments,), delivery=delivery, attempt=attempt)
+        if isinstance(answer, ReadingRoomError):
+            raise answer
+        return answer
 
     def states(self) -> list[State]:
         """How each plugin is."""
@@ -266,26 +300,44 @@ class Hooks:
         """Which plugins are up, and the plugins' own numbers, for the metrics page."""
         return _Numbers(self)
 
-    def _call(
-        self, hosted: _Hosted, hook: Hook, arguments: Mapping[str, Any], *, delivery: str = "", attempt: int = 1
-    ) -> Any:
+    def _called(
+        self,
+        hosted: _Hosted,
+        hook: Hook,
+        several: Sequence[Mapping[str, Any]],
+        *,
+        delivery: str = "",
+        attempt: int = 1,
+    ) -> list[Any]:
+        """The answers to several calls of one plugin; of each that failed, its error."""
         begun = time.monotonic()
-        outcome = "ok"
+        archive = self._open_archive(_studies(several[0])) if hook.family == "react" else NoArchive()
         try:
-            archive = self._open_archive(_studies(arguments)) if hook.family == "react" else NoArchive()
-            return hosted.call(hook, arguments, archive=archive, delivery=delivery, attempt=attempt)
-        except RetryLater as error:
-            outcome = "busy" if isinstance(error, _Busy) else "retry"
-            raise
-        except GiveUp:
-            outcome = "give up"
-            raise
-        except PluginFailed as error:
-            outcome = error.reason
-            raise
-        finally:
-            self.calls.labels(hosted.name, hook.name, outcome).inc()
-            self.seconds.labels(hosted.name, hook.name).observe(time.monotonic() - begun)
+            answers = hosted.call_each(hook, several, archive=archive, delivery=delivery, attempt=attempt)
+        except ReadingRoomError as error:
+            answers = [error] * len(several)
+        for outcome, count in Counted(map(_outcome, answers)).items():
+            self.calls.labels(hosted.name, hook.name, outcome).inc(count)
+        self.seconds.labels(hosted.name, hook.name).observe(time.monotonic() - begun)
+        return answers
+
+
+def _ends(answers: Sequence[Answer], is_last: Callable[[Any], bool]) -> bool:
+    return bool(answers) and is_last(answers[-1].value)
+
+
+def _outcome(answer: Any) -> str:
+    """What a call came to, as the metrics name it."""
+    match answer:
+        case _Busy():
+            return "busy"
+        case RetryLater():
+            return "retry"
+        case GiveUp():
+            return "give up"
+        case PluginFailed():
+            return answer.reason
+    return "ok"
 
 
 def _studies(value: Any, facility: str = "") -> Shown:
@@ -326,7 +378,7 @@ class _Hosted:
         self._starter = ThreadPoolExecutor(1, thread_name_prefix=f"plugin-{found.name}")
         self._first: Future[Contained] | None = None
         self._deciding = _Pool(1, self._start)
-        self._reacting = _Pool(found.settings.processes, self._start)
+        self._reacting = _Pool(found.settings.processes, self._start_behind)
 
     @property
     def hooks(self) -> frozenset[str]:
@@ -352,6 +404,8 @@ class _Hosted:
                 child = self._first.result()
                 self._loaded = child.loaded
                 decides = any(HOOKS[hook].family == "decide" for hook in child.loaded.hooks)
+                if not decides:
+                    child.stand_back()
                 (self._deciding if decides else self._reacting).give_back(child)
         except ReadingRoomError as error:
             self.problem = error.message
@@ -380,33 +434,39 @@ class _Hosted:
             return None
         return Veto(because=f"plugin {self.name} did not answer") if hook.fails == "closed" else None
 
-    def call(self, hook: Hook, arguments: Mapping[str, Any], *, archive: Archive, delivery: str, attempt: int) -> Any:
-        """The answer to a hook, checked; raises as `Hooks.react` does."""
+    def call_each(
+        self, hook: Hook, several: Sequence[Mapping[str, Any]], *, archive: Archive, delivery: str, attempt: int
+    ) -> list[Any]:
+        """The answers to several calls of a hook, checked; of one that failed, its error.
+
+        Raises as `Hooks.react` does where none of them has an answer.
+        """
         if self._loaded is None:
             raise PluginFailed(f"Plugin {self.name} could not be loaded: {self.problem}", reason="start")
         self._breaker.enter(self.name, self._clock.now())
         try:
-            answer = self._asked(hook, arguments, archive, delivery, attempt)
-            try:
-                value = from_json(hook.result, answer)
-            except Invalid as error:
-                raise PluginFailed(
-                    f"Plugin {self.name} answers what it must not: {error.message}", reason="answer"
-                ) from None
+            answers = [self._checked(hook, one) for one in self._asked(hook, several, archive, delivery, attempt)]
         except PluginFailed as error:
             self._breaker.failed(self.name, self._clock.now(), error.reason)
-            raise
-        except _Busy:
-            self._breaker.left()
-            raise
-        except ReadingRoomError:
-            self._breaker.succeeded(self.name)
             raise
         except BaseException:
             self._breaker.left()
             raise
-        self._breaker.succeeded(self.name)
-        return value
+        for answer in answers:
+            if isinstance(answer, PluginFailed):
+                self._breaker.failed(self.name, self._clock.now(), answer.reason)
+            else:
+                self._breaker.succeeded(self.name)
+        return answers
+
+    def _checked(self, hook: Hook, answer: Any) -> Any:
+        """An answer as a value of the hook's type, or the error that stands for it."""
+        if isinstance(answer, ReadingRoomError):
+            return answer
+        try:
+            return from_json(hook.result, answer)
+        except Invalid as error:
+            return PluginFailed(f"Plugin {self.name} answers what it must not: {error.message}", reason="answer")
 
     def state(self) -> State:
         """How it is."""
@@ -423,20 +483,22 @@ class _Hosted:
             off_until=off_until,
         )
 
-    def _asked(self, hook: Hook, arguments: Mapping[str, Any], archive: Archive, delivery: str, attempt: int) -> Any:
+    def _asked(
+        self, hook: Hook, several: Sequence[Mapping[str, Any]], archive: Archive, delivery: str, attempt: int
+    ) -> list[Any]:
         limit = hook.limit
         if hook.family == "decide" and self._settings.milliseconds is not None:
             limit = timedelta(milliseconds=self._settings.milliseconds)
         if hook.family == "react" and self._settings.seconds is not None:
             limit = timedelta(seconds=self._settings.seconds)
         if self._trusted is not None:
-            return self._in_process(self._trusted, hook, arguments, archive, delivery, attempt)
+            return [self._in_process(self._trusted, hook, one, archive, delivery, attempt) for one in several]
         pool = self._deciding if hook.family == "decide" else self._reacting
-        patience = limit.total_seconds() if hook.family == "decide" else _PATIENCE_SECONDS
+        patience = limit.total_seconds() * len(several) if hook.family == "decide" else _PATIENCE_SECONDS
         with pool.child(self.name, patience, is_awaited=hook.family == "react") as child:
-            return child.call(
+            return child.call_each(
                 hook,
-                arguments,
+                [{name: _ready(value) for name, value in one.items()} for one in several],
                 limit=limit,
                 now=self._clock.now(),
                 archive=archive,
@@ -449,14 +511,14 @@ class _Hosted:
     ) -> Any:
         try:
             return plugin.call(hook, arguments, self._context(archive, delivery, attempt))
-        except (RetryLater, GiveUp):
-            raise
+        except (RetryLater, GiveUp) as error:
+            return error
         except WrongAnswer as error:
-            raise PluginFailed(error.message, reason="answer") from None
+            return PluginFailed(error.message, reason="answer")
         except Exception as error:
             # The plugin host: whatever a plugin raises is recorded, and nobody else's business.
             log.exception("plugin %s failed in %s", self.name, hook.name)
-            raise PluginFailed(f"Plugin {self.name} raised {type(error).__name__}.") from error
+            return PluginFailed(f"Plugin {self.name} raised {type(error).__name__}.")
 
     def _load_trusted(self) -> None:
         try:
@@ -485,7 +547,25 @@ class _Hosted:
         )
 
     def _start(self) -> Future[Contained]:
-        return self._starter.submit(Contained, _launch(self._found, self._settings), now=self._clock.now())
+        return self._starter.submit(self._started)
+
+    def _start_behind(self) -> Future[Contained]:
+        """Start a process for calls that nobody waits for: those who store and read go before it."""
+
+        def start() -> Contained:
+            child = self._started()
+            child.stand_back()
+            return child
+
+        return self._starter.submit(start)
+
+    def _started(self) -> Contained:
+        return Contained(_launch(self._found, self._settings), now=self._clock.now())
+
+
+def _ready(value: Any) -> Any:
+    """An argument of a call; a data set, which is large, as JSON at once."""
+    return Json(orjson.dumps(value)) if type(value) is dict else value
 
 
 def _launch(found: Found, settings: PluginSettings) -> Launch:
@@ -601,7 +681,7 @@ class _Breaker:
     def succeeded(self, name: str) -> None:
         """A call ended as it should."""
         with self._lock:
-            if self._off_until is not None:
+            if self._off_until is not None and self._is_tried:
                 log.warning("plugin %s is on again", name)
                 self._off_until = None
                 self._failures.clear()
@@ -611,6 +691,8 @@ class _Breaker:
     def failed(self, name: str, now: datetime, reason: str) -> None:
         """A call failed."""
         with self._lock:
+            if self._off_until is not None and not self._is_tried:
+                return  # it began before the plugin was switched off, and says nothing new
             self._failures.append(now)
             is_too_often = len(self._failures) == _FAILURES and now - self._failures[0] <= _WINDOW
             if self._off_until is not None or is_too_often:

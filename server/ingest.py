@@ -38,9 +38,9 @@ from readingroom.errors import (
 )
 from readingroom.model import Source
 from readingroom.results import Reject
-from server.hooks import Hooks
+from server.hooks import Answer, Hooks
 from server.settings import Settings
-from server.staging import Body, Outcome, Ready, SentTo, Spool, scan_file, take_file, write_ready
+from server.staging import Body, Outcome, Ready, SentTo, Spool, discard, scan_file, take_file, write_ready
 from server.sweep import sweep
 from storage.blobs import Blobs, LocalBlobs, Staged, meaning_of
 from storage.catalog.engine import begin_write
@@ -80,6 +80,17 @@ _HEARTBEAT_SECONDS = 20.0
 class _Request:
     ready: Sequence[Ready]
     done: Future[list[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """An object of which all is known that it says itself; `version` is what it will be of its instance."""
+
+    body: Body | Spool
+    found: Scan
+    known: Identity
+    sha256: bytes
+    version: int
 
 
 class Ingest:
@@ -142,43 +153,83 @@ class Ingest:
         Ready or Outcome
             What `commit` takes; or the outcome, with its error, of an object that cannot be kept.
         """
-        spool: Spool | None = None
+        (staged,) = self.stage_each((body,), facility=facility, source=source, sent_to=sent_to)
+        return staged
+
+    def stage_each(
+        self, bodies: Sequence[Body | Path | Spool], *, facility: str, source: str, sent_to: SentTo | None = None
+    ) -> list[Ready | Outcome]:
+        """Stage several objects, each by itself as `stage` has it; plugins look at all of them at once."""
+        sender = Source(facility=facility, name=source)
+        looked: list[_Looked | Outcome] = []
+        staged: list[Ready | Outcome] = []
+        try:
+            looked.extend(self._look(body, sender, sent_to) for body in bodies)
+            new = [one for one in looked if isinstance(one, _Looked)]
+            answers = iter(
+                self._hooks.decide_each(
+                    "accept_instance",
+                    [{"header": one.found.metadata, "source": sender} for one in new],
+                    is_last=lambda value: isinstance(value, Reject),
+                )
+            )
+            staged.extend(
+                self._write(one, next(answers), sender) if isinstance(one, _Looked) else one for one in looked
+            )
+        except BaseException:
+            for left in (*bodies, *(one.body for one in looked if isinstance(one, _Looked))):
+                _give_up(left)
+            for made in staged:
+                if isinstance(made, Ready):
+                    discard(made)
+            raise
+        return staged
+
+    def _look(self, body: Body | Path | Spool, sender: Source, sent_to: SentTo | None) -> _Looked | Outcome:
+        """Know what an object is; the outcome of one that is not new, or cannot be kept."""
         known = Identity()
         try:
             if isinstance(body, Path):
                 body = take_file(body, self._folder, self._settings.max_object_bytes)
-            spool = body if isinstance(body, Spool) else None
             found = scan_file(body.path) if isinstance(body, Spool) else scan(body)
             known = identity(found)
             if sent_to is not None:
                 sent_to.check(known)
             sha256 = body.sha256 if isinstance(body, Spool) else hashlib.sha256(body).digest()
-            version, held = self._held(facility, known)
+            version, held = self._held(sender.facility, known)
             if held == sha256:
-                if spool is not None:
-                    spool.discard()
+                _give_up(body)
                 return Outcome(**known, result="identical")
-            extras, unseen = self._accepted(found, facility, source)
-            description = Description(
-                size=found.size,
-                sha256=sha256.hex(),
-                owner_facility=facility,
-                source=source,
-                received_at=self._clock.now(),
-                version=version + 1,
-                extras=extras,
-            )
-            return replace(write_ready(self._folder, body, found, known, description), unseen=tuple(unseen))
+            return _Looked(body, found, known, sha256, version + 1)
         except (ReadingRoomError, DBAPIError) as error:
-            if spool is not None:
-                spool.discard()
+            _give_up(body)
             return Outcome(**known, error=_without_frames(_meaning_of(error)))
         except BaseException:
-            if spool is not None:
-                spool.discard()
+            _give_up(body)
             raise
 
-    def _accepted(self, found: Scan, facility: str, source: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    def _write(self, one: _Looked, answers: Sequence[Answer], sender: Source) -> Ready | Outcome:
+        """Write an object that plugins have looked at, unless one of them refuses it."""
+        try:
+            extras, unseen = self._accepted(one.found, answers, sender)
+            description = Description(
+                size=one.found.size,
+                sha256=one.sha256.hex(),
+                owner_facility=sender.facility,
+                source=sender.name,
+                received_at=self._clock.now(),
+                version=one.version,
+                extras=extras,
+            )
+            ready = write_ready(self._folder, one.body, one.found, one.known, description)
+            return replace(ready, unseen=tuple(unseen))
+        except (ReadingRoomError, DBAPIError) as error:
+            _give_up(one.body)
+            return Outcome(**one.known, error=_without_frames(_meaning_of(error)))
+
+    def _accepted(
+        self, found: Scan, answers: Sequence[Answer], sender: Source
+    ) -> tuple[dict[str, str], list[tuple[str, str]]]:
         """What the rules of this installation, and plugins after them, change of an object as it comes, and which
         plugins failed to look at it.
 
@@ -186,8 +237,7 @@ class Ingest:
         """
         coercions = list(self._coercions)
         unseen: list[tuple[str, str]] = []
-        asked = Source(facility=facility, name=source)
-        for answer in self._hooks.decide_all("accept_instance", header=found.metadata, source=asked):
+        for answer in answers:
             if isinstance(answer.value, Reject):
                 raise _REFUSALS[answer.value.kind](answer.value.because[:_LONGEST_REASON])
             if answer.problem:
@@ -200,7 +250,7 @@ class Ingest:
                 unseen.append((answer.plugin, error.message))
         if found.category:
             return {}, unseen
-        return extras_of(coerce(found.metadata, coercions, facility=facility, source=source)), unseen
+        return extras_of(coerce(found.metadata, coercions, facility=sender.facility, source=sender.name)), unseen
 
     def _held(self, facility: str, known: Identity) -> tuple[int, bytes]:
         """Version and sha256 of the instance that the facility has; 0 and nothing where it has none."""
@@ -486,6 +536,12 @@ def _meaning_of(error: Exception) -> ReadingRoomError:
     if isinstance(error, IntegrityError):
         return Conflict("Another writer recorded the same instance at this moment; send again.")
     return Unavailable(f"The catalog could not be written ({type(error).__name__}); send again.", retry_after=1)
+
+
+def _give_up(body: Body | Path | Spool) -> None:
+    """Leave nothing behind of what will not be kept."""
+    if isinstance(body, Spool):
+        body.discard()
 
 
 def _without_frames(error: ReadingRoomError) -> ReadingRoomError:

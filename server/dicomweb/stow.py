@@ -33,6 +33,7 @@ from storage.overlay import ORIGINAL_ATTRIBUTES
 
 _IN_MEMORY = 8 << 20  # a larger part goes to disk as it arrives
 _SPOOL_PIECE = 1 << 20
+_STAGED_TOGETHER = 4  # so that plugins are asked once for all of them
 _STAGING_AT_ONCE = 4
 _COMMIT_AT_ONCE = 128
 _MAX_PARTS = 50_000  # each is named in the answer, which is made in memory
@@ -111,7 +112,8 @@ class _Storing:
         self._sent_to = sent_to
         self._loop = asyncio.get_running_loop()
         self._outcomes: list[asyncio.Future[Outcome]] = []
-        self._staging: list[tuple[asyncio.Future[Outcome], asyncio.Future[Ready | Outcome]]] = []
+        self._gathered: list[tuple[asyncio.Future[Outcome], Spool | bytes]] = []
+        self._staging: list[tuple[Sequence[asyncio.Future[Outcome]], asyncio.Future[list[Ready | Outcome]]]] = []
         self._committing: list[asyncio.Task[None]] = []
         self._pieces: list[memoryview] = []
         self._size = 0
@@ -153,12 +155,13 @@ class _Storing:
             if isinstance(instance, ReadingRoomError):
                 self._expect().set_result(Outcome(error=instance))
             else:
-                await self._add(partial(self._compose, separated, instance))
+                await self._add([self._expect()], partial(self._compose, separated, instance))
         for error in await self._run(separated.unused):
             self._expect().set_result(Outcome(error=error))
 
     async def finish(self) -> list[Outcome]:
         """Wait until every part is staged and committed, or has failed."""
+        await self._stage_gathered()
         await self._commit_staged()
         await asyncio.gather(*self._committing)
         return [outcome.result() for outcome in self._outcomes]
@@ -166,11 +169,16 @@ class _Storing:
     async def abandon(self) -> None:
         """Leave nothing behind of parts that will not be committed."""
         await self._drop()
+        gathered, self._gathered = self._gathered, []
+        for _, body in gathered:
+            if isinstance(body, Spool):
+                await self._run(body.discard)
         staged = await asyncio.gather(*(future for _, future in self._staging), return_exceptions=True)
         self._staging = []
-        for one in staged:
-            if isinstance(one, Ready):
-                discard(one)
+        for some in staged:
+            for one in () if isinstance(some, BaseException) else some:
+                if isinstance(one, Ready):
+                    discard(one)
         if self._separated is not None:
             await self._run(self._separated.close)
 
@@ -209,7 +217,9 @@ class _Storing:
         if self._refused is not None:
             self._expect().set_result(Outcome(error=self._refused))
             return
-        await self._add(partial(self._stage, body))
+        self._gathered.append((self._expect(), body))
+        if len(self._gathered) >= _STAGED_TOGETHER:
+            await self._stage_gathered()
 
     def _expect(self) -> asyncio.Future[Outcome]:
         """The outcome of one more object, to come."""
@@ -217,35 +227,43 @@ class _Storing:
         self._outcomes.append(outcome)
         return outcome
 
-    async def _add(self, stage: Callable[[], Ready | Outcome]) -> None:
-        """Stage one more object, and commit what is staged where that is a group."""
-        self._staging.append((self._expect(), self._run(stage)))
+    async def _stage_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            await self._add([outcome for outcome, _ in gathered], partial(self._stage, [body for _, body in gathered]))
+
+    async def _add(
+        self, outcomes: Sequence[asyncio.Future[Outcome]], stage: Callable[[], list[Ready | Outcome]]
+    ) -> None:
+        """Stage a few more objects, and commit what is staged where that is a group."""
+        self._staging.append((outcomes, self._run(stage)))
         waiting = [future for _, future in self._staging if not future.done()]
         if len(waiting) >= _STAGING_AT_ONCE:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if len(self._staging) >= _COMMIT_AT_ONCE:
+        if sum(len(some) for some, _ in self._staging) >= _COMMIT_AT_ONCE:
             await self._commit_staged()
 
-    def _stage(self, body: Spool | bytes) -> Ready | Outcome:
-        return self._room.ingest.stage(body, facility=self._caller.facility, source="stow", sent_to=self._sent_to)
+    def _stage(self, bodies: Sequence[Spool | bytes]) -> list[Ready | Outcome]:
+        facility = self._caller.facility
+        return self._room.ingest.stage_each(bodies, facility=facility, source="stow", sent_to=self._sent_to)
 
-    def _compose(self, separated: Separated, dataset: MetadataJson) -> Ready | Outcome:
+    def _compose(self, separated: Separated, dataset: MetadataJson) -> list[Ready | Outcome]:
         try:
             body = separated.compose(dataset, self._room.ingest.open_spool)
         except ReadingRoomError as error:
-            return failure(dataset, error)
-        return self._stage(body)
+            return [failure(dataset, error)]
+        return self._stage([body])
 
     async def _commit_staged(self) -> None:
         """Hand what is staged to ingest, in one group; receiving goes on meanwhile."""
         await asyncio.gather(*(future for _, future in self._staging))
         ready: list[tuple[asyncio.Future[Outcome], Ready]] = []
-        for outcome, future in self._staging:
-            staged = future.result()
-            if isinstance(staged, Ready):
-                ready.append((outcome, staged))
-            else:
-                outcome.set_result(staged)
+        for outcomes, future in self._staging:
+            for outcome, staged in zip(outcomes, future.result(), strict=True):
+                if isinstance(staged, Ready):
+                    ready.append((outcome, staged))
+                else:
+                    outcome.set_result(staged)
         self._staging = []
         if ready:
             self._committing.append(asyncio.create_task(self._commit(ready)))

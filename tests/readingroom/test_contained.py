@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from readingroom.channel import Messages
+from readingroom.channel import Json, Messages, pack
 from readingroom.confine import Limits
 from readingroom.contained import Contained, Launch
 from readingroom.context import Dataset, SharedVolume, new_volume
@@ -396,6 +396,38 @@ def test_a_message_is_put_together_from_pieces() -> None:
         messages.add(bytes([byte]))
     assert messages.take() == {"a": 1}
     assert messages.take() is None
+
+
+def test_a_message_takes_up_json_that_is_ready() -> None:
+    messages = Messages(1000)
+    for sent in ({"a": Json(b"[1]"), "b": {"c": 2}, "d": Json(b"null")}, {"a": Json(b"{}")}, {"b": float("1.5")}):
+        messages.add(pack(sent))
+    assert [messages.take() for _ in range(3)] == [{"a": [1], "b": {"c": 2}, "d": None}, {"a": {}}, {"b": 1.5}]
+
+
+def test_of_several_calls_each_has_its_own_answer_or_error(plugin: Contained) -> None:
+    did = ("told = os.getpid()", "raise GiveUp('no')", "1 / 0", "told = ctx.delivery", "sys.exit(3)")
+    asked = [{"study": Study(study_uid=what, facility="north", patient="p")} for what in did]
+    first, refused, failed, last, left = plugin.call_each(TRIAGE, asked, limit=LONG, now=NOW, delivery="d")
+    assert int(first["because"]) == plugin._process.pid
+    assert (type(refused), type(failed), type(left)) == (GiveUp, PluginFailed, PluginFailed)
+    assert "ZeroDivisionError" in failed.message
+    assert last["because"] == "d"
+    assert plugin.is_alive
+
+
+def test_what_ends_the_process_ends_the_calls_beside_it(plugin: Contained) -> None:
+    asked = [{"study": Study(study_uid=what, facility="north", patient="p")} for what in ("told = 1", "os._exit(3)")]
+    with pytest.raises(PluginFailed, match="exit status 3"):
+        plugin.call_each(TRIAGE, asked, limit=LONG, now=NOW)
+
+
+def test_a_plugin_that_stands_back_does_so_with_all_that_it_starts(plugin: Contained) -> None:
+    do(plugin, "globals()['waiting'] = threading.Event(); threading.Thread(target=waiting.wait, daemon=True).start()")
+    plugin.stand_back()
+    tasks = [int(one) for one in os.listdir(f"/proc/{plugin._process.pid}/task")]
+    assert len(tasks) == 2
+    assert {os.getpriority(os.PRIO_PROCESS, task) for task in tasks} == {max(10, os.getpriority(os.PRIO_PROCESS, 0))}
 
 
 def test_series_may_be_named_by_their_uid_or_given_whole(plugin: Contained) -> None:

@@ -114,6 +114,24 @@ def test_a_plugin_that_fails_to_decide_is_passed_over(hosting: Host) -> None:
     assert found.because == "c"
 
 
+def test_of_several_calls_none_is_asked_further_whose_last_answer_has_come(hosting: Host) -> None:
+    texts = {
+        "a": vetoes("return Veto(because='a') if study.sex else None"),
+        "b": vetoes("raise ValueError if study.sex else RetryLater"),
+        "c": vetoes("return Veto(because='c')"),
+    }
+    hooks = hosting(texts)
+    asked = [{"study": Study(study_uid="1", facility="n", patient="p", sex=sex), "reason": ""} for sex in ("F", None)]
+    answers = hooks.decide_each("veto_purge", asked, is_last=lambda value: value == Veto(because="a"))
+    assert [[(one.plugin, one.value.because) for one in some] for some in answers] == [
+        [("a", "a")],
+        [("b", "plugin b did not answer"), ("c", "c")],
+    ]
+    assert hooks.decide_each("veto_purge", []) == []
+    hooks.decide_each("veto_purge", asked * 5)
+    assert [one.state for one in hooks.states()] == ["on", "off", "on"]
+
+
 @pytest.mark.parametrize(
     "text", [vetoes("raise ValueError"), vetoes("time.sleep(100)"), vetoes("return 3"), "raise ValueError", "x = 1"]
 )
@@ -342,6 +360,8 @@ def accept_instance(header, source):
         return Coerce(changes={"StudyInstanceUID": "1.2.3"})
     if description == "crash":
         os._exit(1)
+    if description == "fail":
+        raise ValueError
 
 @hookimpl
 def metrics():
@@ -403,6 +423,23 @@ def test_a_plugin_may_change_what_is_shown_of_an_object_and_its_bytes_are_kept(c
     series = f"/dicomweb/studies/{dataset.StudyInstanceUID}/series/{dataset.SeriesInstanceUID}"
     path = f"{series}/instances/{dataset.SOPInstanceUID}"
     assert client.get(path, params={"original": "true"}, headers=stow.AS_STORED).content == sent
+
+
+def test_of_several_objects_each_has_its_own_answer(client: httpx.Client) -> None:
+    what = ("plain", "refuse invalid", "coerce", "wrong", "fail", "plain")
+    sent = [synthetic.secondary_capture(StudyDescription=one) for one in what]
+    answer = stow.store(client, *map(part10, sent))
+    assert answer.failed == {sent[1].SOPInstanceUID: 0x0110}
+    told = [shown(client, one)["00081030"]["Value"][0] for one in sent if one is not sent[1]]
+    assert told == ["plain", "from stow for local", "wrong", "fail", "plain"]
+    failed = client.get("/dicomweb/changes", params={"type": "GateFailed"}).json()
+    assert {uid for one in failed for uid in one["details"]["unseen"]} == {
+        sent[3].SOPInstanceUID,
+        sent[4].SOPInstanceUID,
+    }
+    page = client.get("/metrics").text
+    assert 'readingroom_plugin_calls_total{hook="accept_instance",outcome="ok",plugin="made"} 5.0' in page
+    assert 'readingroom_plugin_calls_total{hook="accept_instance",outcome="error",plugin="made"} 1.0' in page
 
 
 @pytest.mark.parametrize("description", ["wrong", "crash"])
