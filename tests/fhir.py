@@ -91,3 +91,10 @@ def update(
 
 def _rest(resource: dict[str, Any]) -> bytes:
     return dump_json({name: value for name, value in resource.items() if name not in _HEAD})
+
+
+@contextmanager
+def changing(room: Room, *facilities: str) -> Iterator[Session]:
+    """A transaction."""
+    with writing(room, caller(*facilities)) as session:
+        yield session

@@ -188,7 +188,7 @@ def _attributes(session: Session, resource: Resource) -> MetadataJson:
     label = said or text((coded or {}).get("display")) or "Task"
     return {
         **_patient(session, resource),
-        "00404005": element("DT", moment(_moment(begins) or session.now)),
+        "00404005": element("DT", moment(moment_of(begins) or session.now)),
         "00404011": element("DT", *([moment(due_at)] if due_at else [])),
         "00404018": element("SQ", *([_coded(coded)] if coded else [])),
         "00741202": element("LO", session.facility),
@@ -441,10 +441,10 @@ def holder_of(resource: Resource) -> str | None:
 def due_of(resource: Resource) -> datetime | None:
     """When it has to be done by."""
     period = (resource.get("restriction") or {}).get("period") or {}
-    return _moment(period.get("end"))
+    return moment_of(period.get("end"))
 
 
-def _moment(written: Any) -> datetime | None:
+def moment_of(written: Any) -> datetime | None:
     """A dateTime as a time; of a day, or less, its last moment in UTC. None where it is none."""
     try:
         at = datetime.fromisoformat(str(written))

@@ -36,6 +36,7 @@ from storage.catalog.answers import ask, keep_answer, miss, read_answers
 from storage.catalog.engine import begin_write
 from storage.catalog.escalations import Attempt, StoredEscalation, find_escalation, keep_attempt, list_attempts
 from storage.catalog.events import Event, read_event
+from storage.catalog.orders import order_of
 from storage.catalog.shown import read_patient, read_study
 from storage.catalog.work_items import StoredItem, item_by_id, reading_of
 
@@ -149,7 +150,8 @@ class Flow:
                 study = read_study(connection, event.facility or "", event.study_uid or "")
             except NotFound:
                 return
-        told: dict[str, Any] = {"order": None}
+            order = order_of(connection, study.facility, study.accession_number)
+        told: dict[str, Any] = {"order": order}
         if hook == "study_changed":
             study = replace(study, revision=event.payload["revision"])
             told = {name: tuple(event.payload[name]) for name in ("added", "removed")}
@@ -170,7 +172,7 @@ class Flow:
             except NotFound:
                 return  # nothing is left of it, so there is nothing to read
             work = self._work(connection)
-            items.item_for_study(work, study)
+            items.item_for_study(work, study, order_of(connection, study.facility, study.accession_number))
             for hook in _ASKED:
                 plugins = self.hooks.having(hook)
                 ask(connection, hook=hook, plugins=plugins, at=now, **told)
@@ -190,7 +192,8 @@ class Flow:
         with self.engine.connect() as connection:
             item = item_by_id(connection, job.payload["item"]).shown
             facility = facility_of(connection, item.facility)
-            sla = self.hooks.decide("sla_for", item=item, order=None, facility=facility)
+            order = order_of(connection, item.facility, item.accession_number)
+            sla = self.hooks.decide("sla_for", item=item, order=order, facility=facility)
             sla = sla or contract_of(connection, item)
         with job.finishing() as connection:
             found = item_by_id(connection, item.id, locked=True)
@@ -209,6 +212,7 @@ class Flow:
                 return
             patient = read_patient(connection, study)
             priors = self._priors(connection, study)
+            order = order_of(connection, study.facility, study.accession_number)
         if hook == "find_priors":
             answer = self.hooks.react(
                 plugin, hook, delivery=job.delivery, attempt=job.attempt, study=study, patient=patient
@@ -229,7 +233,7 @@ class Flow:
                 self._keep(connection, job, summary, note="nothing to say" if summary is None else "")
             return
         answer = self.hooks.react(
-            plugin, hook, delivery=job.delivery, attempt=job.attempt, study=study, order=None, priors=priors
+            plugin, hook, delivery=job.delivery, attempt=job.attempt, study=study, order=order, priors=priors
         )
         with job.finishing() as connection:
             self._apply(connection, job, study, answer)

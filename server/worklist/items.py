@@ -245,6 +245,20 @@ def item_for_order(work: Work, order: Order, **columns: Any) -> StoredItem:
     )
 
 
+def follow_order(work: Work, item: StoredItem, order: Order) -> StoredItem:
+    """Let an item be as urgent as it is ordered, and say that it is; what was found in it may have made it more so."""
+    rank = priority_rank(order.priority)
+    rank = max(rank, item.rank) if item.is_flagged else rank
+    return _step(
+        work,
+        item,
+        "reprioritise",
+        told={"because": f"order {order.accession_number}"},
+        priority=order.priority,
+        rank=rank,
+    )
+
+
 # -- who reads it ------------------------------------------------------------------------------------------------------
 
 

@@ -220,6 +220,15 @@ def reading_of(
     return None if row is None else _item(row)
 
 
+def ordered_reading(connection: sa.Connection, facility: str, accession_number: str) -> StoredItem | None:
+    """The item to read what was ordered under an accession number, locked: the newest that is not over, else of all."""
+    c = t.work_item.c
+    mine = _ROWS.where(c.kind == "read", c.facility == facility, c.accession_number == accession_number)
+    order = (c.state.in_(("completed", "cancelled")), c.id.desc())
+    row = connection.execute(mine.order_by(*order).limit(1).with_for_update()).one_or_none()
+    return None if row is None else _item(row)
+
+
 def expired_claims(connection: sa.Connection, now: datetime, limit: int) -> Sequence[str]:
     """Ids of items whose claim has come to its end, the first that ended first."""
     c = t.work_item.c
