@@ -44,6 +44,7 @@ from server.dicomweb import (
 )
 from server.dicomweb.ups_events import PARTING_SECONDS
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
+from server.fhir import routes as fhir
 from server.gauges import measure
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
@@ -188,6 +189,9 @@ def create_app(room: Room | None = None) -> ASGIApp:
         routes=[
             Mount("/dicomweb/f/{facility}", routes=DICOMWEB),
             Mount("/dicomweb", routes=DICOMWEB),
+            *fhir.roots,
+            Mount("/fhir/f/{facility}", routes=fhir.routes),
+            Mount("/fhir", routes=fhir.routes),
             Mount("/ohif", routes=viewer_routes()),
             *desk.routes,
             *worklist.routes,

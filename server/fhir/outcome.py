@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from readingroom.errors import Invalid, ReadingRoomError, Unprocessable
@@ -52,9 +53,23 @@ class BrokenRule(Unprocessable):
 
 def issues_of(error: ReadingRoomError) -> tuple[Issue, ...]:
     """What an error tells a client."""
-    if isinstance(error, BadResource | BrokenRule):
-        return error.issues
-    return (Issue(code=issue_code(error), diagnostics=error.message),)
+    issues: tuple[Issue, ...] = getattr(error, "issues", ())
+    return issues or (Issue(code=issue_code(error), diagnostics=error.message),)
+
+
+@contextmanager
+def placed(expression: str) -> Iterator[None]:
+    """Has what goes wrong in here tell its place: that of an entry in a Bundle."""
+    try:
+        yield
+    except ReadingRoomError as error:
+        error.__dict__["issues"] = tuple(_placed(issue, expression) for issue in issues_of(error))
+        raise
+
+
+def _placed(issue: Issue, expression: str) -> Issue:
+    _type, dot, inside = issue.expression.partition(".")
+    return replace(issue, expression=f"{expression}.resource.{inside}" if dot else expression)
 
 
 def outcome(issues: Iterable[Issue]) -> dict[str, Any]:

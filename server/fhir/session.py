@@ -37,6 +37,8 @@ class Session:
     dicomweb: str
     if_match: int | None = None
     """The version that the caller wants to change; None where the request names none."""
+    method: str = ""
+    """The HTTP method that a version is to be known by, where it is not what the write is otherwise done by."""
     changed: list[tuple[str, str, int]] = field(default_factory=list)
     """Type, id and version of each resource that was written."""
     works: list[Work] = field(default_factory=list)

@@ -8,9 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-import orjson
-
-from server.fhir.parsing import parse_json
+from server.fhir.parsing import parse_json, with_head
 
 
 def instant(at: datetime) -> str:
@@ -50,9 +48,7 @@ class Shown:
     @cached_property
     def body(self) -> bytes:
         """The resource as JSON."""
-        head = orjson.dumps(self.head)
-        inside = self.rest.strip()[1:-1]
-        return head[:-1] + b"," + inside + b"}" if inside.strip() else head
+        return with_head(self.rest, self.type, self.id, self.head["meta"])
 
     @cached_property
     def resource(self) -> dict[str, Any]:

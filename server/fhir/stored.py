@@ -9,13 +9,17 @@ from typing import Any
 
 import orjson
 
+from server.fhir.extract import values_of
 from server.fhir.parsing import dump_json
 from server.fhir.session import Session
 from server.fhir.shown import Shown
 from server.fhir.types import Kind, Resource
 from storage.catalog import resources as kept
 from storage.catalog import schema as t
+from storage.catalog.fhir_search import Source, stored
+from storage.catalog.fhir_values import list_resource
 from storage.catalog.resources import StoredResource
+from storage.catalog.studies import ensure_facility
 
 _OURS = ("versionId", "lastUpdated")
 
@@ -27,6 +31,11 @@ class StoredType:
     name: str
     kind: Kind = "stored"
     read_only_because: str = ""
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The resources that are kept."""
+        return (stored(self.name),)
 
     def read(self, session: Session, ids: Sequence[str]) -> list[Shown]:
         """The current versions."""
@@ -58,9 +67,13 @@ class StoredType:
         )
         return [shown(row) for row in found]
 
-    def create(self, session: Session, resource: Resource, rest: bytes, id: str | None) -> Shown:
+    def new_id(self, session: Session, resource: Resource) -> str:
+        """An id that nothing else has."""
+        return t.new_id()
+
+    def create(self, session: Session, resource: Resource, rest: bytes, id: str) -> Shown:
         """Make one."""
-        return self._write(session, None, resource, rest, id or t.new_id(), "PUT" if id else "POST")
+        return self._write(session, None, resource, rest, id, session.method or "PUT")
 
     def update(self, session: Session, before: Shown, resource: Resource, rest: bytes) -> Shown:
         """Write the next version, unless it says what is there already."""
@@ -77,7 +90,9 @@ class StoredType:
         self, session: Session, before: Shown | None, resource: Resource | None, rest: bytes, id: str, method: str
     ) -> Shown:
         earlier = None
-        if before is not None:
+        if before is None:
+            ensure_facility(session.connection, session.facility)
+        else:
             earlier = kept.lock_resource(session.connection, session.scope, self.name, before.id)
         row = kept.write_resource(
             session.connection,
@@ -92,6 +107,8 @@ class StoredType:
             rest=rest,
             is_deleted=resource is None,
         )
+        values = () if resource is None else values_of(self.name, resource, session.root)
+        list_resource(session.connection, row.rid, values, is_new=earlier is None)
         session.changed.append((self.name, id, row.version))
         return shown(row)
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from server.fhir.session import Session
 from server.fhir.shown import Shown
+from storage.catalog.fhir_search import Source
 
 Kind = Literal["projection", "command", "stored"]
 Resource = dict[str, Any]
@@ -31,6 +32,10 @@ class ResourceType(Protocol):
     @property
     def read_only_because(self) -> str:
         """Why it cannot be written; empty where it can be."""
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """Where searches look for it."""
 
     def read(self, session: Session, ids: Sequence[str]) -> list[Shown]:
         """The current versions of those that are there and in scope, in any order; deleted ones too."""
@@ -52,8 +57,11 @@ class ResourceType(Protocol):
     ) -> list[Shown]:
         """Versions of one resource, or of all of the type: the newest first; of one time by id, the last one first."""
 
-    def create(self, session: Session, resource: Resource, rest: bytes, id: str | None) -> Shown:
-        """Make one, under an id that the client chose or one that is made here."""
+    def new_id(self, session: Session, resource: Resource) -> str:
+        """The id that this resource gets where the client chooses none."""
+
+    def create(self, session: Session, resource: Resource, rest: bytes, id: str) -> Shown:
+        """Make one, under an id that the client chose or that `new_id` gave."""
 
     def update(self, session: Session, before: Shown, resource: Resource, rest: bytes) -> Shown:
         """Change one that `lock` gave; returns `before` itself where that changes nothing."""

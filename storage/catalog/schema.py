@@ -720,6 +720,22 @@ fhir_socket_token = sa.Table(
     sa.Column("until", UtcDateTime, nullable=False),
 )
 
+resource_value = sa.Table(
+    "resource_value",
+    metadata,
+    sa.Column("key", Text, primary_key=True, doc="type and search parameter: Observation.code"),
+    sa.Column("text", Text, primary_key=True, doc="what is compared; empty of dates and numbers"),
+    sa.Column("rid", sa.ForeignKey("resource.rid"), primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False, doc="which value of the resource"),
+    sa.Column("space", Text, nullable=False, doc="the system of a code; a string as it was written"),
+    sa.Column("low", sa.Double, doc="of a date, in milliseconds since 1970; of a number"),
+    sa.Column("high", sa.Double),
+    sa.Index("ix_resource_value_rid", "rid", "key", "text"),
+    sa.Index("ix_resource_value_low", "key", "low", "rid", **_where("low IS NOT NULL")),
+    sqlite_with_rowid=False,
+)
+"""What of stored resources searches match; `storage.catalog.fhir_values` writes it."""
+
 search_key = sa.Table(
     "search_key",
     metadata,

@@ -29,14 +29,14 @@ def caller(facility: str = "local", scope: Scope | None = None) -> Caller:
     )
 
 
-def created(session: Session, id: str | None = "o1", rest: bytes = REST) -> Shown:
+def created(session: Session, id: str = "o1", rest: bytes = REST) -> Shown:
     return OBSERVATION.create(session, {"resourceType": "Observation"}, rest, id)
 
 
 def test_what_was_sent_comes_back_byte_for_byte_behind_id_and_meta(room: Room) -> None:
     with writing(room, caller(room.settings.facility)) as session:
         resource = {"resourceType": "Observation", "meta": {"versionId": "9", "tag": [{"code": "x"}]}}
-        shown = OBSERVATION.create(session, resource, REST, None)
+        shown = OBSERVATION.create(session, resource, REST, OBSERVATION.new_id(session, resource))
     with writing(room, caller(room.settings.facility)) as session:
         [read] = OBSERVATION.read(session, (shown.id,))
     assert read == shown

@@ -1,0 +1,121 @@
+"""What this server can do, made from the tables that it runs on: CapabilityStatement (FHIR R4 5.2)."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from readingroom.errors import Invalid
+from server.auth import caller_of
+from server.fhir import wire
+from server.fhir.operations import OPERATIONS, Operation
+from server.fhir.parameters import PARAMETERS, Parameter
+from server.fhir.registry import REGISTRY
+from server.fhir.types import Resource, ResourceType
+
+DATE = "2026-11-24"
+"""When what is declared was last changed by hand; the software's version says the rest."""
+
+_READ = ("read", "vread", "history-instance", "history-type", "search-type")
+_WRITE = ("create", "update", "patch", "delete")
+
+
+async def metadata(request: Request, how: wire.Wanted) -> Response:
+    """Read what this server can do (3.1.0.9)."""
+    mode = request.query_params.get("mode", "full")
+    if mode not in ("full", "normative", "terminology"):
+        raise Invalid("'mode' is one of full, normative, terminology.")
+    body = (
+        terminology(caller_of(request).fhir_root) if mode == "terminology" else statement(caller_of(request).fhir_root)
+    )
+    return Response(wire.written(body, how), media_type=how.media_type, headers={"cache-control": "max-age=300"})
+
+
+def statement(root: str) -> Resource:
+    """The CapabilityStatement of the service at that address."""
+    operations = [_operation(one) for one in OPERATIONS.values() if "system" in one.levels]
+    return {
+        "resourceType": "CapabilityStatement",
+        "id": "readingroom",
+        "url": f"{root}/CapabilityStatement/readingroom",
+        "version": version("readingroom"),
+        "name": "Readingroom",
+        "title": "readingroom, FHIR R4",
+        "status": "active",
+        "date": DATE,
+        "description": "Studies, reading work and reports of a teleradiology service, as FHIR R4.",
+        "kind": "instance",
+        "software": {"name": "readingroom", "version": version("readingroom")},
+        "implementation": {"description": "readingroom", "url": root},
+        "fhirVersion": "4.0.1",
+        "format": ["application/fhir+json", "application/fhir+xml", "json", "xml"],
+        "patchFormat": ["application/json-patch+json", "application/fhir+json", "application/fhir+xml"],
+        "rest": [
+            {
+                "mode": "server",
+                "documentation": "One truth, seen over DICOMweb and FHIR alike.",
+                "resource": [_resource(type, root) for type in REGISTRY.values()],
+                "interaction": [{"code": code} for code in ("transaction", "batch", "history-system")],
+                **({"operation": operations} if operations else {}),
+            }
+        ],
+    }
+
+
+def terminology(root: str) -> Resource:
+    """The TerminologyCapabilities: no terminology service is here."""
+    return {
+        "resourceType": "TerminologyCapabilities",
+        "url": f"{root}/TerminologyCapabilities/readingroom",
+        "status": "active",
+        "date": DATE,
+        "kind": "instance",
+        "implementation": {"description": "readingroom", "url": root},
+    }
+
+
+def _resource(type: ResourceType, root: str) -> dict[str, Any]:
+    is_written = not type.read_only_because
+    parameters = PARAMETERS.get(type.name, {})
+    operations = [one for one in OPERATIONS.values() if one.levels & {"type", "instance"} and one.is_of(type.name)]
+    told: dict[str, Any] = {
+        "type": type.name,
+        "profile": f"http://hl7.org/fhir/StructureDefinition/{type.name}",
+        "documentation": type.read_only_because,
+        "interaction": [{"code": code} for code in (*_READ, *(_WRITE if is_written else ()))],
+        "versioning": "versioned-update" if is_written else "versioned",
+        "readHistory": True,
+        "updateCreate": is_written,
+        "conditionalCreate": is_written,
+        "conditionalRead": "full-support",
+        "conditionalUpdate": is_written,
+        "conditionalDelete": "single" if is_written else "not-supported",
+        "referencePolicy": ["literal", "logical"],
+        "searchInclude": [f"{type.name}:{one.name}" for one in parameters.values() if one.kind == "reference"],
+        "searchRevInclude": sorted(_pointing_at(type.name)),
+        "searchParam": [_parameter(one) for one in parameters.values()],
+        "operation": [_operation(one) for one in operations],
+    }
+    return {name: value for name, value in told.items() if value not in ([], "")}
+
+
+def _pointing_at(type: str) -> list[str]:
+    return [
+        f"{source}:{one.name}"
+        for source, parameters in PARAMETERS.items()
+        if source in REGISTRY
+        for one in parameters.values()
+        if one.kind == "reference" and type in one.targets
+    ]
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    told = {"name": parameter.name, "definition": parameter.url, "type": parameter.kind}
+    return told | ({"documentation": parameter.description} if parameter.description else {})
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    return {"name": operation.name, "definition": operation.definition}

@@ -1,0 +1,97 @@
+"""Runs a search: its matches, what comes with them, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.fhir.parameters import PARAMETERS
+from server.fhir.query import Include, Query, cursor_of
+from server.fhir.registry import REGISTRY
+from server.fhir.session import Session
+from storage.catalog.fhir_search import Search, Searcher, Source
+
+_MOST_INCLUDED = 1000
+_MOST_ROUNDS = 5
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Types and ids of what was found; `next` is where the next page begins, None after the last."""
+
+    matches: list[Key]
+    included: list[Key]
+    total: int | None = None
+    next: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def sources_of(type: str) -> Sequence[Source]:
+    """Where resources of a type are looked for; nowhere for a type that is not kept."""
+    found = REGISTRY.get(type)
+    return () if found is None else found.sources
+
+
+def run(session: Session, query: Query) -> Page:
+    """One page of a search, in the session's scope."""
+    searcher = Searcher(connection=session.connection, scope=session.scope, sources=sources_of)
+    search = Search(
+        type=query.type, conditions=query.conditions, sort=query.sort, limit=query.count + 1, after=query.after
+    )
+    found = searcher.page(search) if query.count else []
+    shown = found[: query.count]
+    matches = [(query.type, one.id) for one in shown]
+    is_all = query.after is None and query.count > 0 and len(found) <= query.count
+    total = len(shown) if is_all else None
+    if total is None and query.total in ("accurate", "estimate"):
+        total = searcher.count(search)
+    ignored = [f"{query.type} has no search parameter {name[:60]!r}; it was ignored." for name in query.ignored]
+    included, is_cut = _included(searcher, query.includes, matches)
+    if is_cut:
+        ignored.append(f"Not more than {_MOST_INCLUDED} resources are included; there are others.")
+    return Page(
+        matches=matches,
+        included=included,
+        total=None if query.total == "none" else total,
+        next=cursor_of(shown[-1].place) if len(found) > query.count and shown else None,
+        warnings=tuple(ignored),
+    )
+
+
+def _included(searcher: Searcher, includes: Sequence[Include], matches: Sequence[Key]) -> tuple[list[Key], bool]:
+    """What comes with the matches, round by round; and whether that was cut off."""
+    seen: dict[Key, None] = dict.fromkeys(matches)
+    added: list[Key] = []
+    fresh, wanted = list(matches), list(includes)
+    for _round in range(_MOST_ROUNDS):
+        found = [key for include in wanted for key in _follow(searcher, include, fresh)]
+        fresh = [key for key in dict.fromkeys(found) if key not in seen]
+        if len(added) + len(fresh) > _MOST_INCLUDED:
+            return added + fresh[: _MOST_INCLUDED - len(added)], True
+        seen |= dict.fromkeys(fresh)
+        added += fresh
+        wanted = [include for include in includes if include.iterates]
+        if not fresh or not wanted:
+            break
+    return added, False
+
+
+def _follow(searcher: Searcher, include: Include, found: Sequence[Key]) -> list[Key]:
+    if include.is_reversed:
+        texts = [f"{type}/{id}" for type, id in found]
+        ids = searcher.pointing_at(include.source, include.parameter, texts, _MOST_INCLUDED)
+        return [(include.source, id) for id in ids]
+    ids = [id for type, id in found if type == include.source]
+    if not ids:
+        return []
+    table = PARAMETERS[include.source]
+    names = [one.name for one in table.values() if one.kind == "reference"]
+    keys = []
+    for name in names if include.parameter == "*" else [include.parameter]:
+        for text in searcher.pointing(include.source, name, ids, _MOST_INCLUDED):
+            type, slash, id = text.partition("/")
+            if slash and type in REGISTRY and "/" not in id and include.target in (None, type):
+                keys.append((type, id))
+    return keys

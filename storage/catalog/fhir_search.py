@@ -1,0 +1,591 @@
+"""Searches of FHIR resources as SQL (FHIR R4 3.1.1), over the index of what is stored and over the domain's tables.
+
+A `Source` is a set of resources of one type: the stored ones, or rows of the domain that are shown as resources. Of
+each search parameter it knows a `Relation`: rows of (resource, value). Conditions are compiled against relations alone,
+so that both kinds of source are searched by the same code, and nothing of the domain is kept twice.
+
+Of the conditions of a search the rarest leads, which is found by counting a few rows of each; the others are looked up
+for each resource that it leads to. Where none is rare, resources are walked in the order that is asked for, and the
+first ones that meet the conditions make the page. Neither depends on the planner's statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cmp_to_key, partial
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from readingroom.model import Scope
+from storage.catalog import schema as t
+from storage.catalog.fhir_values import LONGEST
+
+Op = Literal["eq", "ne", "lt", "le", "gt", "ge", "sa", "eb", "ap"]
+_RARE = 500
+_LAST_TEXT = "\uffff"
+_LAST_NUMBER = 1e300
+
+
+# -- what is asked -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """The value is this text, begins with it, or contains it; a token or a URI is, with its system where given."""
+
+    text: str
+    space: str | None = None
+    how: Literal["is", "begins", "contains", "exact", "in space", "below"] = "is"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """The value stands so to the range from `low` to `high`; of a quantity, in this unit and system where given."""
+
+    op: Op
+    low: float
+    high: float
+    text: str | None = None
+    space: str | None = None
+
+
+Test = Text | Range
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """One of the tests holds for a value of the parameter; negated, for none of its values."""
+
+    parameter: str
+    tests: tuple[Test, ...]
+    is_negated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """The resource has no value of the parameter, or has one."""
+
+    parameter: str
+    is_missing: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """The parameter refers to a resource of a type that meets conditions."""
+
+    parameter: str
+    target: str
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Has:
+    """A resource of a type refers by a parameter to this one, and meets conditions."""
+
+    source: str
+    parameter: str
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ids:
+    """The id is one of these."""
+
+    ids: tuple[str, ...]
+    is_negated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Updated:
+    """The resource was last changed within a range of times."""
+
+    op: Op
+    low: datetime
+    high: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnyOf:
+    """One of these holds."""
+
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllOf:
+    """All of these hold."""
+
+    conditions: tuple[Condition, ...]
+
+
+Condition = Match | Missing | Chain | Has | Ids | Updated | AnyOf | AllOf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sort:
+    """An order; by the parameter, by id, or by time of change (``_lastUpdated``)."""
+
+    parameter: str
+    is_descending: bool = False
+    is_text: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What is searched; `after` is where the page before ended: the values of `sort`, the source, its key."""
+
+    type: str
+    conditions: tuple[Condition, ...] = ()
+    sort: tuple[Sort, ...] = ()
+    limit: int
+    after: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One match; `place` is what `Search.after` takes."""
+
+    id: str
+    place: tuple[Any, ...]
+
+
+# -- where it is looked for --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """The values of one parameter of one source.
+
+    `rows` has the columns; `where` says which of its rows; `key` is the resource's. A column that there is not is None.
+    `codes` turns what a client asks for into what the rows hold, where that differs.
+    """
+
+    rows: sa.FromClause
+    key: sa.ColumnElement[Any]
+    text: sa.ColumnElement[Any] | None = None
+    space: sa.ColumnElement[Any] | None = None
+    low: sa.ColumnElement[Any] | None = None
+    high: sa.ColumnElement[Any] | None = None
+    where: tuple[sa.ColumnElement[bool], ...] = ()
+    codes: Callable[[str], Sequence[str]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Resources of one type; see the module.
+
+    `key` identifies a row and sorts by age; `id` is the resource's. `visible` are conditions that hold for what may be
+    seen; of `facility` is the scope. `relation` gives the values of a parameter: ``status``, ``patient:identifier``.
+    """
+
+    type: str
+    rows: sa.FromClause
+    key: sa.ColumnElement[Any]
+    id: sa.ColumnElement[str]
+    updated_at: sa.ColumnElement[datetime]
+    facility: sa.ColumnElement[str] | None
+    visible: tuple[sa.ColumnElement[bool], ...] = ()
+    relation: Callable[[str], Relation | None]
+    can_walk: bool = False
+    """Its relations are all of `schema.resource_value`, whose indexes give each order."""
+
+    def within(self, scope: Scope) -> list[sa.ColumnElement[bool]]:
+        """What holds for the rows that are there and in scope."""
+        held = list(self.visible)
+        if scope.facilities is not None and self.facility is not None:
+            held.append(self.facility.in_(sorted(scope.facilities)))
+        return held
+
+
+def stored(type: str) -> Source:
+    """The resources of a type that are kept as they were sent."""
+    r, v = t.resource.alias("r"), t.resource_value.alias("v")
+
+    def relation(parameter: str) -> Relation:
+        return Relation(
+            rows=v,
+            key=v.c.rid,
+            text=v.c.text,
+            space=v.c.space,
+            low=v.c.low,
+            high=v.c.high,
+            where=(v.c.key == f"{type}.{parameter}",),
+        )
+
+    return Source(
+        type=type,
+        rows=r,
+        key=r.c.rid,
+        id=r.c.id,
+        updated_at=r.c.updated_at,
+        facility=r.c.facility,
+        visible=(r.c.type == type, sa.not_(r.c.is_deleted)),
+        relation=relation,
+        can_walk=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searcher:
+    """Runs searches within a scope; `sources` gives those of a type."""
+
+    connection: sa.Connection
+    scope: Scope
+    sources: Callable[[str], Sequence[Source]]
+
+    def page(self, search: Search) -> list[Found]:
+        """The first matches in the order asked for; without one the newest first."""
+        found = [
+            one for number, source in enumerate(self.sources(search.type)) for one in self._of(search, source, number)
+        ]
+        found.sort(key=cmp_to_key(partial(_compare, search.sort)))
+        return found[: search.limit]
+
+    def count(self, search: Search) -> int:
+        """How many matches there are."""
+        total = 0
+        for source in self.sources(search.type):
+            tests = self._tests(source, search.conditions, self._leader(source, search.conditions))
+            counted = sa.select(sa.func.count()).select_from(source.rows).where(*tests)
+            total += int(self.connection.execute(counted).scalar_one())
+        return total
+
+    def pointing(self, type: str, parameter: str, ids: Sequence[str], limit: int) -> list[str]:
+        """What these resources of a type refer to by a parameter: ``Patient/1``."""
+        found: list[str] = []
+        for source in self.sources(type):
+            relation = source.relation(parameter)
+            if relation is None or relation.text is None or not ids:
+                continue
+            keys = sa.select(source.key).select_from(source.rows)
+            keys = keys.where(*source.within(self.scope), source.id.in_(list(ids)))
+            statement = sa.select(relation.text).distinct().select_from(relation.rows)
+            statement = statement.where(*relation.where, relation.key.in_(keys)).order_by(relation.text)
+            found += self.connection.execute(statement.limit(limit)).scalars()
+        return found
+
+    def pointing_at(self, type: str, parameter: str, texts: Sequence[str], limit: int) -> list[str]:
+        """The ids of resources of a type that refer by a parameter to one of these."""
+        found: list[str] = []
+        for source in self.sources(type):
+            relation = source.relation(parameter)
+            if relation is None or relation.text is None or not texts:
+                continue
+            keys = sa.select(relation.key).select_from(relation.rows)
+            keys = keys.where(*relation.where, relation.text.in_(list(texts)))
+            statement = sa.select(source.id).select_from(source.rows)
+            statement = statement.where(*source.within(self.scope), source.key.in_(keys)).order_by(source.key)
+            found += self.connection.execute(statement.limit(limit)).scalars()
+        return found
+
+    # -- a page of one source ------------------------------------------------------------------------------------------
+
+    def _of(self, search: Search, source: Source, number: int) -> list[Found]:
+        leader = self._leader(source, search.conditions)
+        tests = self._tests(source, search.conditions, leader)
+        if leader is None and len(search.sort) == 1 and source.can_walk and search.sort[0].parameter[0] != "_":
+            return self._walked(search, source, number, tests)
+        keys = [self._sort_key(source, sort) for sort in search.sort]
+        statement = sa.select(source.id, source.key, *keys).select_from(source.rows).where(*tests)
+        if search.after is not None:
+            statement = statement.where(_after(search.sort, search.after, number, keys, source.key))
+        order = [key.desc() if sort.is_descending else key for key, sort in zip(keys, search.sort, strict=True)]
+        statement = statement.order_by(*order, source.key.desc()).limit(search.limit)
+        return [
+            Found(id=id, place=(*map(_plain, values), number, key))
+            for id, key, *values in self.connection.execute(statement)
+        ]
+
+    def _walked(
+        self, search: Search, source: Source, number: int, tests: Sequence[sa.ColumnElement[bool]]
+    ) -> list[Found]:
+        """The page cut from the index of what it is sorted by; then what has no value of it."""
+        [sort] = search.sort
+        relation = source.relation(sort.parameter)
+        if relation is None:
+            return self._valueless(search, source, number, tests)
+        column = _sorted_column(relation, sort)
+        after = search.after
+        found: list[Found] = []
+        if after is None or after[0] != _last(sort):
+            # Of several values of a resource the one counts that comes first in this order.
+            other = t.resource_value.alias("other")
+            its = other.c[column.name]
+            earlier = its > column if sort.is_descending else its < column
+            same = (other.c.rid == relation.key, other.c.key == f"{source.type}.{sort.parameter}", earlier)
+            statement = sa.select(source.id, source.key, column).select_from(
+                relation.rows.join(source.rows, source.key == relation.key)
+            )
+            statement = statement.where(*relation.where, column.is_not(None), *tests)
+            statement = statement.where(~sa.select(sa.literal(1)).where(*same).correlate(relation.rows).exists())
+            if after is not None:
+                statement = statement.where(_after(search.sort, after, number, [column], source.key))
+            ordered = column.desc() if sort.is_descending else column
+            statement = statement.distinct().order_by(ordered, source.key.desc()).limit(search.limit)
+            found = [Found(id=id, place=(value, number, key)) for id, key, value in self.connection.execute(statement)]
+            after = None
+        if len(found) < search.limit:
+            rest = replace(search, limit=search.limit - len(found), after=after)
+            found += self._valueless(rest, source, number, tests)
+        return found
+
+    def _valueless(
+        self, search: Search, source: Source, number: int, tests: Sequence[sa.ColumnElement[bool]]
+    ) -> list[Found]:
+        [sort] = search.sort
+        relation = source.relation(sort.parameter)
+        statement = sa.select(source.id, source.key).select_from(source.rows).where(*tests)
+        if relation is not None:
+            statement = statement.where(~_exists(source, relation, ()))
+        if search.after is not None:
+            _value, before, key = search.after
+            if number < before:
+                return []
+            if number == before:
+                statement = statement.where(source.key < key)
+        statement = statement.order_by(source.key.desc()).limit(search.limit)
+        return [Found(id=id, place=(_last(sort), number, key)) for id, key in self.connection.execute(statement)]
+
+    def _sort_key(self, source: Source, sort: Sort) -> sa.ColumnElement[Any]:
+        if sort.parameter == "_id":
+            return source.id
+        if sort.parameter == "_lastUpdated":
+            return source.updated_at
+        relation = source.relation(sort.parameter)
+        if relation is None:
+            return sa.literal(_last(sort))
+        column: sa.ColumnElement[Any] = _sorted_column(relation, sort)
+        if relation.rows is source.rows:
+            return column
+        first: sa.ColumnElement[Any] = sa.func.max(column) if sort.is_descending else sa.func.min(column)
+        value = sa.select(first).select_from(relation.rows).where(*relation.where, relation.key == source.key)
+        sorted_by: sa.ColumnElement[Any] = sa.func.coalesce(value.correlate(source.rows).scalar_subquery(), _last(sort))
+        return sorted_by
+
+    # -- conditions ----------------------------------------------------------------------------------------------------
+
+    def _tests(
+        self, source: Source, conditions: Sequence[Condition], leader: Condition | None
+    ) -> list[sa.ColumnElement[bool]]:
+        tests = source.within(self.scope)
+        if leader is not None:
+            tests.append(source.key.in_(self._keys(source, leader)))
+        return tests + [self._test(source, condition) for condition in conditions if condition is not leader]
+
+    def _leader(self, source: Source, conditions: Sequence[Condition]) -> Condition | None:
+        """The rarest of the conditions, if it is rare at all."""
+        best: tuple[int, Condition] | None = None
+        for condition in sorted(conditions, key=_costs_to_count):
+            if not isinstance(condition, Match | Chain | Has) or (
+                isinstance(condition, Match) and condition.is_negated
+            ):
+                continue
+            if best is not None and _costs_to_count(condition) > 0:
+                break  # what is dear to count is not counted where something cheap is rare
+            some = self._keys(source, condition).limit(_RARE + 1).subquery()
+            number = int(self.connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+            if number <= _RARE and (best is None or number < best[0]):
+                best = number, condition
+        return None if best is None else best[1]
+
+    def _keys(self, source: Source, condition: Condition) -> sa.Select[Any]:
+        """The keys of what meets a condition, from the side of the values."""
+        if isinstance(condition, Has):
+            return sa.select(source.key).select_from(source.rows).where(self._test(source, condition)).correlate(None)
+        assert isinstance(condition, Match | Chain)
+        relation = source.relation(condition.parameter)
+        if relation is None:
+            return sa.select(source.key).select_from(source.rows).where(sa.false()).correlate(None)
+        keys = sa.select(relation.key).select_from(relation.rows).correlate(None)
+        return keys.where(*relation.where, self._value_test(relation, condition))
+
+    def _test(self, source: Source, condition: Condition) -> sa.ColumnElement[bool]:
+        match condition:
+            case Ids(ids=ids, is_negated=is_negated):
+                return source.id.not_in(list(ids)) if is_negated else source.id.in_(list(ids))
+            case Updated(op=op, low=low, high=high):
+                return _compared(op, source.updated_at, source.updated_at, low, high)
+            case AnyOf(conditions=some):
+                return sa.or_(sa.false(), *(self._test(source, one) for one in some))
+            case AllOf(conditions=some):
+                return sa.and_(sa.true(), *(self._test(source, one) for one in some))
+            case Has():
+                return source.id.in_(self._referred(source.type, condition))
+            case Missing(parameter=parameter, is_missing=is_missing):
+                relation = source.relation(parameter)
+                held = sa.false() if relation is None else _exists(source, relation, ())
+                return sa.not_(held) if is_missing else held
+            case Match() | Chain():
+                relation = source.relation(condition.parameter)
+                if relation is None:
+                    held = sa.false()
+                else:
+                    held = _exists(source, relation, (self._value_test(relation, condition),))
+                return sa.not_(held) if isinstance(condition, Match) and condition.is_negated else held
+        raise TypeError(condition)  # pragma: no cover
+
+    def _value_test(self, relation: Relation, condition: Match | Chain) -> sa.ColumnElement[bool]:
+        if isinstance(condition, Match):
+            return sa.or_(sa.false(), *(_holds(relation, test) for test in condition.tests))
+        if relation.text is None:
+            return sa.false()
+        return relation.text.in_(self._addresses(condition.target, condition.conditions))
+
+    def _addresses(self, type: str, conditions: Sequence[Condition]) -> sa.Select[Any] | sa.CompoundSelect[Any]:
+        """``Patient/1`` of each resource of a type that meets conditions."""
+        some = [
+            sa.select(sa.literal(f"{type}/").concat(source.id).label("address"))
+            .select_from(source.rows)
+            .where(*self._tests(source, conditions, self._leader(source, conditions)))
+            .correlate(None)
+            for source in self.sources(type)
+        ]
+        return some[0] if len(some) == 1 else sa.union_all(*some)
+
+    def _referred(self, type: str, condition: Has) -> sa.Select[Any] | sa.CompoundSelect[Any]:
+        """Ids of the resources of a type that those of another refer to."""
+        some = []
+        for source in self.sources(condition.source):
+            relation = source.relation(condition.parameter)
+            if relation is None or relation.text is None:
+                continue
+            tests = self._tests(source, condition.conditions, self._leader(source, condition.conditions))
+            keys = sa.select(source.key).select_from(source.rows).where(*tests).correlate(None)
+            id = sa.func.substr(relation.text, len(type) + 2)
+            statement = sa.select(id).select_from(relation.rows).correlate(None)
+            some.append(statement.where(*relation.where, _begins(relation.text, f"{type}/"), relation.key.in_(keys)))
+        if not some:
+            return sa.select(sa.null()).where(sa.false())
+        return some[0] if len(some) == 1 else sa.union_all(*some)
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def _exists(source: Source, relation: Relation, tests: Sequence[sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
+    """That the resource has a value of which this holds."""
+    if relation.rows is source.rows:
+        is_there = [column.is_not(None) for column in (relation.text, relation.low) if column is not None]
+        return sa.and_(*relation.where, *(tests or is_there))
+    found = sa.select(sa.literal(1)).select_from(relation.rows)
+    return found.where(relation.key == source.key, *relation.where, *tests).correlate(source.rows).exists()
+
+
+def _holds(relation: Relation, test: Test) -> sa.ColumnElement[bool]:
+    if isinstance(test, Text):
+        return _text_holds(relation, test)
+    if relation.low is None or relation.high is None:
+        return sa.false()
+    held = [_compared(test.op, relation.low, relation.high, test.low, test.high)]
+    if test.text is not None:
+        held.append(sa.false() if relation.text is None else relation.text == test.text)
+    if test.space is not None:
+        held.append(sa.false() if relation.space is None else relation.space == test.space)
+    return sa.and_(*held)
+
+
+def _text_holds(relation: Relation, test: Text) -> sa.ColumnElement[bool]:
+    text, space = relation.text, relation.space
+    if text is None:
+        return sa.false()
+    of_space = [] if test.space is None else [sa.literal(test.space) == "" if space is None else space == test.space]
+    match test.how:
+        case "begins":
+            return _begins(text, test.text)
+        case "contains":
+            return text.contains(test.text, autoescape=True)
+        case "exact":
+            return sa.false() if space is None else sa.and_(text == test.text[:LONGEST], *of_space)
+        case "in space":
+            return sa.and_(sa.true(), *of_space)
+        case "below":
+            return sa.or_(text == test.text, _begins(text, test.text.rstrip("/") + "/"))
+    if relation.codes is not None:
+        return sa.and_(text.in_(list(relation.codes(test.text))), *of_space)
+    return sa.and_(text == test.text, *of_space)
+
+
+def _begins(text: sa.ColumnElement[Any], start: str) -> sa.ColumnElement[bool]:
+    """As a range, so that an index serves whatever the database thinks of LIKE."""
+    return sa.and_(text >= start, text < start + _LAST_TEXT)
+
+
+def _compared(op: Op, low: Any, high: Any, begin: Any, end: Any) -> sa.ColumnElement[bool]:
+    """How a value, which is a range, stands to the range asked for (R4 3.1.1.4.7)."""
+    inside = sa.and_(low >= begin, low <= end, high <= end)
+    compared: dict[Op, Callable[[], sa.ColumnElement[bool]]] = {
+        "eq": lambda: inside,
+        "ne": lambda: sa.not_(inside),
+        "lt": lambda: low < begin,
+        "gt": lambda: high > end,
+        "le": lambda: low <= end,
+        "ge": lambda: high >= begin,
+        "sa": lambda: low > end,
+        "eb": lambda: high < begin,
+        "ap": lambda: sa.and_(low <= end, high >= begin),
+    }
+    return compared[op]()
+
+
+# -- order -------------------------------------------------------------------------------------------------------------
+
+
+def _sorted_column(relation: Relation, sort: Sort) -> Any:
+    column = relation.text if sort.is_text else relation.low
+    assert column is not None
+    return column
+
+
+def _last(sort: Sort) -> Any:
+    """Stands for no value: after all others, whichever way it is sorted."""
+    if sort.is_text:
+        return "" if sort.is_descending else _LAST_TEXT
+    return -_LAST_NUMBER if sort.is_descending else _LAST_NUMBER
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _after(
+    sorts: Sequence[Sort],
+    after: Sequence[Any],
+    number: int,
+    keys: Sequence[sa.ColumnElement[Any]],
+    key: sa.ColumnElement[Any],
+) -> sa.ColumnElement[bool]:
+    """What comes after a place in the order: by the values, then by the source, then the newest first."""
+    *values, before, last = after
+    if before < number:
+        held: sa.ColumnElement[bool] = sa.true()
+    elif before > number:
+        held = sa.false()
+    else:
+        held = key < last
+    for sort, column, value in reversed(list(zip(sorts, keys, values, strict=True))):
+        if sort.parameter == "_lastUpdated":
+            value = sa.literal(datetime.fromisoformat(value), t.UtcDateTime())
+        beyond = column < value if sort.is_descending else column > value
+        held = sa.or_(beyond, sa.and_(column == value, held))
+    return held
+
+
+def _compare(sorts: Sequence[Sort], one: Found, other: Found) -> int:
+    for index, sort in enumerate(sorts):
+        a, b = one.place[index], other.place[index]
+        if a != b:
+            return (1 if a > b else -1) * (-1 if sort.is_descending else 1)
+    a, b = one.place[len(sorts) :], other.place[len(sorts) :]
+    if a[0] != b[0]:
+        return 1 if a[0] > b[0] else -1
+    return -1 if a[1] > b[1] else int(a[1] < b[1])
+
+
+def _costs_to_count(condition: Condition) -> int:
+    """0 for what an index counts at once."""
+    if isinstance(condition, Match) and all(isinstance(test, Text) and test.how == "is" for test in condition.tests):
+        return 0
+    return 1 if isinstance(condition, Chain | Has) else 2
