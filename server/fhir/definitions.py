@@ -6,6 +6,7 @@ few milliseconds; a type is expanded when it is asked for.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,9 @@ PRIMITIVES = frozenset(
 )
 # Profiles of Quantity that elements name as their type; properties are called after what they profile.
 _QUANTITIES = frozenset({"SimpleQuantity", "MoneyQuantity"})
+
+# Patient/1, an address that ends so, of a version too, or Patient?identifier=1
+_LITERAL = re.compile(r"(?:^|/)([A-Z][A-Za-z]+)(?:/[A-Za-z0-9\-.]{1,64}(?:/_history/[A-Za-z0-9\-.]{1,64})?$|\?)")
 
 Kind = Literal["resource", "complex", "backbone", "abstract"]
 
@@ -96,6 +100,21 @@ def is_known(name: str) -> bool:
 def resource_names() -> frozenset[str]:
     """The names of all types of resources that R4 has and that are not abstract."""
     return frozenset(_table()["resources"].split())
+
+
+def type_referred(reference: Any) -> str | None:
+    """The type of what a Reference leads to, where it says so: in its address, or else as its type."""
+    if not isinstance(reference, dict):
+        return None
+    for found in (_address_type(reference.get("reference")), reference.get("type")):
+        if isinstance(found, str) and found in resource_names():
+            return found
+    return None
+
+
+def _address_type(address: Any) -> str | None:
+    found = _LITERAL.search(address) if isinstance(address, str) else None
+    return found[1] if found else None
 
 
 @cache

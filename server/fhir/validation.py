@@ -1,4 +1,4 @@
-"""Whether a resource is one of R4: all that the table of definitions asks for, in one walk, and then the models.
+"""Whether a resource is one of R4: all that the table of definitions asks for, in one walk; then models and profiles.
 
 The models of fhir.resources (R4B, whose types that are served here are those of R4) are a second opinion on what the
 walk found nothing in; they are loaded with the first resource of a type.
@@ -6,18 +6,18 @@ walk found nothing in; they are loaded with the first resource of a type.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from server.fhir.definitions import Element, Property, is_known, release_of, resource_names, type_of
+from server.fhir.definitions import Element, Property, is_known, release_of, resource_names, type_of, type_referred
 from server.fhir.invariants import RULES, Rule
 from server.fhir.narrative import narrative_faults
 from server.fhir.outcome import Issue
 from server.fhir.primitives import CHECKS, Check
+from server.fhir.profiles import profile_issues
 
 MAX_ISSUES = 50
 MAX_DEPTH = 64
@@ -25,7 +25,6 @@ NO_MODEL = frozenset({"Evidence", "EvidenceVariable"})  # R4B has others of thes
 
 type Path = tuple[Any, ...]
 
-_LITERAL = re.compile(r"(?:^|/)([A-Z][A-Za-z]+)(?:/[A-Za-z0-9\-.]{1,64}(?:/_history/[A-Za-z0-9\-.]{1,64})?$|\?)")
 _SHOWN_CODES = 12
 
 
@@ -53,6 +52,8 @@ def check_resource(resource: Mapping[str, Any], *, type: str | None = None) -> l
     walk.resource(resource, (str(name) if name in resource_names() else "Resource",))
     if not walk.issues:
         walk.issues += _model_issues(resource)
+    if not walk.issues:
+        walk.issues += profile_issues(resource)
     return sorted(walk.issues, key=lambda issue: issue.expression)
 
 
@@ -287,18 +288,12 @@ class _Walk:
     def _reference(self, value: Mapping[str, Any], targets: frozenset[str], path: Path, root: _Root) -> None:
         """Whether a reference leads to a type that it may lead to (ref-1 is looked at last)."""
         reference, said = value.get("reference"), value.get("type")
-        found = ""
-        if isinstance(reference, str):
-            if reference.startswith("#"):
-                if len(reference) > 1:
-                    root.named.add(reference[1:])
-                    root.local.append((reference[1:], targets, path))
-            elif (literal := _LITERAL.search(reference)) and literal[1] in resource_names():
-                found = literal[1]
-        if isinstance(said, str) and said in resource_names():
-            if found and found != said:
-                self._say((path, "type"), "The type of a reference is that of what it refers to.", code="value")
-            found = found or said
+        if isinstance(reference, str) and reference.startswith("#") and len(reference) > 1:
+            root.named.add(reference[1:])
+            root.local.append((reference[1:], targets, path))
+        found = type_referred(value)
+        if found and isinstance(said, str) and said in resource_names() and found != said:
+            self._say((path, "type"), "The type of a reference is that of what it refers to.", code="value")
         if found and targets and found not in targets:
             self._say(path, _no_target(found, targets), code="value")
 
