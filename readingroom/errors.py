@@ -20,6 +20,7 @@
     │   │   └── NotSelective    a condition that one resource has to meet is met by several
     │   └── Unconditional       the caller has to say what it has read
     ├── Refused                 not allowed
+    │   ├── NotAuthenticated    nobody has said, in a way that can be believed, who asks
     │   └── ReadOnly            nobody may: it is made from other things
     ├── Unavailable             not now: full disk, busy, cold tier
     │   ├── OutOfSpace          the store cannot take more bytes
@@ -112,6 +113,10 @@ class Unconditional(Conflict):
 
 class Refused(ReadingRoomError):
     """This is not allowed."""
+
+
+class NotAuthenticated(Refused):
+    """A token is needed that this server has given and that is still good."""
 
 
 class ReadOnly(Refused):

@@ -30,7 +30,11 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """Who asks: a person, a service client, an AE, a plugin. Every request carries one."""
+    """Who asks: a person, a service client, an AE, a plugin. Every request carries one.
+
+    `scopes` are those of the SMART token that the actor came with, and `patient` the id of the FHIR Patient that its
+    ``patient/`` scopes are for. None: there is no token that says less than `scope` and `may` do.
+    """
 
     id: str
     name: str
@@ -38,7 +42,12 @@ class Actor:
     scope: Scope = Scope()
     facility: str | None = None
     may: frozenset[Permission] = frozenset()
+    scopes: frozenset[str] | None = None
+    patient: str | None = None
 
+
+NOBODY = Actor(id="nobody", name="Nobody", scope=Scope(facilities=frozenset()), scopes=frozenset())
+"""Who has not said who they are; sees what is for everybody."""
 
 LOCAL_OPERATOR = Actor(id="local-operator", name="Local operator", may=frozenset(get_args(Permission)))
 """The one actor of an installation without authentication, which therefore serves loopback only."""

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 
 from readingroom.clock import Clock
 from readingroom.errors import ReadingRoomError, Unavailable
+from readingroom.model import Actor
 from server.archive import open_queue, open_store
 from server.codecs import Codecs
 from server.dicomweb import (
@@ -52,8 +53,9 @@ from server.renditions import open_renditions
 from server.room import Room
 from server.settings import Settings
 from server.settle import register_describing
+from server.tokens import Tokens, configured_clients
 from server.volumes import ShownStudies
-from server.web import commands, desk, worklist
+from server.web import commands, desk, oauth, worklist
 from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
@@ -137,6 +139,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     clock=clock,
                     queue=queue,
                     flow=flow,
+                    tokens=Tokens(engine, clock, configured_clients(settings)),
                     ingest=ingest,
                     codecs=decoding,
                     hooks=hooks,
@@ -196,6 +199,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *desk.routes,
             *worklist.routes,
             *commands.routes,
+            *oauth.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
@@ -211,7 +215,13 @@ def create_app(room: Room | None = None) -> ASGIApp:
     app.state.metrics = metrics
     if room is not None:
         app.state.room = room
-    return Edge(app, settings=settings, metrics=metrics)
+
+    async def recognise(token: str, root: str) -> Actor:
+        room: Room = app.state.room
+        known = room.tokens.known(token, root=root)
+        return await room.read(room.tokens.check, token, root=root) if known is None else known
+
+    return Edge(app, settings=settings, metrics=metrics, recognise=recognise)
 
 
 def _register(room: Room, registry: CollectorRegistry) -> None:

@@ -1,16 +1,18 @@
 """Who asks, and what of the archive that caller may see. The edge sets it; views read it.
 
-Until authentication is configured there is one caller, the local operator, and the server binds loopback only.
+Programs come with tokens (`server.tokens`). Who comes without one is the local operator, unless `require_auth` is set;
+the server binds loopback only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from readingroom.errors import Refused
-from readingroom.model import LOCAL_OPERATOR, Actor, Permission, Scope
+from readingroom.errors import NotAuthenticated, Refused
+from readingroom.model import Actor, Permission, Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,16 @@ def require(actor: Actor, permission: Permission) -> None:
         raise Refused(f"{actor.id} may not do this; the permission {permission!r} is needed.")
 
 
-def authenticate(_headers: object) -> Actor:
-    """The actor behind a request's credentials."""
-    return LOCAL_OPERATOR
+def bearer_token(headers: Headers) -> str | None:
+    """The token that a request brings (RFC 6750 2.1); None where it brings none.
+
+    Raises
+    ------
+    NotAuthenticated
+        It brings several.
+    """
+    told = [one.partition(" ") for one in headers.getlist("authorization")]
+    tokens = [token.strip() for kind, _space, token in told if kind.lower() == "bearer"]
+    if len(tokens) > 1:
+        raise NotAuthenticated("A request brings one token.")
+    return tokens[0] if tokens else None

@@ -25,6 +25,7 @@ from conformance.command import conformance_app
 from readingroom.clock import SystemClock
 from readingroom.errors import Invalid, ReadingRoomError
 from readingroom.model import Scope
+from server.clients_command import clients_app
 from server.console import Config, Data, Database, err, load_settings, out, print_table
 from server.directory_command import directory_app, readers_app
 from server.jobs_command import jobs_app, work
@@ -55,6 +56,7 @@ app.add_typer(zarr_app, name="zarr")
 app.add_typer(conformance_app, name="conformance")
 app.add_typer(directory_app, name="directory")
 app.add_typer(readers_app, name="readers")
+app.add_typer(clients_app, name="clients")
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(jobs_app, name="jobs")
 

@@ -1,7 +1,7 @@
 """The edge: what every request passes before a view sees it, and what becomes of an error after one raised it.
 
 Host names are checked, the caller and the root of our own URLs are found, cross-origin requests are answered,
-requests are counted and timed.
+requests are counted and timed. Who is not known gets no further than what is for everybody.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -18,8 +18,10 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from readingroom.errors import Invalid, ReadingRoomError, Refused, Unavailable
-from server.auth import Caller, authenticate
+from readingroom.errors import Invalid, NotAuthenticated, ReadingRoomError, Refused, Unavailable
+from readingroom.model import LOCAL_OPERATOR, NOBODY, Actor
+from server.auth import Caller, bearer_token
+from server.scopes import require_dicomweb
 from server.settings import Settings
 from server.status import http_status
 
@@ -32,6 +34,17 @@ _PREFLIGHT_SECONDS = "86400"
 _EXPOSED = "Content-Location, Content-Range, ETag, Location, Retry-After, Warning"
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_OPEN = re.compile(
+    r"/healthz|/readyz|/metrics|/auth/(?:token|jwks)"
+    r"|(?:/fhir(?:/f/[^/]+)?)?/\.well-known/smart-configuration|/fhir(?:/f/[^/]+)?/metadata"
+)
+"""What is for everybody, so that no credentials are looked at."""
+_FOR_TOKENS = re.compile(r"/(?:dicomweb|fhir)(?:/.*)?")
+"""What programs may use. The rest is for people."""
+
+Recognise = Callable[[str, str], Awaitable[Actor]]
+"""Says whose a token is, for use at a root; raises `NotAuthenticated` where it is nobody's."""
+
 _COUNTED_METHODS = frozenset((*_METHODS.split(", "), "PATCH"))
 
 
@@ -66,8 +79,11 @@ class Metrics:
 class Edge:
     """ASGI middleware around all routes."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, settings: Settings, metrics: Metrics, recognise: Recognise | None = None
+    ) -> None:
         self._app = app
+        self._recognise = recognise or _recognise_nobody
         self._settings = settings
         self._metrics = metrics
         self._public = settings.public_url.rstrip("/") if settings.public_url else None
@@ -107,7 +123,7 @@ class Edge:
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 await self._preflight(headers, is_allowed)(scope, receive, watched)
                 return
-            scope["readingroom.caller"] = self._caller(scope, headers, root)
+            scope["readingroom.caller"] = await self._caller(scope, headers, root)
             await self._app(scope, receive, watched)
         except ReadingRoomError as error:
             await error_response(error)(scope, receive, watched)
@@ -127,7 +143,7 @@ class Edge:
                 raise Refused("Pages of that origin may not open a WebSocket here; add it to cors_origins.")
             if "\0" in scope["path"]:
                 raise Invalid("A path holds no NUL character.")
-            scope["readingroom.caller"] = self._caller(scope, headers, root)
+            scope["readingroom.caller"] = await self._caller(scope, headers, root)
         except ReadingRoomError as error:
             log.info("a WebSocket was refused: %s", error.message)
             await send({"type": "websocket.close", "code": 1008, "reason": error.message[:120]})
@@ -152,11 +168,29 @@ class Edge:
         is_default = port == {"http": "80", "https": "443"}.get(scheme)
         return f"{scheme}://{name}{'' if is_default or not port else ':' + port}"
 
-    def _caller(self, scope: Scope, headers: Headers, root: str) -> Caller:
-        actor = authenticate(headers)
-        narrowed = _FACILITY.match(scope["path"])
+    async def _actor(self, scope: Scope, headers: Headers, root: str) -> Actor:
+        """Who asks. A token that is not good is never looked past."""
+        path = scope["path"]
+        if _OPEN.fullmatch(path):
+            return NOBODY if self._settings.require_auth else LOCAL_OPERATOR
+        token = bearer_token(headers)
+        if token is None:
+            if self._settings.require_auth:
+                raise NotAuthenticated("Come with a token: Authorization: Bearer ...")
+            return LOCAL_OPERATOR
+        actor = await self._recognise(token, root)
+        if not _FOR_TOKENS.fullmatch(path):
+            raise Refused("A token is for /fhir and /dicomweb.")
+        return actor
+
+    async def _caller(self, scope: Scope, headers: Headers, root: str) -> Caller:
+        actor = await self._actor(scope, headers, root)
+        path = scope["path"]
+        narrowed = _FACILITY.match(path)
+        facility = narrowed[1] if narrowed else actor.facility or self._settings.facility
+        if path.startswith(_DICOMWEB):
+            require_dicomweb(actor, scope.get("method", "GET"), path, facility)
         if narrowed:
-            facility = narrowed[1]
             return Caller(
                 actor=actor,
                 scope=actor.scope.narrowed(facility),
@@ -169,7 +203,7 @@ class Edge:
             scope=actor.scope,
             service_root=root + _DICOMWEB,
             fhir_root=root + _FHIR,
-            facility=actor.facility or self._settings.facility,
+            facility=facility,
         )
 
     def _preflight(self, headers: Headers, is_allowed: bool) -> Response:
@@ -185,12 +219,23 @@ class Edge:
         return Response(status_code=204, headers=answer)
 
 
+async def _recognise_nobody(_token: str, _root: str) -> Actor:
+    raise NotAuthenticated("This is no token of this server.")
+
+
 def error_response(error: ReadingRoomError) -> Response:
     """One line that says what was wrong, under the status that means it."""
-    headers = {}
+    headers = challenge(error)
     if isinstance(error, Unavailable) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     return PlainTextResponse(error.message + "\n", http_status(error), headers)
+
+
+def challenge(error: ReadingRoomError) -> dict[str, str]:
+    """What an answer has to say of how to authenticate (RFC 6750 3)."""
+    if not isinstance(error, NotAuthenticated):
+        return {}
+    return {"WWW-Authenticate": 'Bearer realm="readingroom", error="invalid_token"'}
 
 
 async def on_error(_request: HTTPConnection, error: Exception) -> Response:

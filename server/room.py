@@ -17,6 +17,7 @@ from server.hooks import Hooks
 from server.queue import Queue
 from server.renditions import Renditions
 from server.settings import Settings
+from server.tokens import Tokens
 from server.worklist.flow import Flow
 from storage.blobs import Blobs, Bytes
 from storage.catalog.keys import Keys
@@ -38,6 +39,7 @@ class Room:
     codecs: Codecs
     hooks: Hooks
     flow: Flow
+    tokens: Tokens
     renditions: Renditions
     db: anyio.CapacityLimiter
     disk: anyio.CapacityLimiter

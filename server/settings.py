@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from readingroom.errors import ReadingRoomError
+from readingroom.model import Permission
 
 if TYPE_CHECKING:
     from storage.catalog.keys import Key
@@ -48,6 +49,8 @@ class SearchAttribute(BaseModel):
             raise ValueError(error.message) from None
         return self
 
+
+_ClientId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 _Modality = Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{1,16}$")]
 """A value of Modality (0008,0060), which is a CS."""
@@ -118,6 +121,20 @@ class PluginSettings(BaseModel):
         return told
 
 
+class ClientSettings(BaseModel):
+    """The table ``[clients.NAME]``: a program that may have tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = ""
+    jwks: Path
+    scopes: str
+    facilities: tuple[str, ...] | Literal["*"]
+    facility: str | None = None
+    may: tuple[Permission, ...] = ()
+    patient: str | None = None
+
+
 class Settings(BaseSettings):
     """Everything an operator can set; every value has a default that serves one machine."""
 
@@ -139,6 +156,12 @@ class Settings(BaseSettings):
     )
     trusted_proxies: tuple[str, ...] = Field((), description="Peers whose Forwarded headers are believed")
     cors_origins: tuple[str, ...] = Field((), description="Origins that may call from a browser; * for any")
+    require_auth: bool = Field(
+        False, description="Whether everybody needs a token; otherwise who comes without one is the local operator"
+    )
+    clients: dict[_ClientId, ClientSettings] = Field(
+        {}, description="Programs that may have tokens ([how to](../how-to/fhir-access.md))"
+    )
     facility: str = Field("local", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Owner of what arrives unmarked")
     duplicates: Literal["version", "reject", "keep-first"] = Field(
         "version", description="Other bytes under a held SOP Instance UID: new version, refuse, or keep the first"

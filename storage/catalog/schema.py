@@ -856,3 +856,38 @@ lease = sa.Table(
     sa.Column("holder", sa.String(32), nullable=False),
     sa.Column("until", sa.Float, nullable=False, doc="seconds of the clock that all who want it share"),
 )
+
+client = sa.Table(
+    "client",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True, doc="of OAuth: client_id"),
+    sa.Column("name", Text, nullable=False),
+    sa.Column("jwks", Text, doc="JSON: its public keys, where it has registered them itself"),
+    sa.Column("jwks_uri", Text, doc="where they are, where it has not"),
+    sa.Column("scopes", Text, nullable=False, doc="all that it may be granted, with spaces between them"),
+    sa.Column("facilities", Text, doc="JSON: ids of those whose data it may see; NULL: of all"),
+    sa.Column("facility", sa.String(64), doc="id of the one that owns what it writes"),
+    sa.Column("may", Text, nullable=False, doc="JSON: its permissions, as `readingroom.model` names them"),
+    sa.Column("patient", Text, doc="id of the FHIR Patient that its patient/ scopes are for"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+"""The programs that may have tokens, beside those of the settings."""
+
+assertion = sa.Table(
+    "assertion",
+    metadata,
+    sa.Column("client", Text, primary_key=True, doc="id of the client that it came from"),
+    sa.Column("digest", sa.LargeBinary(32), primary_key=True, doc="SHA-256 of its jti"),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    sa.Index("ix_assertion_expires_at", "expires_at"),
+)
+"""Assertions that have been used, as long as they would be good: none is good twice."""
+
+signing_key = sa.Table(
+    "signing_key",
+    metadata,
+    sa.Column("kid", sa.String(64), primary_key=True),
+    sa.Column("jwk", Text, nullable=False, doc="JSON of the private key"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+)
+"""What signs tokens: the newest. Those before it are good for the tokens that they have signed."""

@@ -412,7 +412,7 @@ def test_a_facility_corrects_its_own_copy(client: httpx.Client) -> None:
 
 def allow(monkeypatch: pytest.MonkeyPatch, *permissions: Permission) -> None:
     actor = replace(LOCAL_OPERATOR, id="guest", may=frozenset(permissions))
-    monkeypatch.setattr(edge, "authenticate", lambda _headers: actor)
+    monkeypatch.setattr(edge, "LOCAL_OPERATOR", actor)
 
 
 def test_who_may_not_is_refused(
