@@ -13,7 +13,7 @@ from conformance import hooks, orthanc, routing, triage
 from conformance.statement import statement_page
 from conformance.transcoding import transcoding_page
 from server.dicomweb.openapi import openapi
-from server.settings import PluginSettings, Settings
+from server.settings import ClientSettings, PluginSettings, Settings
 from storage.catalog.keys import KEYS, LEVELS, MATCHED_VRS, Key, Level
 from storage.catalog.matching import MATCHING
 
@@ -52,6 +52,22 @@ written: [the guide](../guide-plugins.md).
     network = true
     readable = ["/srv/models/acme"]
     threshold = 0.7        # the plugin's own
+
+| setting | default | meaning |
+|---|---|---|
+"""
+
+_CLIENTS_HEAD = """\
+
+## Clients
+
+A program that may have tokens has a table in the settings, or is registered with `readingroom clients add`:
+[how](../how-to/fhir-access.md).
+
+    [clients.ehr]
+    jwks = "/etc/readingroom/ehr.jwks.json"
+    scopes = "system/ImagingStudy.rs system/DiagnosticReport.rs"
+    facilities = ["mercy"]
 
 | setting | default | meaning |
 |---|---|---|
@@ -143,7 +159,11 @@ def settings_page() -> str:
         f"| `{name}` | {_default(field.default)} | {_meaning(field)} |\n"
         for name, field in PluginSettings.model_fields.items()
     )
-    return f"{_SETTINGS_HEAD}{settings}{_PLUGINS_HEAD}{plugins}"
+    clients = "".join(
+        f"| `{name}` | {'required' if field.is_required() else _default(field.default)} | {field.description} |\n"
+        for name, field in ClientSettings.model_fields.items()
+    )
+    return f"{_SETTINGS_HEAD}{settings}{_PLUGINS_HEAD}{plugins}{_CLIENTS_HEAD}{clients}"
 
 
 def _default(value: Any) -> str:

@@ -108,7 +108,7 @@ def serve(
 
       readingroom serve --config /etc/readingroom.toml --workers 4
 
-    Listens on loopback only: there is no authentication yet.
+    Listens on loopback only: there is no TLS here, and people do not log in yet.
     """
     options = {"host": host, "port": port, "data": data and data.resolve(), "database": database, "workers": workers}
     settings = load_settings(config, **options)

@@ -26,7 +26,8 @@ ClientId = Annotated[str, typer.Argument(metavar="CLIENT", help="Its client_id."
 def add(
     client: ClientId,
     scopes: Annotated[str, typer.Option(help="All that it may be granted, such as 'system/ImagingStudy.rs'.")],
-    jwks: Annotated[Path, typer.Option(help="File with its public keys, a JSON Web Key Set.")],
+    jwks: Annotated[Path | None, typer.Option(help="File with its public keys, a JSON Web Key Set.")] = None,
+    jwks_uri: Annotated[str | None, typer.Option(help="Where it publishes its public keys instead.")] = None,
     facility: Annotated[
         list[str] | None, typer.Option(help="A facility whose data it may see; the first owns what it writes.")
     ] = None,
@@ -49,7 +50,7 @@ def add(
     """
     settings = load_settings(config, data=data, database=database)
     from server.archive import open_new_archive
-    from server.tokens import read_jwks, read_registered
+    from server.tokens import check_keys, read_registered
     from storage.catalog.clients import Client, add_client
     from storage.catalog.directory import read_directory
     from storage.catalog.engine import begin_write
@@ -62,13 +63,14 @@ def add(
         raise Invalid(f"There is no permission {sorted(unknown)[0]!r}; there are {', '.join(get_args(Permission))}.")
     if client in settings.clients:
         raise Invalid(f"The settings have a client {client!r} already.")
-    told = jwks.read_text(encoding="utf-8", errors="replace")
-    read_jwks(told)
+    told = None if jwks is None else jwks.read_text(encoding="utf-8", errors="replace")
+    check_keys(told, jwks_uri)
     row = Client(
         id=client,
         name=name or client,
         scopes=read_registered(scopes),
         jwks=told,
+        jwks_uri=jwks_uri,
         facilities=None if all_facilities else frozenset(facility or ()),
         facility=facility[0] if facility else None,
         may=frozenset(may or ()),
@@ -92,7 +94,7 @@ def list_(
     database: Database = None,
     config: Config = None,
 ) -> None:
-    """List the programs that may have tokens."""
+    """List the programs that may have tokens: those of the settings, then those that were added."""
     settings = load_settings(config, data=data, database=database)
     from server.archive import open_archive
     from server.tokens import configured_clients

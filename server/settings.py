@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -126,13 +127,14 @@ class ClientSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = ""
-    jwks: Path
-    scopes: str
-    facilities: tuple[str, ...] | Literal["*"]
-    facility: str | None = None
-    may: tuple[Permission, ...] = ()
-    patient: str | None = None
+    name: str | None = Field(None, description="What people call it; default: its id")
+    jwks: Path | None = Field(None, description="File with its public keys, a JSON Web Key Set")
+    jwks_uri: str | None = Field(None, description="Where it publishes them instead")
+    scopes: str = Field(description="All that it may be granted, with spaces between them")
+    facilities: tuple[str, ...] | Literal["*"] = Field(description="Whose data it may see; `*` for all")
+    facility: str | None = Field(None, description="Owner of what it writes; default: its only facility")
+    may: tuple[Permission, ...] = Field((), description="Its permissions: `remove`, `correct`, `original`, `supervise`")
+    patient: str | None = Field(None, description="Id of the FHIR Patient that its `patient/` scopes are for")
 
 
 class Settings(BaseSettings):
@@ -161,6 +163,9 @@ class Settings(BaseSettings):
     )
     clients: dict[_ClientId, ClientSettings] = Field(
         {}, description="Programs that may have tokens ([how to](../how-to/fhir-access.md))"
+    )
+    private_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="Networks beside the public Internet where clients may publish their keys"
     )
     facility: str = Field("local", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Owner of what arrives unmarked")
     duplicates: Literal["version", "reject", "keep-first"] = Field(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import secrets
 import warnings
 from base64 import urlsafe_b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -26,10 +27,11 @@ from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, JWKRegistry, Key
 
 from readingroom.clock import Clock
-from readingroom.errors import Invalid, NotAuthenticated, Refused
+from readingroom.errors import Invalid, NotAuthenticated, ReadingRoomError, Refused
 from readingroom.model import Actor, Permission, Scope
+from readingroom.outbound import Network, Origin, call
 from server.scopes import granted, read_scope
-from server.settings import Settings
+from server.settings import ClientSettings, Settings
 from storage.catalog.clients import (
     Client,
     SigningKey,
@@ -41,6 +43,8 @@ from storage.catalog.clients import (
     use_assertion,
 )
 from storage.catalog.engine import begin_write, hold_name
+
+log = logging.getLogger(__name__)
 
 warnings.filterwarnings("ignore", category=SecurityWarning)  # of the name EdDSA, which clients still use
 
@@ -58,6 +62,8 @@ _TYPE = "at+jwt"  # RFC 9068
 _RENEWED_AFTER = timedelta(days=90)
 _KEPT_AFTER = timedelta(hours=1)
 _FRESH = timedelta(seconds=2)
+_PUBLISHED = timedelta(minutes=5)
+_NOT_AGAIN = timedelta(seconds=30)  # whoever makes up kids must not make us ask
 _MOST_SEEN = 4096
 _SHORTEST_RSA = 2048
 _CURVES = ("P-256", "P-384", "Ed25519")
@@ -87,8 +93,12 @@ class _Seen:
     until: datetime
 
 
-def _fetch_nothing(url: str) -> bytes:
-    raise BadClient("The key set of the client cannot be fetched.")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Published:
+    """The keys that a client publishes, as they were fetched; none where that went wrong."""
+
+    at: datetime
+    keys: Sequence[Key]
 
 
 class Tokens:
@@ -98,8 +108,8 @@ class Tokens:
     ----------
     clients
         Those of the settings; others are in the catalog.
-    fetch
-        Gets the key set that a client publishes at an address.
+    networks
+        Networks beside the public Internet where a client may publish its keys.
     """
 
     def __init__(
@@ -107,12 +117,13 @@ class Tokens:
         engine: sa.Engine,
         clock: Clock,
         clients: Mapping[str, Client],
-        fetch: Callable[[str], bytes] = _fetch_nothing,
+        networks: Sequence[Network] = (),
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._clients = clients
-        self._fetch = fetch
+        self._networks = networks
+        self._published: dict[str, _Published] = {}
         self._seen: dict[bytes, _Seen] = {}
 
     # -- giving them -------------------------------------------------------------------------------------------------
@@ -207,15 +218,32 @@ class Tokens:
 
     def _key_of(self, client: Client, header: Mapping[str, Any]) -> Key:
         """The one key of a client that the kid of a header names."""
-        told = client.jwks if client.jwks_uri is None else self._fetch(client.jwks_uri).decode("utf-8", "replace")
-        try:
-            keys = read_jwks(told or "")
-        except Invalid as error:
-            raise BadClient(f"The key set of the client is not right. {error.message}") from None
-        found = [key for key in keys if key.kid == header.get("kid")]
+        kid = header.get("kid")
+        if client.jwks_uri is None:
+            keys: Sequence[Key] = read_jwks(client.jwks or "")
+        else:
+            keys = self._keys_at(client.jwks_uri, kid)
+        found = [key for key in keys if key.kid == kid]
         if len(found) != 1:
             raise BadClient("The kid of an assertion has to be that of one key of the client.")
         return found[0]
+
+    def _keys_at(self, url: str, kid: object) -> Sequence[Key]:
+        """The keys that a client publishes; those that were fetched a while ago, where the one asked for is there."""
+        now = self._clock.now()
+        known = self._published.get(url)
+        if known is not None:
+            is_there = any(key.kid == kid for key in known.keys)
+            if now - known.at < (_PUBLISHED if is_there else _NOT_AGAIN):
+                return known.keys
+        try:
+            told = call("GET", url, b"", {"Accept": "application/json"}, networks=self._networks)
+            keys = read_jwks(told.decode("utf-8", "replace"))
+        except ReadingRoomError as error:
+            log.warning("the key set at %s cannot be used: %s", url, error.message)
+            keys = []
+        self._published[url] = _Published(at=now, keys=keys)
+        return keys
 
     def _signer(self, connection: sa.Connection, now: datetime) -> SigningKey:
         """The key that signs now; renewed from time to time."""
@@ -285,23 +313,41 @@ def configured_clients(settings: Settings) -> dict[str, Client]:
     found = {}
     for id, told in settings.clients.items():
         try:
-            jwks = told.jwks.read_text(encoding="utf-8")
-            read_jwks(jwks)
+            found[id] = _configured(id, told)
         except (OSError, UnicodeDecodeError):
             raise Invalid(f"The key set of client {id}, {told.jwks}, cannot be read.") from None
         except Invalid as error:
-            raise Invalid(f"The key set of client {id} is not right. {error.message}") from None
-        found[id] = Client(
-            id=id,
-            name=told.name or id,
-            scopes=read_registered(told.scopes),
-            jwks=jwks,
-            facilities=None if told.facilities == "*" else frozenset(told.facilities),
-            facility=told.facility,
-            may=frozenset(told.may),
-            patient=told.patient,
-        )
+            raise Invalid(f"The client {id} of the settings is not right. {error.message}") from None
     return found
+
+
+def _configured(id: str, told: ClientSettings) -> Client:
+    jwks = None if told.jwks is None else told.jwks.read_text(encoding="utf-8")
+    check_keys(jwks, told.jwks_uri)
+    return Client(
+        id=id,
+        name=told.name or id,
+        scopes=read_registered(told.scopes),
+        jwks=jwks,
+        jwks_uri=told.jwks_uri,
+        facilities=None if told.facilities == "*" else frozenset(told.facilities),
+        facility=told.facility,
+        may=frozenset(told.may),
+        patient=told.patient,
+    )
+
+
+def check_keys(jwks: str | None, jwks_uri: str | None) -> None:
+    """Raise `Invalid` where a client has not registered its keys in one of the two ways, or not well."""
+    if (jwks is None) == (jwks_uri is None):
+        raise Invalid("A client has registered its keys: as a file, or as the address where it publishes them.")
+    if jwks is not None:
+        read_jwks(jwks)
+    if jwks_uri is not None:
+        try:
+            Origin.of(jwks_uri)
+        except ValueError as error:
+            raise Invalid(f"The address of the keys is not right: {error}.") from None
 
 
 def read_registered(scopes: str) -> tuple[str, ...]:

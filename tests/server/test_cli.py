@@ -61,6 +61,10 @@ COMMANDS = (
     "directory export",
     "readers list",
     "readers gaps",
+    "clients add",
+    "clients list",
+    "clients remove",
+    "clients new-key",
     "plugins list",
     "plugins check",
     "plugins run",
@@ -138,7 +142,7 @@ def test_help_shows_an_example(run: Run) -> None:
         (["import", "nowhere"], "There is no file or folder nowhere"),
         (["import", ".", "--facility", "no spaces please"], "facility: String should match pattern"),
         (["serve", "--workers", "0"], "workers: Input should be greater than or equal to 1"),
-        (["serve", "--host", "0.0.0.0"], "Will not listen on 0.0.0.0: this release has no authentication"),
+        (["serve", "--host", "0.0.0.0"], "Will not listen on 0.0.0.0: this release has no TLS"),
         (["serve", "--config", "nowhere.toml"], "There is no settings file nowhere.toml"),
         (["migrate", "--database", "nonsense"], "'database' is no address of a database"),
         (["migrate", "--database", "postgresql://u:secret@127.0.0.1:1/x"], "database does not do as it is told"),
@@ -524,7 +528,7 @@ def test_a_server_that_cannot_start_ends_with_a_clear_line(run: Run, tmp_path: P
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "images.example.org", "127.0.0.1.example.org"])
 def test_only_loopback_is_bound(host: str) -> None:
     assert not is_loopback(host)
-    with pytest.raises(Refused, match="no authentication"):
+    with pytest.raises(Refused, match="no TLS"):
         bind(host, 0)
 
 

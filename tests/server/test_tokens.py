@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hmac
 import json
+import threading
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +27,15 @@ from readingroom.errors import Conflict, Invalid, NotAuthenticated, NotFound
 from server.app import create_app
 from server.room import Room
 from server.settings import Settings
-from server.tokens import Tokens, configured_clients, read_jwks, renew_signing_key
+from server.tokens import BadClient, Tokens, configured_clients, read_jwks, renew_signing_key
 from storage.catalog.clients import find_client, list_signing_keys, remove_client
 from storage.catalog.engine import begin_write
 from tests import multipart
 from tests.commands import Run
-from tests.smart import BASE, KINDS, Program, new_key, public_jwks, register
+from tests.smart import BASE, BY_JWT, KINDS, Program, new_key, public_jwks, register
 from tests.synthetic import part10
+
+pytestmark = pytest.mark.filterwarnings("ignore::joserfc.errors.SecurityWarning")
 
 STUDIES = "/dicomweb/studies"
 SCOPE = "system/ImagingStudy.rs"
@@ -42,6 +49,20 @@ def status(client: httpx.Client, token: str, path: str = STUDIES) -> int:
     """How a request with that token is answered; a search that finds nothing is as good as one that does."""
     found = client.get(path, headers={"Authorization": f"Bearer {token}"}).status_code
     return 200 if found == 204 else found
+
+
+def asking(program: Program, assertion: str, tokens: Tokens) -> str:
+    """Whether a program gets a token, or how it is refused."""
+    form = {
+        "grant_type": "client_credentials",
+        "client_assertion_type": BY_JWT,
+        "client_assertion": assertion,
+        "scope": SCOPE,
+    }
+    try:
+        return str(tokens.issue(form, url=f"{BASE}/auth/token", root=BASE)["token_type"])
+    except BadClient as error:
+        return error.error
 
 
 # -- getting one -------------------------------------------------------------------------------------------------------
@@ -121,21 +142,9 @@ def test_of_many_that_bring_one_assertion_one_gets_a_token(room: Room, client: h
     text = program.assertion()
     others = Tokens(room.engine, room.clock, {})  # another worker
 
-    def ask(tokens: Tokens) -> str:
-        form = {
-            "grant_type": "client_credentials",
-            "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-            "client_assertion": text,
-            "scope": SCOPE,
-        }
-        try:
-            return str(tokens.issue(form, url=f"{BASE}/auth/token", root=BASE)["token_type"])
-        except Exception as error:
-            return type(error).__name__
-
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(ask, [room.tokens, others] * 4))
-    assert sorted(got) == ["BadClient"] * 7 + ["bearer"]
+        got = list(pool.map(partial(asking, program, text), [room.tokens, others] * 4))
+    assert sorted(got) == ["bearer"] + ["invalid_client"] * 7
     assert error_of(program.ask(client, SCOPE, text)) == (401, "invalid_client")
 
 
@@ -229,6 +238,75 @@ def test_what_is_no_form_is_refused(room: Room, client: httpx.Client) -> None:
     ):
         assert error_of(client.post("/auth/token", content=body, headers=headers)) == (400, "invalid_request")
     assert client.get("/auth/token").status_code == 405
+
+
+class Published:
+    """A web server at which a program publishes its keys."""
+
+    def __init__(self) -> None:
+        self.jwks = "{}"
+        self.asked = 0
+        published = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                published.asked += 1
+                body = published.jwks.encode()
+                self.send_response(302 if published.jwks == "elsewhere" else 200)
+                self.send_header("Location", "/other")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/jwks.json"
+
+
+@pytest.fixture
+def published() -> Iterator[Published]:
+    site = Published()
+    thread = threading.Thread(target=site.server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield site
+    site.server.shutdown()
+    site.server.server_close()
+
+
+def test_a_client_that_publishes_its_keys_may_change_them(room: Room, clock: SetClock, published: Published) -> None:
+    program = register(room, jwks_uri=published.url)
+    published.jwks = public_jwks(program.key)
+    tokens = Tokens(room.engine, clock, {}, [ip_network("127.0.0.0/8")])
+    assert [asking(program, program.assertion(), tokens) for _ in range(3)] == ["bearer"] * 3
+    assert published.asked == 1
+    program.key = new_key()
+    assert asking(program, program.assertion(), tokens) == "invalid_client"
+    published.jwks = public_jwks(program.key)
+    assert asking(program, program.assertion(), tokens) == "invalid_client"
+    assert published.asked == 1  # an unknown kid does not make us ask again at once
+    clock.advance(timedelta(seconds=30))
+    assert asking(program, program.assertion(), tokens) == "bearer"
+    assert published.asked == 2
+
+
+@pytest.mark.parametrize("told", ["", "{}", "elsewhere", "x" * 100_000])
+def test_a_published_key_set_that_will_not_do_lets_nobody_in(
+    room: Room, clock: SetClock, published: Published, told: str
+) -> None:
+    program = register(room, jwks_uri=published.url)
+    published.jwks = told
+    tokens = Tokens(room.engine, clock, {}, [ip_network("127.0.0.0/8")])
+    assert [asking(program, program.assertion(), tokens) for _ in range(3)] == ["invalid_client"] * 3
+    assert published.asked == 1
+
+
+def test_keys_are_not_asked_for_where_no_client_should_be(room: Room, clock: SetClock, published: Published) -> None:
+    program = register(room, jwks_uri=published.url)
+    published.jwks = public_jwks(program.key)
+    assert asking(program, program.assertion(), Tokens(room.engine, clock, {})) == "invalid_client"
+    assert published.asked == 0
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
@@ -457,6 +535,9 @@ def test_clients_are_registered_listed_and_removed_by_command(run: Run, tmp_path
         ("clients", "add", "two", *scopes, *keys),
         ("clients", "add", "two", *scopes, *keys, "--facility", "nowhere"),
         ("clients", "add", "two", *scopes, *keys, "--all-facilities", "--may", "fly"),
+        ("clients", "add", "two", *scopes, "--all-facilities"),
+        ("clients", "add", "two", *scopes, "--jwks-uri", "file:///etc/passwd", "--all-facilities"),
+        ("clients", "add", "two", *scopes, *keys, "--jwks-uri", "https://ehr.example/jwks.json", "--all-facilities"),
         ("clients", "add", "two", "--scopes", "openid", *keys, "--all-facilities"),
         ("clients", "add", "two", *scopes, "--jwks", tmp_path / "none.json", "--all-facilities"),
     ):
@@ -478,7 +559,7 @@ def test_a_client_of_the_settings_gets_tokens(room: Room, clock: SetClock, tmp_p
     tokens = Tokens(room.engine, clock, configured_clients(settings))
     form = {
         "grant_type": "client_credentials",
-        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        "client_assertion_type": BY_JWT,
         "client_assertion": program.assertion(),
         "scope": "system/*.cruds",
     }
