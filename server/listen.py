@@ -47,8 +47,8 @@ def bind(host: str, port: int) -> socket.socket:
     if not is_loopback(host):
         raise Refused(
             f"Will not listen on {host}: this release has no TLS, and people do not log in, so anyone who reaches "
-            "the port could read and change every study. Listen on 127.0.0.1 (the default), and from another machine use "
-            f"'ssh -L {port or 8780}:127.0.0.1:{port or 8780} THIS-HOST' or a proxy that authenticates."
+            "the port could read and change every study. Listen on 127.0.0.1 (the default), and from another machine "
+            f"use 'ssh -L {port or 8780}:127.0.0.1:{port or 8780} THIS-HOST' or a proxy that authenticates."
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
