@@ -62,6 +62,7 @@ from server.worklist.flow import Flow
 from server.worklist.reports import report_restart
 from storage.catalog import schema as t
 from storage.catalog.clocks import clock_of
+from storage.catalog.directory import LatestDirectory
 from storage.catalog.engine import begin_write, database_url, open_engine
 from storage.catalog.keys import with_configured
 from storage.catalog.migrate import upgrade
@@ -125,6 +126,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 clock=clock,
                 queue=queue,
                 hooks=hooks,
+                directory=LatestDirectory(engine),
                 is_research_mode=settings.research_mode,
             )
             flow.register()

@@ -127,7 +127,7 @@ class Duty:
 TIMERS: tuple[Duty, ...] = (
     Duty(name="settle", act=lambda room, _: settle_studies(room)),
     Duty(name="marks", act=lambda room, now: _fire_marks(room, now)),
-    Duty(name="cover", act=lambda room, now: watch_coverage(room.engine, now, room.queue), every=_ASSIGN_SECONDS),
+    Duty(name="cover", act=lambda room, now: _watch_coverage(room, now), every=_ASSIGN_SECONDS),
     Duty(name="claims", act=lambda room, now: expire_claims(room.engine, now, queue=room.queue)),
     Duty(name="climb", act=lambda room, now: climb_due(room.engine, now, room.flow.climbed, room.queue)),
     Duty(name="assign", act=lambda room, _: room.flow.assign_now(), every=_ASSIGN_SECONDS),
@@ -217,6 +217,10 @@ def working(room: Room, *, threads: int, kinds: Collection[str] | None = None) -
 
 def _fire_marks(room: Room, now: datetime) -> int:
     return fire_marks(room.engine, now, lambda connection, events: announce(connection, room.queue, events))
+
+
+def _watch_coverage(room: Room, now: datetime) -> int:
+    return watch_coverage(room.engine, room.flow.directory.read(), now, room.queue)
 
 
 def _measure_clock(room: Room) -> None:

@@ -21,7 +21,7 @@ from server.queue import Queue
 from server.worklist import items
 from server.worklist.directory import Staffing, may_be_given, reasons_against
 from server.worklist.items import EVERYWHERE, Work
-from storage.catalog.directory import Directory, read_directory
+from storage.catalog.directory import Directory
 from storage.catalog.engine import begin_write
 from storage.catalog.work_items import StoredItem, item_by_id, items_in, next_items
 
@@ -62,9 +62,9 @@ class Queued:
     offered: Mapping[str, StoredItem]
 
 
-def take_snapshot(connection: sa.Connection, now: datetime) -> Queued:
+def take_snapshot(connection: sa.Connection, directory: Directory, now: datetime) -> Queued:
     """The head of the queue with those who may read it, and when each of them is expected to be free."""
-    staffing = Staffing(read_directory(connection), now)
+    staffing = Staffing(directory, now)
     waiting = []
     readers: dict[str, Reader] = {}
     for item in next_items(connection, EVERYWHERE, now=now, limit=HEAD):
@@ -133,10 +133,9 @@ def _gives_way(work: Work, offered: StoredItem | None, item: StoredItem) -> bool
     return True
 
 
-def withdraw_offers(engine: sa.Engine, now: datetime, queue: Queue | None) -> int:
+def withdraw_offers(engine: sa.Engine, directory: Directory, now: datetime, queue: Queue | None) -> int:
     """Take back what was offered for too long, or to somebody who is not there any more; returns how many."""
     with engine.connect() as connection:
-        directory = read_directory(connection)
         stale = [item.id for item in items_in(connection, _OFFERED) if _is_stale(directory, item, now)]
     withdrawn = 0
     for id in stale:

@@ -11,7 +11,7 @@ from server.queue import Queue
 from server.worklist.directory import Eligibility, coverage_gaps, eligible_readers
 from server.worklist.escalations import open_escalation
 from server.worklist.items import THE_SERVER, Work
-from storage.catalog.directory import Directory, read_directory
+from storage.catalog.directory import Directory
 from storage.catalog.engine import begin_write
 from storage.catalog.work_items import StoredItem, first_of_each_place
 
@@ -26,15 +26,16 @@ _AHEAD = timedelta(days=1)
 _FARTHEST = timedelta(days=7)
 
 
-def watch_coverage(engine: sa.Engine, now: datetime, queue: Queue | None = None) -> int:
+def watch_coverage(engine: sa.Engine, directory: Directory, now: datetime, queue: Queue | None = None) -> int:
     """Escalate, once for each item, that nobody may be given it before it is due; returns how many items that are now.
 
     Of each facility, and of each state that patients are in, the item that is due first is looked at. Facilities that
     are not in the directory, and a directory without readers, are not watched.
     """
+    if not directory.readers:
+        return 0
     with engine.connect() as connection:
-        directory = read_directory(connection)
-        first = first_of_each_place(connection) if directory.readers else []
+        first = first_of_each_place(connection)
     uncovered = [(item, found) for item in first if (found := _uncovered(directory, item, now)) is not None]
     for item, found in uncovered:
         with begin_write(engine) as connection:

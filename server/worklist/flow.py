@@ -33,6 +33,7 @@ from server.worklist.directory import facility_of
 from server.worklist.items import EVERYWHERE, THE_SERVER, Work
 from server.worklist.sla import apply_sla, contract_of
 from storage.catalog.answers import ask, keep_answer, miss, read_answers
+from storage.catalog.directory import LatestDirectory
 from storage.catalog.engine import begin_write
 from storage.catalog.escalations import Attempt, StoredEscalation, find_escalation, keep_attempt, list_attempts
 from storage.catalog.events import Event, read_event
@@ -72,6 +73,7 @@ class Flow:
     clock: Clock
     queue: Queue
     hooks: Hooks
+    directory: LatestDirectory
     is_research_mode: bool = False
 
     def register(self) -> None:
@@ -345,11 +347,11 @@ class Flow:
 
     def _assign(self, job: Job) -> None:
         """Ask one plugin after the other whom to offer what; one that fails leaves the built-in order as it is."""
-        withdraw_offers(self.engine, self.clock.now(), self.queue)
+        withdraw_offers(self.engine, self.directory.read(), self.clock.now(), self.queue)
         for plugin in self.hooks.having("assign"):
-            now = self.clock.now()
+            now, directory = self.clock.now(), self.directory.read()
             with self.engine.connect() as connection:
-                queued = take_snapshot(connection, now)
+                queued = take_snapshot(connection, directory, now)
             if not queued.snapshot.waiting:
                 return
             try:

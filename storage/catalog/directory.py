@@ -7,6 +7,7 @@ anew.
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,40 @@ def read_directory(connection: sa.Connection, *, with_inactive: bool = False) ->
         facilities=_facilities(connection, with_inactive=with_inactive),
         readers=_readers(connection, with_inactive=with_inactive),
     )
+
+
+class LatestDirectory:
+    """What is active of the directory, as it is now; read anew only where something has changed. For any thread.
+
+    Parameters
+    ----------
+    engine
+        Read on a connection of its own, so that nothing is kept that somebody is about to write and may yet take back.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._known: tuple[tuple[int, int], Directory] | None = None
+
+    def read(self) -> Directory:
+        """All of it that is active."""
+        with self._lock, self._engine.connect() as connection:
+            edition = _edition(connection)  # first: what is read afterwards is of this edition, or newer
+            if self._known is None or self._known[0] != edition:
+                self._known = edition, read_directory(connection)
+            return self._known[1]
+
+
+def _edition(connection: sa.Connection) -> tuple[int, int]:
+    """Two numbers that tell one state of the directory from all others.
+
+    No row is ever deleted, and each change of a facility or a reader, with all that belongs to it, adds to the version
+    of its row: so no two states have the same sum of versions.
+    """
+    facilities, readers = (sa.select(sa.func.sum(of.c.version)).scalar_subquery() for of in (t.facility, t.reader))
+    found = connection.execute(sa.select(facilities, readers)).one()
+    return int(found[0] or 0), int(found[1] or 0)
 
 
 def inactive(connection: sa.Connection) -> tuple[frozenset[str], frozenset[str]]:

@@ -16,7 +16,7 @@ from readingroom.contained import Contained, Launch
 from readingroom.hookspecs import HOOKS
 from readingroom.jsonio import from_json
 from server.worklist.assigning import apply_proposals, take_snapshot
-from storage.catalog.directory import write_facility, write_reader
+from storage.catalog.directory import LatestDirectory, write_facility, write_reader
 from storage.catalog.engine import begin_write
 from storage.catalog.work_items import item_by_id
 from tests.directory import facility, reader
@@ -59,7 +59,7 @@ def test_what_routing_proposes_is_offered_with_its_reason(engine: sa.Engine, clo
     routine = add(engine, clock, **described)
     stat = add(engine, clock, **described, priority="stat")
     with engine.connect() as connection:
-        queued = take_snapshot(connection, clock.now())
+        queued = take_snapshot(connection, LatestDirectory(engine).read(), clock.now())
     assign = HOOKS["assign"]
     answer = start("routing").call(assign, {"snapshot": queued.snapshot}, limit=LIMIT, now=clock.now())
     proposals: tuple[Proposal, ...] = from_json(assign.result, answer)

@@ -13,7 +13,7 @@ from readingroom.model import LOCAL_OPERATOR
 from readingroom.results import Proposal
 from server.worklist import items as do
 from server.worklist.assigning import OFFER_LASTS, Queued, apply_proposals, read_time, take_snapshot, withdraw_offers
-from storage.catalog.directory import deactivate, write_facility, write_reader
+from storage.catalog.directory import LatestDirectory, deactivate, write_facility, write_reader
 from storage.catalog.engine import begin_write
 from storage.catalog.work_items import StoredItem, item_by_id
 from tests.directory import facility, reader
@@ -41,7 +41,7 @@ def waiting(engine: sa.Engine, clock: SetClock, **columns: Any) -> StoredItem:
 
 def snapshot(engine: sa.Engine, clock: SetClock) -> Queued:
     with engine.connect() as connection:
-        return take_snapshot(connection, clock.now())
+        return take_snapshot(connection, LatestDirectory(engine).read(), clock.now())
 
 
 def now_of(engine: sa.Engine, item: StoredItem) -> StoredItem:
@@ -129,9 +129,9 @@ def test_what_was_claimed_since_the_snapshot_is_left_alone(staffed: sa.Engine, c
 def test_an_offer_that_nobody_takes_up_comes_back(staffed: sa.Engine, clock: SetClock) -> None:
     item = waiting(staffed, clock)
     propose(staffed, clock, snapshot(staffed, clock), (item, "ada"))
-    assert withdraw_offers(staffed, clock.now(), None) == 0
+    assert withdraw_offers(staffed, LatestDirectory(staffed).read(), clock.now(), None) == 0
     clock.advance(OFFER_LASTS)
-    assert withdraw_offers(staffed, clock.now(), None) == 1
+    assert withdraw_offers(staffed, LatestDirectory(staffed).read(), clock.now(), None) == 1
     assert now_of(staffed, item).state == "ready"
 
 
@@ -142,7 +142,7 @@ def test_what_was_offered_to_somebody_who_may_not_read_it_any_more_comes_back_at
     propose(staffed, clock, snapshot(staffed, clock), (item, "ada"))
     with begin_write(staffed) as connection:
         write_reader(connection, reader("ada", licences=[]))
-    assert withdraw_offers(staffed, clock.now(), None) == 1
+    assert withdraw_offers(staffed, LatestDirectory(staffed).read(), clock.now(), None) == 1
 
 
 def test_what_was_offered_to_somebody_who_has_left_comes_back_at_once(staffed: sa.Engine, clock: SetClock) -> None:
@@ -150,13 +150,13 @@ def test_what_was_offered_to_somebody_who_has_left_comes_back_at_once(staffed: s
     propose(staffed, clock, snapshot(staffed, clock), (item, "ada"))
     with begin_write(staffed) as connection:
         deactivate(connection, readers=["ada"])
-    assert withdraw_offers(staffed, clock.now(), None) == 1
+    assert withdraw_offers(staffed, LatestDirectory(staffed).read(), clock.now(), None) == 1
 
 
 def test_without_a_directory_an_offer_to_anybody_stays_for_its_time(engine: sa.Engine, clock: SetClock) -> None:
     item = waiting(engine, clock)
     with at_work(engine, clock, LOCAL_OPERATOR) as work:
         do.offer_item(work, item, "a locum")
-    assert withdraw_offers(engine, clock.now(), None) == 0
+    assert withdraw_offers(engine, LatestDirectory(engine).read(), clock.now(), None) == 0
     clock.advance(OFFER_LASTS)
-    assert withdraw_offers(engine, clock.now(), None) == 1
+    assert withdraw_offers(engine, LatestDirectory(engine).read(), clock.now(), None) == 1

@@ -27,7 +27,7 @@ from server.worklist.items import claim_item, working
 from server.worklist.sla import fire_marks
 from storage.catalog import schema as t
 from storage.catalog.answers import read_answers
-from storage.catalog.directory import write_facility, write_reader
+from storage.catalog.directory import LatestDirectory, write_facility, write_reader
 from storage.catalog.engine import begin_write
 from storage.catalog.escalations import find_escalation, list_attempts, list_escalations
 from storage.catalog.work_items import StoredItem, read_timeline, reading_of
@@ -77,6 +77,7 @@ def work(room: Room, hooks: Hooks) -> Flow:
         clock=room.clock,
         queue=open_queue(room.engine, room.clock),
         hooks=cast(Any, hooks),
+        directory=LatestDirectory(room.engine),
     )
     made.register()
     return made
