@@ -13,6 +13,7 @@ from server.auth import caller_of
 from server.fhir import wire
 from server.fhir.operations import OPERATIONS, Operation
 from server.fhir.parameters import PARAMETERS, Parameter
+from server.fhir.profiles import profiles
 from server.fhir.registry import REGISTRY
 from server.fhir.types import Resource, ResourceType
 
@@ -65,6 +66,79 @@ def statement(root: str) -> Resource:
     }
 
 
+def search_parameters(root: str) -> list[Resource]:
+    """The definition of each search parameter, of those that several types share one."""
+    made: dict[str, Resource] = {}
+    for type in REGISTRY:
+        for parameter in PARAMETERS.get(type, {}).values():
+            where = parameter.description
+            if parameter.url in made:
+                made[parameter.url]["base"].append(type)
+                if where:
+                    made[parameter.url]["expression"] += f" | {where}"
+                continue
+            made[parameter.url] = {
+                "resourceType": "SearchParameter",
+                "id": parameter.url.rpartition("/")[2],
+                "url": parameter.url,
+                "name": parameter.name,
+                "status": "active",
+                "date": DATE,
+                "description": f"What {type} says in {where}.",
+                "code": parameter.name,
+                "base": [type],
+                "type": parameter.kind,
+                "expression": where,
+                **({"target": [one for one in parameter.targets if one in REGISTRY]} if parameter.targets else {}),
+                "multipleOr": parameter.kind != "composite",
+                "multipleAnd": True,
+                **({"comparator": list(parameter.comparators)} if parameter.comparators else {}),
+                **(
+                    {"modifier": [_MODIFIER.get(one, one) for one in parameter.modifiers]}
+                    if parameter.modifiers
+                    else {}
+                ),
+            }
+    return [_whole(one) for one in made.values()]
+
+
+def _whole(parameter: Resource) -> Resource:
+    """The definition without what is empty; a composite says what it is made of."""
+    parameter = {name: value for name, value in parameter.items() if value not in ([], "")}
+    if parameter["type"] != "composite":
+        return parameter
+    [type] = parameter["base"]
+    parts = [PARAMETERS[type][name] for name in PARAMETERS[type][parameter["code"]].parts]
+    told = [{"definition": part.url, "expression": part.description} for part in parts]
+    return parameter | {"expression": type, "component": told}
+
+
+_MODIFIER = {"of-type": "ofType"}
+
+
+def operation_definitions(root: str) -> list[Resource]:
+    """The definition of each operation."""
+    return [
+        {
+            "resourceType": "OperationDefinition",
+            "id": operation.definition.rpartition("/")[2],
+            "url": operation.definition,
+            "name": "".join(part.capitalize() for part in operation.name.split("-")),
+            "status": "active",
+            "kind": "operation",
+            "date": DATE,
+            "description": (operation.run.__doc__ or operation.name).strip().splitlines()[0],
+            "affectsState": operation.is_write,
+            "code": operation.name,
+            "resource": [name for name in REGISTRY if operation.is_of(name)],
+            "system": "system" in operation.levels,
+            "type": "type" in operation.levels,
+            "instance": "instance" in operation.levels,
+        }
+        for operation in OPERATIONS.values()
+    ]
+
+
 def terminology(root: str) -> Resource:
     """The TerminologyCapabilities: no terminology service is here."""
     return {
@@ -84,6 +158,7 @@ def _resource(type: ResourceType, root: str) -> dict[str, Any]:
     told: dict[str, Any] = {
         "type": type.name,
         "profile": f"http://hl7.org/fhir/StructureDefinition/{type.name}",
+        "supportedProfile": [one["url"] for one in profiles().values() if one["type"] == type.name],
         "documentation": type.read_only_because,
         "interaction": [{"code": code} for code in (*_READ, *(_WRITE if is_written else ()))],
         "versioning": "versioned-update" if is_written else "versioned",

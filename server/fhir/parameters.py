@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 Kind = Literal["token", "string", "reference", "date", "number", "quantity", "uri", "composite"]
 
-OWN = "https://readingroom.invalid/fhir/"
+OWN = "https://readingroom.example/fhir/"
 """Where the definitions of this server's own parameters and operations would be, if that were a place."""
 
 MODIFIERS: Mapping[str, tuple[str, ...]] = {
@@ -32,6 +32,8 @@ COMPARATORS = ("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
 _FILE = Path(__file__).with_name("parameters.txt")
 _STANDARD = "http://hl7.org/fhir/SearchParameter/"
 _ANY = "*"
+_DECLARED = frozenset(("CapabilityStatement", "OperationDefinition", "SearchParameter", "StructureDefinition"))
+"""What nothing of a patient refers to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,7 @@ def _read(text: str) -> dict[str, dict[str, Parameter]]:
     for table in tables.values():
         for name, parameter in table.items():
             if parameter.targets == (_ANY,):
-                table[name] = replace(parameter, targets=tuple(tables))
+                table[name] = replace(parameter, targets=tuple(one for one in tables if one not in _DECLARED))
     return tables
 
 
