@@ -44,12 +44,12 @@ def check_resource(resource: Mapping[str, Any], *, type: str | None = None) -> l
         At most `MAX_ISSUES`; each says by a FHIRPath where it is. Codes are of
         http://hl7.org/fhir/issue-type: structure, value, required, code-invalid, invariant, not-found, too-long.
     """
-    name = resource.get("resourceType")
+    given = resource.get("resourceType")
+    name = given if isinstance(given, str) and given in resource_names() else None
     if type is not None and name != type:
-        shown = name if isinstance(name, str) and name in resource_names() else "another or no resourceType"
-        return [Issue(code="invalid", diagnostics=f"This is the place of {type}, not of {shown}.")]
+        return [Issue(diagnostics=f"This is the place of {type}, not of {name or 'another or no resourceType'}.")]
     walk = _Walk()
-    walk.resource(resource, (str(name) if name in resource_names() else "Resource",))
+    walk.resource(resource, (name or "Resource",))
     if not walk.issues:
         walk.issues += _model_issues(resource)
     if not walk.issues:
@@ -161,21 +161,21 @@ class _Walk:
             return
         root = _Root()
         contained = value.get("contained")
-        for each in contained if isinstance(contained, list) else ():
+        contained = contained if isinstance(contained, list) else []
+        for each in contained:
             if isinstance(each, dict) and isinstance(each.get("id"), str):
                 root.contained[each["id"]] = str(each.get("resourceType"))
         self._object(value, _plan(name), path, root, depth)
-        if contained is not None or root.local:
-            self._contained(value, path, root)
+        self._contained(contained, path, root)
 
-    def _contained(self, value: Mapping[str, Any], path: Path, root: _Root) -> None:
+    def _contained(self, contained: list[Any], path: Path, root: _Root) -> None:
         """The rules of what is contained: ref-1 and dom-2 to dom-5."""
         for name, targets, where in root.local:
             if name not in root.contained:
                 self._say(where, "It refers to a contained resource that is not there (ref-1).", code="not-found")
             elif targets and root.contained[name] not in targets:
                 self._say(where, _no_target(root.contained[name], targets), code="value")
-        for index, each in enumerate(value.get("contained", ())):
+        for index, each in enumerate(contained):
             where = (path, "contained", index)
             if not isinstance(each, dict):
                 continue
@@ -186,7 +186,7 @@ class _Walk:
                 self._say(where, "What is contained has no versionId and no lastUpdated (dom-4).", code="invariant")
             if isinstance(meta, dict) and "security" in meta:
                 self._say(where, "What is contained has no security labels (dom-5).", code="invariant")
-            if each.get("id") not in root.named and not _refers_to_container(each):
+            if str(each.get("id")) not in root.named and not _refers_to_container(each):
                 self._say(where, "What is contained is referred to by the rest (dom-3).", code="invariant")
 
     def _object(self, value: Any, plan: _Plan, path: Path, root: _Root, depth: int) -> None:

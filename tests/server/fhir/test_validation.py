@@ -67,6 +67,8 @@ def test_every_official_example_is_taken(corpus: Path, example: Path) -> None:
         ({"_subject": {"id": "a"}}, "DiagnosticReport._subject"),
         ({"_status": [{"id": "a"}]}, "DiagnosticReport._status"),
         ({"fhir_comments": ["a"]}, "DiagnosticReport.fhir_comments"),
+        ({"contained": 1}, "DiagnosticReport.contained"),
+        ({"contained": ["a"]}, "DiagnosticReport.contained[0]"),
         ({"note": None}, "DiagnosticReport.note"),
         ({"a" * 100: 1}, "DiagnosticReport.'" + "a" * 64 + "'"),
     ],
@@ -188,6 +190,11 @@ def test_what_is_contained_keeps_the_rules_of_that() -> None:
         {"meta": {"security": [{"code": "R"}]}},
     ):
         assert ("invariant", "DiagnosticReport.contained[0]") in faults({**whole, "contained": [ORGANIZATION | member]})
+
+
+def test_what_is_contained_has_an_id_that_is_one() -> None:
+    nameless = {"resourceType": "Organization", "id": {"a": "b"}, "name": "O"}
+    assert ("value", "DiagnosticReport.contained[0].id") in faults(report(contained=[nameless]))
 
 
 def test_what_is_contained_may_refer_to_what_contains_it_instead() -> None:
@@ -430,6 +437,7 @@ def test_another_type_than_was_asked_for_is_refused() -> None:
     assert issue.diagnostics == "This is the place of Observation, not of DiagnosticReport."
     (issue,) = check_resource({"resourceType": "<script>"}, type="Observation")
     assert "script" not in issue.diagnostics
+    assert faults({"resourceType": {"a": "b"}}) == [("structure", "Resource")]
 
 
 def test_issues_are_few_and_in_order_and_hold_no_values() -> None:
