@@ -35,6 +35,8 @@ def _written(pattern: re.Pattern[str], said: str) -> Check:
 def _string(value: Any) -> str | None:
     if not isinstance(value, str):
         return "A string is written in quotes."
+    if not value:
+        return "A string is never empty; leave the element out."
     return None if len(value) <= MAX_STRING else "A string has at most 1,048,576 characters."
 
 

@@ -341,6 +341,7 @@ def _model_issues(resource: Mapping[str, Any]) -> list[Issue]:
                 expression=_shown(_nested((name,), fault["loc"])),
             )
             for fault in error.errors(include_input=False, include_url=False, include_context=False)[:MAX_ISSUES]
+            if fault["type"] != "extra_forbidden"  # R4 has it, R4B has it no more
         ]
     return []
 

@@ -110,6 +110,8 @@ def test_a_required_element_may_say_by_an_extension_why_it_is_absent() -> None:
         ("DiagnosticReport", "conclusion", "x" * (1 << 20), True),
         ("DiagnosticReport", "conclusion", "x" * ((1 << 20) + 1), False),
         ("DiagnosticReport", "conclusion", 3, False),
+        ("DiagnosticReport", "conclusion", "", False),
+        ("DiagnosticReport", "conclusion", "Sans\u00a0particularit\u00e9 \u3000\n", True),
         ("DiagnosticReport", "id", "a.b-C9", True),
         ("DiagnosticReport", "id", "a_b", False),
         ("DiagnosticReport", "id", "a" * 65, False),
@@ -144,6 +146,11 @@ def test_primitive_values_are_written_as_r4_writes_them(type: str, member: str, 
 def test_bytes_are_base64(data: str, is_right: bool) -> None:
     resource = {"resourceType": "Binary", "contentType": "text/plain", "data": data}
     assert faults(resource) == ([] if is_right else [("value", "Binary.data")])
+
+
+def test_what_r4_has_and_r4b_has_not_is_taken() -> None:
+    extension = {"url": "urn:a", "valueMeta": {"tag": [{"code": "b"}]}}
+    assert faults({"resourceType": "Patient", "extension": [extension]}) == []
 
 
 def test_a_code_is_of_its_required_binding() -> None:
@@ -328,6 +335,11 @@ def test_a_broken_invariant_is_named_by_key_and_path(key: str, where: str, resou
 def test_a_period_may_end_in_the_month_that_it_starts_in() -> None:
     assert faults(observation(effectivePeriod={"start": "2026-03-12T10:00:00Z", "end": "2026-03"})) == []
     assert faults(observation(effectivePeriod={"start": "0001", "end": "9999-12-31"})) == []
+    first, last = "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:60-14:00"
+    assert faults(observation(effectivePeriod={"start": first, "end": last})) == []
+    assert ("invariant", "Observation.effectivePeriod") in faults(
+        observation(effectivePeriod={"start": last, "end": first})
+    )
 
 
 @pytest.mark.parametrize(
