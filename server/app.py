@@ -46,6 +46,9 @@ from server.dicomweb import (
 from server.dicomweb.ups_events import PARTING_SECONDS
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.fhir import routes as fhir
+from server.fhir import sockets
+from server.fhir.notify import Deliveries
+from server.fhir.watching import watch
 from server.gauges import measure
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
@@ -134,7 +137,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
             register_describing(queue, blobs)
             renditions = open_renditions(settings)
             try:
-                yield Room(
+                room = Room(
                     settings=settings,
                     engine=engine,
                     blobs=blobs,
@@ -152,6 +155,9 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     upload=upload,
                     keys=with_configured(attribute.key for attribute in settings.search_attributes),
                 )
+                watch(room)
+                Deliveries(room=room).register()
+                yield room
             finally:
                 renditions.close()
                 upload.shutdown()
@@ -195,8 +201,8 @@ def create_app(room: Room | None = None) -> ASGIApp:
             Mount("/dicomweb/f/{facility}", routes=DICOMWEB),
             Mount("/dicomweb", routes=DICOMWEB),
             *fhir.roots,
-            Mount("/fhir/f/{facility}", routes=fhir.routes),
-            Mount("/fhir", routes=fhir.routes),
+            Mount("/fhir/f/{facility}", routes=[*sockets.routes, *fhir.routes]),
+            Mount("/fhir", routes=[*sockets.routes, *fhir.routes]),
             Mount("/ohif", routes=viewer_routes()),
             *desk.routes,
             *worklist.routes,

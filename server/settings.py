@@ -165,7 +165,8 @@ class Settings(BaseSettings):
         {}, description="Programs that may have tokens ([how to](../how-to/fhir-access.md))"
     )
     private_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
-        (), description="Networks beside the public Internet where clients may publish their keys"
+        (),
+        description="Networks beside the public Internet where clients publish keys and subscriptions are sent to",
     )
     facility: str = Field("local", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Owner of what arrives unmarked")
     duplicates: Literal["version", "reject", "keep-first"] = Field(

@@ -16,6 +16,7 @@ from datetime import datetime
 from functools import partial
 
 from server.announce import announce
+from server.fhir.notify import forget_notifications, look_due
 from server.listing import list_attributes
 from server.purging import purge_due
 from server.queue import Job, Queue
@@ -130,6 +131,7 @@ TIMERS: tuple[Duty, ...] = (
     Duty(name="cover", act=lambda room, now: _watch_coverage(room, now), every=_ASSIGN_SECONDS),
     Duty(name="claims", act=lambda room, now: expire_claims(room.engine, now, queue=room.queue)),
     Duty(name="climb", act=lambda room, now: climb_due(room.engine, now, room.flow.climbed, room.queue)),
+    Duty(name="subscribers", act=lambda room, now: look_due(room, now)),
     Duty(name="assign", act=lambda room, _: room.flow.assign_now(), every=_ASSIGN_SECONDS),
     Duty(name="clock", act=lambda room, _: _measure_clock(room), every=_CLOCK_SECONDS, is_of_each=True),
 )
@@ -140,6 +142,7 @@ UPKEEP: tuple[Duty, ...] = (
     Duty(name="list", act=lambda room, _: list_attributes(room)),
     Duty(name="purge", act=lambda room, _: purge_due(room), every=_SWEEP_SECONDS),
     Duty(name="reports", act=lambda room, now: forget_reports(room.engine, now), every=_SWEEP_SECONDS),
+    Duty(name="notifications", act=lambda room, now: forget_notifications(room, now), every=_SWEEP_SECONDS),
     # What a dead writer left on this host, only this host can remove.
     Duty(name="sweep", act=lambda room, _: room.ingest.sweep_others(), every=_SWEEP_SECONDS, is_of_each=True),
 )

@@ -15,6 +15,7 @@ from server.fhir.operations import OPERATIONS, Operation
 from server.fhir.parameters import PARAMETERS, Parameter
 from server.fhir.profiles import profiles
 from server.fhir.registry import REGISTRY
+from server.fhir.topics import declared_topics
 from server.fhir.types import Resource, ResourceType
 
 DATE = "2026-11-24"
@@ -173,6 +174,7 @@ def _resource(type: ResourceType, root: str) -> dict[str, Any]:
         "searchRevInclude": sorted(_pointing_at(type.name)),
         "searchParam": [_parameter(one) for one in parameters.values()],
         "operation": [_operation(one) for one in operations],
+        "extension": declared_topics() if type.name == "Subscription" else [],
     }
     return {name: value for name, value in told.items() if value not in ([], "")}
 

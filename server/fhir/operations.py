@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from readingroom.errors import Invalid, NotFound, ReadOnly
-from server.fhir import searching
+from server.fhir import searching, subscription_operations
 from server.fhir.outcome import outcome
 from server.fhir.parameters import PARAMETERS
 from server.fhir.registry import REGISTRY
 from server.fhir.session import Session
 from server.fhir.shown import Shown
+from server.fhir.topics import BACKPORT
 from server.fhir.types import Resource, ResourceType
 from server.fhir.validation import check_resource
 
@@ -201,7 +202,9 @@ def _everything(session: Session, asked: Asked) -> dict[str, Any]:
 
 
 _BASE = "http://hl7.org/fhir/OperationDefinition/"
+_OF_SUBSCRIPTIONS = f"{BACKPORT}/OperationDefinition/backport-subscription-"
 _ONE: frozenset[Level] = frozenset(("instance",))
+_SUBSCRIPTION = frozenset(("Subscription",))
 
 OPERATIONS: Mapping[str, Operation] = {
     operation.name: operation
@@ -235,6 +238,27 @@ OPERATIONS: Mapping[str, Operation] = {
             levels=_ONE,
             run=_everything,
             types=frozenset(("Patient",)),
+        ),
+        Operation(
+            name="status",
+            definition=_OF_SUBSCRIPTIONS + "status",
+            levels=frozenset(("type", "instance")),
+            run=subscription_operations.status,
+            types=_SUBSCRIPTION,
+        ),
+        Operation(
+            name="events",
+            definition=_OF_SUBSCRIPTIONS + "events",
+            levels=_ONE,
+            run=subscription_operations.events,
+            types=_SUBSCRIPTION,
+        ),
+        Operation(
+            name="get-ws-binding-token",
+            definition=_OF_SUBSCRIPTIONS + "get-ws-binding-token",
+            levels=frozenset(("type", "instance")),
+            run=subscription_operations.get_ws_binding_token,
+            types=_SUBSCRIPTION,
         ),
     )
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from server.fhir.declared import DeclaredType
 from server.fhir.stored import StoredType
+from server.fhir.subscriptions import SubscriptionType
 from server.fhir.types import Resource, ResourceType
 
 _STORED = (
@@ -42,6 +43,7 @@ def _profiles(root: str) -> Sequence[Resource]:
 
 _TYPES: tuple[ResourceType, ...] = (
     *(StoredType(name=name) for name in _STORED),
+    SubscriptionType(),
     DeclaredType(name="CapabilityStatement", make=_statements),
     DeclaredType(name="SearchParameter", make=_search_parameters),
     DeclaredType(name="OperationDefinition", make=_operation_definitions),

@@ -72,7 +72,7 @@ async def _answer(request: Request, how: wire.Wanted) -> Response:
         raise NotAcceptable(f"Resources are sent as {wire.JSON} or {wire.XML}.")
     if is_write(method, path):
         answer = await _in_thread(room, partial(_write, room, caller, asked))
-    elif len(path) == 2 and not path[1].startswith("_"):
+    elif len(path) == 2 and not path[1].startswith(("_", "$")):
         answer = await room.read(partial(_read, room, caller, asked))
     else:
         answer = await room.read_apart(partial(_read, room, caller, asked))

@@ -14,6 +14,7 @@ from server.auth import Caller
 from server.room import Room
 from server.worklist.items import Work
 from storage.catalog.engine import begin_write
+from storage.catalog.fhir_subscriptions import is_watched
 
 CHANGED = "fhir.changed"
 """The kind of the job that tells subscribers of resources that were written."""
@@ -63,8 +64,9 @@ class Session:
     def tell(self) -> None:
         """Tell what was done: the last act of a transaction."""
         queue = self.room.queue
-        if self.changed and CHANGED in queue.handlers:
-            queue.enqueue(self.connection, CHANGED, {"resources": self.changed, "facility": self.facility})
+        types = {type for type, _id, _version in self.changed}
+        if self.changed and CHANGED in queue.handlers and is_watched(self.connection, types):
+            queue.enqueue(self.connection, CHANGED, {"resources": self.changed}, lane=CHANGED)
         for work in self.works:
             work.tell()
 

@@ -106,6 +106,11 @@ def after_commit(connection: sa.Connection, act: Callable[[], object]) -> None:
     connection.info[_AFTER_COMMIT].append(act)
 
 
+def is_writing(connection: sa.Connection) -> bool:
+    """Whether it is of a transaction that `begin_write` has opened."""
+    return _AFTER_COMMIT in connection.info
+
+
 def is_outage(error: BaseException) -> bool:
     """Whether the database does not answer, is full, or is held by others; what it was told may well be right."""
     if not isinstance(error, sa.exc.DBAPIError):

@@ -56,10 +56,11 @@ class Asker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """A subscription, and how far it has come."""
+    """A subscription, and how far it has come; `owner` is the facility that its resource belongs to."""
 
     rid: int
     id: str
+    owner: str
     wish: Wish
     asker: Asker
     status: str
@@ -220,7 +221,7 @@ def _digest(token: str) -> str:
 
 # -- rows --------------------------------------------------------------------------------------------------------------
 
-_ALL = sa.select(t.fhir_subscription, t.resource.c.id).join_from(
+_ALL = sa.select(t.fhir_subscription, t.resource.c.id, t.resource.c.facility.label("owner")).join_from(
     t.fhir_subscription, t.resource, t.resource.c.rid == t.fhir_subscription.c.rid
 )
 
