@@ -66,7 +66,7 @@ def main(structures: Path, terms: Path) -> None:
         types[name] = (kind, base, [_element(element, codes) for element in _own(definition, name)])
         wanted += [each for line in types[name][2] for each in line[2].split() if each[0].isupper() and each in known]
     head = {
-        "source": f"FHIR {known['Patient']['fhirVersion']}; codes: {_packaged(terms)}; CC0",
+        "source": f"FHIR {known['Patient']['fhirVersion']} in {_wheel(structures)}; codes: {_packaged(terms)}; CC0",
         "resources": " ".join(resources),
         "*": " ".join(open_types),
     }
@@ -242,6 +242,11 @@ def _written(
 def _entries(folder: Path, name: str) -> list[Json]:
     entries: list[Json] = json.loads((folder / f"{name}.json").read_bytes())["entry"]
     return entries
+
+
+def _wheel(folder: Path) -> str:
+    """The wheel that brought the StructureDefinitions, with its version."""
+    return next(folder.parents[4].glob("*.dist-info")).name.removesuffix(".dist-info").replace("-", " ")
 
 
 def _packaged(folder: Path) -> str:

@@ -92,8 +92,8 @@ class Type:
 
 
 def is_known(name: str) -> bool:
-    """Whether R4 has a type of resource of this name, and the table has its elements."""
-    return name in _table()["types"] and name in resource_names()
+    """Whether R4 has a type of resource of this name, which is not abstract."""
+    return name in resource_names()
 
 
 @cache
@@ -149,11 +149,6 @@ def type_of(name: str) -> Type:
     elements = (*inherited, *(_element(root, line, lines) for line in own))
     properties = {each.name: each for element in elements for each in _properties(element)}
     return Type(name=name, kind=kind, base=base, elements=elements, properties=properties)
-
-
-def child_of(name: str, element: str) -> Property | None:
-    """What the type has under this name in JSON."""
-    return type_of(name).properties.get(element)
 
 
 def _element(root: str, line: list[str], lines: list[list[str]]) -> Element:

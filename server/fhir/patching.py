@@ -305,7 +305,7 @@ def _path_operation(number: int, parts: Sequence[Mapping[str, Any]]) -> tuple[st
         raise BadPatch(f"{name} has a type of {', '.join(sorted(_PATH_OPERATIONS))}, and each part once.")
     needed, operate = _PATH_OPERATIONS[kind]
     if missing := [part for part in ("path", *needed) if part not in given]:
-        raise BadPatch(f"{name} has a {missing[0]}.")
+        raise BadPatch(f"{name} lacks its {missing[0]}.")
     for each in ("index", "source", "destination"):
         at = _plain(given, each)
         if each in given and not (isinstance(at, int) and not isinstance(at, bool) and at >= 0):

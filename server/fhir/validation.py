@@ -16,11 +16,11 @@ from server.fhir.definitions import Element, Property, is_known, release_of, res
 from server.fhir.invariants import RULES, Rule
 from server.fhir.narrative import narrative_faults
 from server.fhir.outcome import Issue
+from server.fhir.parsing import MAX_DEPTH
 from server.fhir.primitives import CHECKS, Check
 from server.fhir.profiles import profile_issues
 
 MAX_ISSUES = 50
-MAX_DEPTH = 64
 NO_MODEL = frozenset({"Evidence", "EvidenceVariable"})  # R4B has others of these names
 
 type Path = tuple[Any, ...]
@@ -45,7 +45,7 @@ def check_resource(resource: Mapping[str, Any], *, type: str | None = None) -> l
         http://hl7.org/fhir/issue-type: structure, value, required, code-invalid, invariant, not-found, too-long.
     """
     given = resource.get("resourceType")
-    name = given if isinstance(given, str) and given in resource_names() else None
+    name = given if isinstance(given, str) and is_known(given) else None
     if type is not None and name != type:
         return [Issue(diagnostics=f"This is the place of {type}, not of {name or 'another or no resourceType'}.")]
     walk = _Walk()

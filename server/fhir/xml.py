@@ -17,7 +17,7 @@ from lxml import etree
 from server.fhir.definitions import Property, Type, is_known, type_of
 from server.fhir.narrative import XHTML
 from server.fhir.outcome import BadResource, Issue
-from server.fhir.parsing import MAX_BYTES, MAX_DEPTH, number_of
+from server.fhir.parsing import MAX_BYTES, MAX_DEPTH, number_of, structure_issues
 
 FHIR = "http://hl7.org/fhir"
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
@@ -56,7 +56,10 @@ def from_xml(body: bytes, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     name = _local(root, FHIR)
     if not is_known(name):
         _refuse("", f"The body is no resource of R4: its root is one, of the namespace {FHIR}.")
-    return _read_resource(root, name, name, 1)
+    resource = _read_resource(root, name, name, 1)
+    if issues := structure_issues(resource, odd=False):  # JSON has more levels, and has to hold it too
+        raise BadResource(issues)
+    return resource
 
 
 # Writing

@@ -173,6 +173,8 @@ def test_what_is_too_deep_or_too_long_is_refused() -> None:
     deep = '<extension url="a">' * 200 + "</extension>" * 200
     with pytest.raises(BadResource, match="levels deep"):
         from_xml(document(deep))
+    with pytest.raises(BadResource, match="levels deep"):
+        from_xml(document('<extension url="a">' * 40 + '<valueCode value="b"/>' + "</extension>" * 40))
     with pytest.raises(BadResource, match=r"no XML|levels deep"):
         from_xml(document('<extension url="a">' * 10_000 + "</extension>" * 10_000))
     with pytest.raises(BadResource, match="at most 10 are read"):
