@@ -15,7 +15,7 @@ import secrets
 import warnings
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
@@ -295,6 +295,21 @@ class Tokens:
             self._seen.clear()
         self._seen[_digest(text)] = _Seen(actor=actor, root=root, until=min(until, now + _FRESH))
         return actor
+
+    def renewed(self, connection: sa.Connection, actor: Actor) -> Actor | None:
+        """An actor who asked for something that lasts, as the client is registered now; None where it is no more.
+
+        Nobody gains by it: of scopes and facilities what both hold is left. Who is no client stays as they were.
+        """
+        if actor.kind != "client":
+            return actor
+        id = actor.id.removeprefix("client:")
+        client = self._clients.get(id) or find_client(connection, id)
+        if client is None:
+            return None
+        held, asked = client.facilities, actor.scope.facilities
+        both = held if asked is None else asked if held is None else held & asked
+        return replace(actor_of(client, sorted(actor.scopes or ())), scope=Scope(facilities=both))
 
     def public_keys(self, connection: sa.Connection) -> dict[str, Any]:
         """The keys by which tokens can be checked, as a JSON Web Key Set (RFC 7517)."""

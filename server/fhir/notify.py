@@ -192,6 +192,9 @@ class Deliveries:
             if subscription.wish.end_at is not None and subscription.wish.end_at <= now:
                 self._note(subscription, "off", due_at=None)
                 return False
+            if self.room.tokens.renewed(connection, subscription.asker.actor) is None:
+                self._note(subscription, "off", "The client that wrote it is registered no more.", due_at=None)
+                return False
             if subscription.wish.channel == "websocket":
                 if subscription.status != "active":
                     self._note(subscription, "active", due_at=subscription.wish.end_at)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from readingroom.errors import Invalid, Refused
-from readingroom.model import Scope
+from readingroom.model import NOBODY, Scope
 from readingroom.outbound import Network, Origin, is_allowed
 from server.auth import Caller
 from server.fhir.outcome import BrokenRule, Issue
@@ -157,11 +157,12 @@ def note_status(session: Session, subscription: Subscription, status: str, error
 
 
 def as_asker(room: Room, connection: Any, subscription: Subscription) -> Session:
-    """A session of whoever wrote a subscription: what that caller could not read, it does not tell of."""
+    """A session of whoever wrote a subscription: what that caller could not read now, it does not tell of."""
     asker = subscription.asker
+    actor = room.tokens.renewed(connection, asker.actor) or NOBODY
     caller = Caller(
-        actor=asker.actor,
-        scope=asker.actor.scope,
+        actor=actor,
+        scope=actor.scope,
         service_root=asker.dicomweb,
         fhir_root=asker.root,
         facility=asker.facility,

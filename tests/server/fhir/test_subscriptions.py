@@ -22,11 +22,13 @@ from server.fhir.notify import AGAIN, FAILURES, forget_notifications, look_due
 from server.fhir.topics import TOPICS
 from server.room import Room
 from server.settings import Settings
+from storage.catalog.clients import remove_client
 from storage.catalog.engine import begin_write
 from storage.catalog.fhir_subscriptions import KEPT, change_subscription, subscriptions_by_id
 from storage.catalog.studies import ensure_facility
 from tests.server.fhir.receiver import Receiver, parameters_of, receiving
 from tests.servers import REPOSITORY
+from tests.smart import register
 
 BOTH = pytest.mark.rooms("sqlite", "postgres")
 JSON = {"content-type": "application/fhir+json"}
@@ -556,6 +558,36 @@ def test_a_topic_takes_filters_and_numbers_that_make_sense(
 ) -> None:
     _expression, diagnostics = refused(client, backport(hook, *filters, **numbers))
     assert says in diagnostics
+
+
+# -- clients -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_is_registered_no_more_is_told_of_nothing(
+    room: Room, client: httpx.Client, hook: Receiver
+) -> None:
+    program = register(room, "ehr", scopes="system/*.cruds")
+    headers = {**JSON, "authorization": f"Bearer {program.token(client, 'system/*.cruds')}"}
+    answer = client.post("/fhir/Subscription", content=json.dumps(plain(hook)), headers=headers)
+    assert answer.status_code == 201, answer.text
+    made = answer.json()
+    room.queue.drain()
+    observation(client)
+    room.queue.drain()
+    assert len(hook.take()) == 1
+    hook.status = 503
+    observation(client)
+    room.queue.drain()
+    hook.status = 200
+    hook.take()
+    with begin_write(room.engine) as connection:
+        remove_client(connection, "ehr")
+    observation(client)
+    room.queue.drain()
+    assert isinstance(room.clock, SetClock)
+    later(room, room.clock, minutes=10)
+    assert hook.take() == []
+    assert read(client, made)["status"] == "off"
 
 
 # -- secrets -----------------------------------------------------------------------------------------------------------
