@@ -268,7 +268,9 @@ def _read_primitive(child: etree._Element, member: Property, path: str, depth: i
         _refuse(path, "A primitive element has no attributes but id and value.")
     text = child.attrib.get("value")
     value = None if text is None else _value(_text(text, path), member.type, path)
-    beside = _read_members(child, type_of("Element"), path, depth + 1)
+    beside: dict[str, Any] = {}
+    if len(child) or child.text:  # seldom
+        beside = _read_members(child, type_of("Element"), path, depth + 1)
     if "id" in child.attrib:
         beside = {"id": _text(child.attrib["id"], path), **beside}
     if value is None and not beside:
