@@ -19,8 +19,10 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from readingroom.errors import ReadingRoomError
+from readingroom.clock import SystemClock
+from readingroom.errors import Invalid, ReadingRoomError
 from server.archive import open_catalog, open_queue, open_store, sqlite_file
+from server.hooks import Hooks, wanted_plugins
 from server.listen import bind, is_loopback
 from server.queue import Queue
 from server.settings import Settings
@@ -68,6 +70,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield from _data_folder(settings.data)
     yield from _database(settings)
     yield _store(settings)
+    yield from _plugins(settings)
     yield _viewer()
     yield _port(settings.host, settings.port)
 
@@ -271,7 +274,7 @@ def _strays(connection: sa.Connection, settings: Settings) -> Check:
 def _removed(connection: sa.Connection, settings: Settings) -> Check:
     """What was deleted or rejected and still takes space."""
     wanted = sa.select(t.removal.c.state, sa.func.count()).group_by(t.removal.c.state)
-    counted: dict[str, int] = dict(connection.execute(wanted).tuples().all())
+    counted: dict[str, int] = {row[0]: row[1] for row in connection.execute(wanted)}
     kept = counted.get("hidden", 0) + counted.get("purging", 0)
     n = t.non_patient.c
     of_nobody = sa.select(sa.func.count()).where(n.is_current, n.state.in_(("hidden", "purging")))
@@ -298,6 +301,29 @@ def _store(settings: Settings) -> Check:
     if not is_same:
         return Check(name="Store", state="fail", found="it gives back other bytes than it was given")
     return Check(name="Store", state="ok", found=f"wrote, read and deleted an object in {took:.1f} ms")
+
+
+def _plugins(settings: Settings) -> Iterator[Check]:
+    """Whether the plugins that are to run can be loaded; each is started for it, and ended."""
+    try:
+        wanted = [one for one in wanted_plugins(settings) if one.is_enabled]
+    except Invalid as error:
+        yield Check(name="Plugins", state="fail", found=error.message)
+        return
+    if not wanted:
+        yield Check(name="Plugins", state="ok", found="none is on")
+        return
+    hooks = Hooks(wanted, clock=SystemClock())
+    try:
+        states = hooks.states()
+    finally:
+        hooks.close()
+    broken = [one for one in states if one.state == "broken"]
+    advice = "The server starts without it. Put it right, and look with 'readingroom plugins check'."
+    for one in broken:
+        yield Check(name=f"Plugin {one.name}", state="fail", found=one.problem, advice=advice)
+    if not broken:
+        yield Check(name="Plugins", state="ok", found=f"{', '.join(one.name for one in states)} can be loaded")
 
 
 def _viewer() -> Check:

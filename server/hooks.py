@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import re
+import shutil
 import threading
 import time
 from collections import Counter as Counted
@@ -51,6 +52,7 @@ _OFF, _LONGEST_OFF = timedelta(minutes=1), timedelta(hours=1)
 _PATIENCE_SECONDS = 5.0
 _BROKEN_AGAIN = timedelta(minutes=5)
 _METRIC_NAME = re.compile("[a-z][a-z0-9_]{0,60}")
+_NOT_INSTALLED = "no distribution that is installed"
 _TRUSTED = ("trusted: in the server's process",)
 
 type Shown = frozenset[tuple[str, str]]
@@ -71,8 +73,16 @@ class Found:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether it runs."""
+        """Whether it is to run."""
         return self.settings is not None and self.settings.enabled
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it cannot run, for there is no such file, interpreter or installed distribution."""
+        python = self.settings.python if self.settings is not None else None
+        if python is not None and shutil.which(python) is None:
+            return True
+        return not Path(self.module).exists() if self.module is not None else self.where == _NOT_INSTALLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +146,7 @@ def _wanted(
         return Found(name=name, where=module, settings=told, module=module)
     if told.python is not None:
         return Found(name=name, where=f"an entry point of {told.python}", settings=told)
-    where, version = _distribution(installed) if installed else ("no distribution that is installed", "")
+    where, version = _distribution(installed) if installed else (_NOT_INSTALLED, "")
     return Found(name=name, where=where, version=version, settings=told)
 
 

@@ -38,21 +38,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @plugins_app.command("list")
 def list_(as_json: Json = False, config: Config = None) -> None:
-    """Tell which plugins there are, and which of them run.
+    """Tell which plugins there are, and which of them are on.
 
-    A plugin runs where the settings have a table [bold]\\[plugins.NAME][/] for it, or where it lies in the folder that
-    the setting 'plugins_folder' names.
+    A plugin is on where the settings have a table [bold]\\[plugins.NAME][/] for it, or where it lies in the folder that
+    the setting 'plugins_folder' names. None is started here: 'readingroom plugins check' tells whether it can be.
     """
     from server.hooks import find_plugins
 
     found = find_plugins(load_settings(config))
     if as_json:
-        told = [{"name": one.name, "runs": one.is_enabled, "where": one.where, "version": one.version} for one in found]
+        told = [{"name": one.name, "on": one.is_enabled, "how": _how(one)} for one in found]
+        told = [one | {"where": of.where, "version": of.version} for one, of in zip(told, found, strict=True)]
         print(json.dumps(told, indent=2))
         return
     rows = [(one.name, "yes" if one.is_enabled else "no", _how(one), one.where, one.version) for one in found]
     if rows:
-        print_table(("plugin", "runs", "how", "from", "version"), rows)
+        print_table(("plugin", "on", "how", "from", "version"), rows)
     else:
         out.print("There are no plugins. 'readingroom plugins new NAME' makes one.")
 
@@ -62,6 +63,8 @@ def _how(found: Found) -> str:
         return f"add [plugins.{found.name}] to the settings"
     if not found.settings.enabled:
         return "enabled = false"
+    if found.is_missing:
+        return "cannot run: it is not there"
     return "in the server's process" if found.settings.trusted else "in its own process"
 
 
@@ -135,6 +138,7 @@ def run(
     settings = load_settings(config, data=data, database=database)
     if hook is not None and hook not in _STUDY_HOOKS:
         raise Invalid(f"{hook} is none of {', '.join(_STUDY_HOOKS)}.")
+    chosen = _chosen(settings, name)
     from readingroom.jsonio import to_json
     from server.archive import open_archive
     from server.codecs import Codecs
@@ -144,13 +148,9 @@ def run(
     from storage.catalog.shown import read_patient, read_study
 
     with open_archive(settings) as (engine, blobs):
-        with engine.connect() as connection:
-            scope = Scope() if facility is None else Scope().narrowed(facility)
-            found = read_study(connection, find_study(connection, scope, study).owner_facility, study)
-            patient = read_patient(connection, found)
         codecs = Codecs(children=1, memory_bytes=settings.codec_memory_bytes, seconds=settings.codec_seconds)
         hooks = Hooks(
-            [_chosen(settings, name)],
+            [chosen],
             clock=SystemClock(),
             open_archive=lambda studies: ShownStudies(engine, blobs, codecs, studies),
         )
@@ -163,6 +163,10 @@ def run(
                 raise Invalid(
                     f"Plugin {state.name} implements {', '.join(state.hooks)}, and nothing to run on a study."
                 )
+            with engine.connect() as connection:
+                scope = Scope() if facility is None else Scope().narrowed(facility)
+                found = read_study(connection, find_study(connection, scope, study).owner_facility, study)
+                patient = read_patient(connection, found)
             given: dict[str, Any] = {"study": found, "patient": patient, "order": None, "priors": ()}
             for one in wanted:
                 answer = hooks.react(state.name, one, delivery=f"run-{one}", **_arguments(one, given))

@@ -92,10 +92,19 @@ def code(value: str, scheme: str, meaning: str) -> MetadataJson:
 def performer(reader: str, name: str, organization: str) -> MetadataJson:
     """An item of Scheduled or Actual Human Performers Sequence (PS3.3 C.30.2)."""
     return {
-        "00404009": element("SQ", code(reader, SCHEME, name)),
+        "00404009": element("SQ", code(reader, SCHEME, _as_lo(name))),
         "00404036": element("LO", organization),
-        "00404037": element("PN", {"Alphabetic": name}),
+        "00404037": element("PN", {"Alphabetic": _as_lo(name).translate(_IN_A_NAME)}),
     }
+
+
+_IN_A_NAME = str.maketrans("^=", "  ")
+"""What is in no component of a person's name, for it stands between components and their groups (PS3.5 6.2.1)."""
+
+
+def _as_lo(text: str) -> str:
+    """A text as one value of 64 characters at most, without what stands between values (PS3.5 6.2, 6.4)."""
+    return text.replace("\\", "/")[:64]
 
 
 def dataset_of(
@@ -141,7 +150,7 @@ def _own(row: Mapping[str, Any], study: sa.Row[Any] | None, root: str) -> Metada
         "00404005": element("DT", moment(row["ready_at"] or row["created_at"])),
         "00404018": element("SQ", code(*work)),
         "00741202": element("LO", row["facility"]),
-        "00741204": element("LO", f"{label}: {described}"[:64] if described else label),
+        "00741204": element("LO", _as_lo(f"{label}: {described}") if described else label),
         "00741002": element("SQ"),
         "00741216": element("SQ"),
     }

@@ -387,6 +387,23 @@ def test_doctor_finds_a_new_installation_well_and_makes_nothing(run: Run, tmp_pa
     assert not (tmp_path / "data").exists()
 
 
+def test_doctor_starts_the_plugins_and_says_which_cannot_be_loaded(run: Run, tmp_path: Path) -> None:
+    given = ("doctor", "--data", tmp_path / "data", "--port", str(free_port()))
+    assert "Plugins none is on" in run(*given).words
+    (tmp_path / "fine.py").write_text("from readingroom import *\n@hookimpl\ndef metrics(): return ()\n")
+    (tmp_path / "bad.py").write_text("raise RuntimeError('no GPU')\n")
+    config = tmp_path / "room.toml"
+    fine, bad = (f'[plugins.{name}]\nmodule = "{tmp_path / name}.py"\n' for name in ("fine", "bad"))
+    config.write_text(fine)
+    assert "fine can be loaded" in run(*given, "--config", config).words
+    config.write_text(fine + bad)
+    looked = run(*given, "--config", config, status=1).words
+    assert "FAIL Plugin bad" in looked
+    assert "no GPU" in looked
+    config.write_text(f'plugins_folder = "{tmp_path / "gone"}"\n')
+    assert "There is no folder" in run(*given, "--config", config, status=1).words
+
+
 def test_doctor_looks_at_what_is_there(run: Run, images: Path, tmp_path: Path) -> None:
     run("import", images, "--data", tmp_path / "data")
     done = run("doctor", "--data", tmp_path / "data", "--port", str(free_port()))

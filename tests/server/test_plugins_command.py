@@ -57,16 +57,19 @@ def config_of(tmp_path: Path, text: str) -> Path:
 def test_the_list_says_what_runs_and_how_to_turn_the_others_on(run: Run, folder: Path, tmp_path: Path) -> None:
     tables = (
         '[plugins.good]\n[plugins.off]\nenabled = false\nmodule = "/x.py"\n[plugins.far]\npython = "/opt/far/python"\n'
+        '[plugins.gone]\n[plugins.lost]\nmodule = "/lost.py"\n'
     )
     config = config_of(tmp_path, f'plugins_folder = "{folder}"\n{tables}')
     printed = run("plugins", "list", "--config", config).out
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in printed.splitlines()}
     assert rows["good"] == f"yes in its own process {folder / 'good.py'}"
     assert rows["off"] == "no enabled = false /x.py"
-    assert rows["far"] == "yes in its own process an entry point of /opt/far/python"
+    assert rows["far"] == "yes cannot run: it is not there an entry point of /opt/far/python"
+    assert rows["gone"] == "yes cannot run: it is not there no distribution that is installed"
+    assert rows["lost"] == "yes cannot run: it is not there /lost.py"
     assert rows["routing"].startswith("no add [plugins.routing] to the settings readingroom (plugins.routing)")
     told = json.loads(run("plugins", "list", "--json", "--config", config).out)
-    assert [one["name"] for one in told if one["runs"]] == ["good", "far"]
+    assert [one["name"] for one in told if one["on"]] == ["good", "far", "gone", "lost"]
 
 
 def test_a_check_tells_the_hooks_of_each_plugin_and_what_is_wrong(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -106,13 +109,18 @@ def test_a_plugin_is_tried_on_a_stored_study(run: Run, folder: Path, room: Room,
 
 
 def test_what_cannot_be_run_is_said(run: Run, folder: Path, room: Room, client: httpx.Client) -> None:
+    (folder / "broken.py").write_text("raise RuntimeError('no GPU')\n")
     report = text_report()
     stow.store(client, part10(report))
     given = ("--data", room.settings.data, "--database", str(room.engine.url))
     of_report = ("--study", report.StudyInstanceUID, *given)
     assert "has no images" in run("plugins", "run", folder / "good.py", *of_report, status=1).err
-    assert "There is no study 1.2.3" in run("plugins", "run", "routing", "--study", "1.2.3", *given, status=1).err
+    good = folder / "good.py"
+    assert "There is no study 1.2.3" in run("plugins", "run", good, "--study", "1.2.3", *given, status=1).err
     assert "nothing to run on a study" in run("plugins", "run", "routing", *of_report, status=1).err
+    for wrong in ("nobody", folder / "broken.py"):
+        problem = "There is no plugin" if wrong == "nobody" else "no GPU"
+        assert problem in run("plugins", "run", wrong, "--study", "1.2.3", *given, status=1).err
     wrong = run("plugins", "run", folder / "good.py", "--hook", "metrics", *of_report, status=1)
     assert "metrics is none of find_priors" in wrong.err
 

@@ -750,7 +750,8 @@ def test_deleting_restoring_rejecting_purging_and_storing_at_once_leaves_everyth
     purge(room.engine, room.blobs, room.clock, before=clock.now() - timedelta(days=1))  # what is half purged
 
     with room.engine.connect() as connection:
-        removed = dict(connection.execute(sa.select(t.removal.c.instance_uid, t.removal.c.state)).tuples().all())
+        states = sa.select(t.removal.c.instance_uid, t.removal.c.state)
+        removed = {row.instance_uid: row.state for row in connection.execute(states)}
         rows = connection.execute(sa.select(t.instance)).all()
         counted = connection.execute(sa.select(sa.func.sum(t.study.c.instance_count))).scalar_one() or 0
         assert connection.execute(sa.select(t.side_record)).all() == []

@@ -14,6 +14,7 @@ from server.room import Room
 from server.worklist.items import expire_claims, flag_item, item_for_study
 from storage.catalog.directory import write_facility, write_reader
 from storage.catalog.engine import begin_write
+from storage.catalog.ups import performer
 from storage.nativexml import from_xml, to_xml
 from storage.upsrules import RULES
 from tests.directory import facility, reader
@@ -604,6 +605,13 @@ def test_a_reading_is_claimed_by_whom_the_directory_lets_read_it(room: Room, cli
     assert scheduled["00404009"]["Value"][0]["00080100"]["Value"] == ["ada"]
     assert dataset["00741216"]["Value"] == [{"00404035": attribute("SQ", scheduled)}]
     assert found(client, **{"00404034.00404037": "ada l*"}) == [item.workitem_uid]
+
+
+def test_a_name_is_one_component_of_one_value_whatever_it_holds() -> None:
+    made = performer("ada", "Ada^M=D\\ Lovelace " + "x" * 80, "mercy")
+    assert made["00404037"] == attribute("PN", {"Alphabetic": ("Ada M D/ Lovelace " + "x" * 80)[:64]})
+    (coded,) = made["00404009"]["Value"]
+    assert coded["00080104"] == attribute("LO", ("Ada^M=D/ Lovelace " + "x" * 80)[:64])
 
 
 def test_a_reading_that_is_completed_has_its_reader_beside_what_the_reader_set(
