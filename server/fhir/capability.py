@@ -164,7 +164,7 @@ def _resource(type: ResourceType, root: str) -> dict[str, Any]:
         "interaction": [{"code": code} for code in (*_READ, *(_WRITE if is_written else ()))],
         "versioning": "versioned-update" if is_written else "versioned",
         "readHistory": True,
-        "updateCreate": is_written,
+        "updateCreate": is_written and type.takes_ids,
         "conditionalCreate": is_written,
         "conditionalRead": "full-support",
         "conditionalUpdate": is_written,

@@ -33,6 +33,7 @@ class DeclaredType:
     make: Callable[[str], Sequence[Resource]]
     kind: Kind = "projection"
     read_only_because: str = "the server says it of itself."
+    takes_ids: bool = False
     sources: tuple[Source, ...] = ()
 
     def all(self, root: str) -> dict[str, Shown]:

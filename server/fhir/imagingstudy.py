@@ -38,6 +38,7 @@ from server.fhir.values import (
 )
 from storage.bodyparts import SNOMED, body_part_code
 from storage.catalog import fhir_studies as kept
+from storage.catalog.fhir_search import Source
 from storage.catalog.fhir_studies import KeptVersion, ShownStudy
 from storage.catalog.rows import header_of
 from storage.objects import MetadataJson
@@ -168,6 +169,12 @@ class ImagingStudyType:
     read_only_because: str = (
         "An ImagingStudy is made from the images of a study; store, correct or delete these over DICOMweb."
     )
+    takes_ids: bool = False
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The studies."""
+        return ()
 
     def read(self, session: Session, ids: Sequence[str]) -> list[Shown]:
         """The current versions."""

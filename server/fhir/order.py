@@ -93,14 +93,17 @@ class ServiceRequestType(StoredType):
     name: str = "ServiceRequest"
     kind: Kind = "command"
 
-    def new_id(self, session: Session, resource: Resource) -> str:
-        """An id that nothing else has."""
-        return t.new_id()
-
     def _write(
-        self, session: Session, before: Shown | None, resource: Resource | None, rest: bytes, id: str, method: str
+        self,
+        session: Session,
+        before: Shown | None,
+        resource: Resource | None,
+        rest: bytes,
+        id: str,
+        method: str,
+        version: int | None = None,
     ) -> Shown:
-        shown = super()._write(session, before, resource, rest, id, method)
+        shown = super()._write(session, before, resource, rest, id, method, version)
         order = parse(session, shown, resource) if resource is not None else None
         if order is not None:
             place_order(session.work, order)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from server.fhir.declared import DeclaredType
+from server.fhir.directory import ENDPOINT, LOCATION, ORGANIZATION, PRACTITIONER, PRACTITIONER_ROLE, SCHEDULE
+from server.fhir.imagingstudy import ImagingStudyType
+from server.fhir.order import ServiceRequestType
+from server.fhir.patient import PatientType
 from server.fhir.stored import StoredType
 from server.fhir.subscriptions import SubscriptionType
+from server.fhir.task import TaskType
 from server.fhir.types import Resource, ResourceType
 
 _STORED = (
     *("Binary", "ChargeItem", "ChargeItemDefinition", "Communication", "CommunicationRequest", "DetectedIssue"),
-    *("Device", "DiagnosticReport", "DocumentReference", "Flag", "Location", "Observation", "Organization", "Patient"),
-    *("Practitioner", "PractitionerRole", "Provenance", "Schedule", "ServiceRequest", "Slot"),
+    *("Device", "DiagnosticReport", "DocumentReference", "Flag", "Observation", "Provenance", "Slot"),
 )
 
 
@@ -44,6 +48,8 @@ def _profiles(root: str) -> Sequence[Resource]:
 _TYPES: tuple[ResourceType, ...] = (
     *(StoredType(name=name) for name in _STORED),
     SubscriptionType(),
+    *(ENDPOINT, LOCATION, ORGANIZATION, PRACTITIONER, PRACTITIONER_ROLE, SCHEDULE),
+    *(ImagingStudyType(), PatientType(), ServiceRequestType(), TaskType()),
     DeclaredType(name="CapabilityStatement", make=_statements),
     DeclaredType(name="SearchParameter", make=_search_parameters),
     DeclaredType(name="OperationDefinition", make=_operation_definitions),

@@ -31,6 +31,7 @@ class StoredType:
     name: str
     kind: Kind = "stored"
     read_only_because: str = ""
+    takes_ids: bool = True
 
     @property
     def sources(self) -> Sequence[Source]:
@@ -87,7 +88,14 @@ class StoredType:
         return self._write(session, before, None, b"{}", before.id, "DELETE")
 
     def _write(
-        self, session: Session, before: Shown | None, resource: Resource | None, rest: bytes, id: str, method: str
+        self,
+        session: Session,
+        before: Shown | None,
+        resource: Resource | None,
+        rest: bytes,
+        id: str,
+        method: str,
+        version: int | None = None,
     ) -> Shown:
         earlier = None
         if before is None:
@@ -106,6 +114,7 @@ class StoredType:
             meta=dump_json({} if resource is None else meta_of(resource)),
             rest=rest,
             is_deleted=resource is None,
+            version=version,
         )
         values = () if resource is None else values_of(self.name, resource, session.root)
         list_resource(session.connection, row.rid, values, is_new=earlier is None)

@@ -41,6 +41,7 @@ from server.fhir.values import (
 )
 from storage.catalog import schema as t
 from storage.catalog.fhir_items import Links, links_of
+from storage.catalog.fhir_search import Source
 from storage.catalog.ups import KINDS, SCHEME
 from storage.catalog.work_items import StoredItem, item_by_id, item_versions, items_by_id
 
@@ -185,6 +186,12 @@ class TaskType:
     name: str = "Task"
     kind: Kind = "command"
     read_only_because: str = ""
+    takes_ids: bool = False
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The work items."""
+        return ()
 
     def read(self, session: Session, ids: Sequence[str]) -> list[Shown]:
         """The current versions."""
@@ -260,9 +267,16 @@ def _shown(session: Session, found: Sequence[StoredItem]) -> list[Shown]:
             version=one.version,
             updated_at=one.changed_at,
             rest=render(one, links),
-            meta=commands.extras_of(one).meta,
+            meta=_meta(one),
             facility=one.facility,
             method="POST" if one.version == 1 else "PUT",
         )
         for one in found
     ]
+
+
+def _meta(item: StoredItem) -> Mapping[str, Any]:
+    meta = commands.extras_of(item).meta
+    if item.kind == "external":
+        return meta
+    return {**meta, "profile": [commands.PROFILE, *meta.get("profile", ())]}

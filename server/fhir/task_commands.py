@@ -23,7 +23,7 @@ from server.fhir.parsing import dump_json, read_json
 from server.fhir.session import Session
 from server.fhir.stored import meta_of
 from server.fhir.types import Resource
-from server.fhir.values import Element, code_system, designator, issuer_of, local_id, text
+from server.fhir.values import Element, code_system, designator, issuer_of, local_id, profile, text
 from server.worklist import items
 from storage.catalog import schema as t
 from storage.catalog.fhir_studies import studies_by_fhir_id
@@ -33,6 +33,8 @@ from storage.objects import MetadataJson
 
 HOLDERS = code_system("holder")
 """The system of those who hold an item and are no readers of the directory."""
+PROFILE = profile("reading-task")
+"""What each item of our own conforms to."""
 REFERENCE = re.compile(
     r"(Practitioner|PractitionerRole|Organization|CareTeam|HealthcareService|Patient|Device"
     r"|RelatedPerson)/[A-Za-z0-9.-]{1,64}"
@@ -293,6 +295,8 @@ def _added(made: Element, resource: Resource, extensions: Collection[str]) -> by
     own = [one for one in more.pop("extension", ()) if one.get("url") not in extensions]
     more |= {name: value for name, value in (("identifier", others), ("extension", own)) if value}
     meta = meta_of(resource)
+    meta["profile"] = [one for one in meta.get("profile", ()) if one != PROFILE]
+    meta = {name: value for name, value in meta.items() if value}
     return dump_json({name: value for name, value in (("more", more), ("meta", meta)) if value})
 
 

@@ -34,6 +34,10 @@ class ResourceType(Protocol):
         """Why it cannot be written; empty where it can be."""
 
     @property
+    def takes_ids(self) -> bool:
+        """Whether a client may choose the id of a new one."""
+
+    @property
     def sources(self) -> Sequence[Source]:
         """Where searches look for it."""
 

@@ -51,11 +51,12 @@ def import_directory(engine: sa.Engine, told: Told, now: datetime, *, prune: boo
         changes = changes_of(connection, told, prune=prune)
         for change in changes:
             if change.what == "deactivated":
-                deactivate(connection, **{"facilities" if change.kind == "facility" else "readers": [change.id]})
+                gone = {"facilities" if change.kind == "facility" else "readers": [change.id]}
+                deactivate(connection, **gone, now=now)
             elif change.kind == "facility":
                 write_facility(connection, told.facilities[change.id], now)
             else:
-                write_reader(connection, told.readers[change.id])
+                write_reader(connection, told.readers[change.id], now)
                 if change.what != "changed" or "name" in change.fields:
                     restate_items_of(connection, change.id)
     return changes

@@ -165,6 +165,7 @@ def write_facility(connection: sa.Connection, entry: FacilityEntry, now: datetim
         "zone": entry.zone,
         "is_active": True,
         "details": details,
+        "updated_at": now,
     }
     insert = insert_for(connection)(t.facility).values(id=entry.id, **values)
     connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=values | {"version": c.version + 1}))
@@ -261,7 +262,7 @@ def _facilities(
 # -- readers -----------------------------------------------------------------------------------------------------------
 
 
-def write_reader(connection: sa.Connection, entry: ReaderEntry) -> None:
+def write_reader(connection: sa.Connection, entry: ReaderEntry, now: datetime | None = None) -> None:
     """Write a reader whole, and make him or her active."""
     c = t.reader.c
     values = {
@@ -270,6 +271,7 @@ def write_reader(connection: sa.Connection, entry: ReaderEntry) -> None:
         "is_overflow": entry.is_overflow,
         "is_active": True,
         "details": _json(entry, {"npi", "subspecialties", "skills", "contacts"}),
+        "updated_at": now,
     }
     insert = insert_for(connection)(t.reader).values(id=entry.id, version=1, **values)
     connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=values | {"version": c.version + 1}))
@@ -290,11 +292,17 @@ def _write_part(connection: sa.Connection, table: sa.Table, reader: str, wanted:
         connection.execute(table.insert(), [one | {"id": t.new_id(), "reader": reader} for one in wanted])
 
 
-def deactivate(connection: sa.Connection, *, facilities: Collection[str] = (), readers: Collection[str] = ()) -> None:
+def deactivate(
+    connection: sa.Connection,
+    *,
+    facilities: Collection[str] = (),
+    readers: Collection[str] = (),
+    now: datetime | None = None,
+) -> None:
     """Let these be in the directory no more; what was read by them, or for them, stays theirs."""
     for table, ids in ((t.facility, facilities), (t.reader, readers)):
         off = table.update().where(table.c.id.in_(ids), table.c.is_active)
-        connection.execute(off.values(is_active=False, version=table.c.version + 1))
+        connection.execute(off.values(is_active=False, version=table.c.version + 1, updated_at=now))
 
 
 _PARTS: Mapping[str, sa.Table] = {

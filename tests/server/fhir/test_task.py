@@ -17,6 +17,7 @@ from readingroom.model import Actor
 from server.fhir.outcome import BrokenRule
 from server.fhir.shown import Shown
 from server.fhir.task import TaskType
+from server.fhir.values import OURS
 from server.room import Room
 from server.worklist import items
 from storage.catalog.directory import write_reader
@@ -79,7 +80,7 @@ def test_an_item_is_a_task(room: Room, clock: SetClock) -> None:
     assert task == {
         "resourceType": "Task",
         "id": item.id,
-        "meta": {"versionId": "2", "lastUpdated": now},
+        "meta": {"versionId": "2", "lastUpdated": now, "profile": [f"{OURS}/StructureDefinition/reading-task"]},
         "extension": [
             {"url": "https://readingroom.example/fhir/StructureDefinition/ordered-priority", "valueCode": "urgent"},
             {
