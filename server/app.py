@@ -200,6 +200,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
         routes=[
             Mount("/dicomweb/f/{facility}", routes=DICOMWEB),
             Mount("/dicomweb", routes=DICOMWEB),
+            *oauth.routes,
             *fhir.roots,
             Mount("/fhir/f/{facility}", routes=[*sockets.routes, *fhir.routes]),
             Mount("/fhir", routes=[*sockets.routes, *fhir.routes]),
@@ -207,7 +208,6 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *desk.routes,
             *worklist.routes,
             *commands.routes,
-            *oauth.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

@@ -16,7 +16,7 @@ from typing import Literal, cast, get_args
 from urllib.parse import parse_qsl
 
 from readingroom.errors import Refused
-from readingroom.model import Actor
+from readingroom.model import Actor, Scope
 
 Context = Literal["patient", "user", "system"]
 Letter = Literal["c", "r", "u", "d", "s"]
@@ -141,12 +141,12 @@ def require_dicomweb(actor: Actor, method: str, path: str, facility: str) -> Non
     if any(limits(actor, type, letter) != _ALL for letter in needed):
         raise Refused(f"The token has no scope for this; it would be system/{type}.{''.join(needed)}.")
     if "c" in needed:
-        require_facility(actor, facility)
+        require_facility(actor.scope, facility)
 
 
-def require_facility(actor: Actor, facility: str) -> None:
-    """Raise `Refused` where what an actor writes would belong to a facility that it does not see."""
-    if actor.scope.facilities is not None and facility not in actor.scope.facilities:
+def require_facility(scope: Scope, facility: str) -> None:
+    """Raise `Refused` where what is written would belong to a facility that its writer does not see."""
+    if scope.facilities is not None and facility not in scope.facilities:
         raise Refused("Nothing may be stored for this facility; write below /f/FACILITY of one that is yours.")
 
 

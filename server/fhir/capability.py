@@ -21,6 +21,9 @@ from server.fhir.types import Resource, ResourceType
 DATE = "2026-11-24"
 """When what is declared was last changed by hand; the software's version says the rest."""
 
+_OAUTH = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+_SERVICES = "http://terminology.hl7.org/CodeSystem/restful-security-service"
+
 _READ = ("read", "vread", "history-instance", "history-type", "search-type")
 _WRITE = ("create", "update", "patch", "delete")
 
@@ -59,6 +62,7 @@ def statement(root: str) -> Resource:
             {
                 "mode": "server",
                 "documentation": "One truth, seen over DICOMweb and FHIR alike.",
+                "security": security(root),
                 "resource": [_resource(type, root) for type in REGISTRY.values()],
                 "interaction": [{"code": code} for code in ("transaction", "batch", "history-system")],
                 **({"operation": operations} if operations else {}),
@@ -138,6 +142,16 @@ def operation_definitions(root: str) -> list[Resource]:
         }
         for operation in OPERATIONS.values()
     ]
+
+
+def security(root: str) -> Resource:
+    """How programs get in: SMART on FHIR, and where the token endpoint is (SMART App Launch 2.2, Conformance)."""
+    token = {"url": "token", "valueUri": f"{root.rpartition('/fhir')[0]}/auth/token"}
+    return {
+        "extension": [{"url": _OAUTH, "extension": [token]}],
+        "service": [{"coding": [{"system": _SERVICES, "code": "SMART-on-FHIR"}], "text": "SMART Backend Services"}],
+        "description": "A program gets tokens by its own key; their scopes say what it may do.",
+    }
 
 
 def terminology(root: str) -> Resource:

@@ -1,4 +1,8 @@
-"""Histories: of one resource, of a type, of all (FHIR R4 3.1.0.14)."""
+"""Histories: of one resource, of a type, of all (FHIR R4 3.1.0.14).
+
+Who may see only some resources of a type sees of each the current version alone: what an earlier one said may be none
+of theirs.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,18 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from readingroom.errors import Invalid, NotFound
+from readingroom.errors import Invalid, NotFound, Refused
+from server.fhir.access import FOR_EVERYBODY, limit_of, may, require
 from server.fhir.registry import REGISTRY
+from server.fhir.search import is_allowed, searcher_of
 from server.fhir.session import Session
 from server.fhir.shown import Shown, instant
 from server.fhir.types import Resource, ResourceType
+from server.scopes import Letter
+from storage.catalog.fhir_search import Condition, Ids, Search, Sort, Updated
 
 Pairs = Sequence[tuple[str, str]]
-_Versions = Callable[..., list[Shown]]
+_Read = Callable[..., list[Shown]]
 
 _USUAL = 50
 _MOST = 500
@@ -37,33 +45,62 @@ class _Page:
 
 def of_one(session: Session, type: ResourceType, id: str, query: Pairs) -> Resource:
     """The history of one resource; raises `NotFound` where there is none."""
+    require(session, type.name, "r")
     page = _page(query)
 
     def versions(**kwargs: Any) -> list[Shown]:
-        return type.versions(session, id, **kwargs)
+        return _versions(session, type, id, "r", **kwargs)
 
     found = _bundle(session, f"{type.name}/{id}/_history", page, versions)
-    if not found.get("entry") and not type.read(session, (id,)):
+    if not found.get("entry") and not (is_allowed(session, type.name, id, "r") and type.read(session, (id,))):
         raise NotFound(f"There is no {type.name}/{id[:64]}.")
     return found
 
 
 def of_type(session: Session, type: ResourceType, query: Pairs) -> Resource:
     """The history of all resources of a type."""
+    require(session, type.name, "s")
 
     def versions(**kwargs: Any) -> list[Shown]:
-        return type.versions(session, None, **kwargs)
+        return _versions(session, type, None, "s", **kwargs)
 
     return _bundle(session, f"{type.name}/_history", _page(query), versions)
 
 
 def of_all(session: Session, query: Pairs) -> Resource:
-    """The history of everything."""
+    """The history of everything that the caller may search."""
+    own = [type for type in REGISTRY.values() if type.name not in FOR_EVERYBODY]
+    types = [type for type in own if may(session, type.name, "s")]
+    if not types:
+        raise Refused("The token has no scope for this; it would be system/*.s.")
 
     def versions(**kwargs: Any) -> list[Shown]:
-        return [shown for type in REGISTRY.values() for shown in type.versions(session, None, **kwargs)]
+        return [shown for type in types for shown in _versions(session, type, None, "s", **kwargs)]
 
     return _bundle(session, "_history", _page(query), versions)
+
+
+def _versions(
+    session: Session,
+    type: ResourceType,
+    id: str | None,
+    letter: Letter,
+    *,
+    limit: int,
+    until: datetime | None = None,
+    since: datetime | None = None,
+) -> list[Shown]:
+    """Versions that the caller may see, the newest first."""
+    if limit_of(session, type.name, letter) is None:
+        return type.versions(session, id, limit=limit, until=until, since=since)
+    held: list[Condition] = [] if id is None else [Ids(ids=(id,))]
+    held += [] if since is None else [Updated(op="ge", low=since, high=since)]
+    held += [] if until is None else [Updated(op="le", low=until, high=until)]
+    newest = Sort(parameter="_lastUpdated", is_descending=True, is_text=False)
+    search = Search(type=type.name, conditions=tuple(held), sort=(newest,), limit=limit)
+    ids = [one.id for one in searcher_of(session, letter).page(search)]
+    found = [one for one in type.read(session, ids) if not one.is_deleted]
+    return sorted(found, key=lambda shown: shown.updated_at, reverse=True)
 
 
 def _page(query: Pairs) -> _Page:
@@ -104,7 +141,7 @@ def _moment(name: str, value: str) -> datetime:
         raise Invalid(f"{name!r} has to be a time with its zone, such as 2026-01-31T08:00:00Z.") from None
 
 
-def _bundle(session: Session, path: str, page: _Page, versions: _Versions) -> Resource:
+def _bundle(session: Session, path: str, page: _Page, versions: _Read) -> Resource:
     wanted = page.skip + page.count + 1
     found = versions(limit=wanted, until=page.until, since=page.since)
     # Stable: those of one time stay in the order of their types and ids.

@@ -10,15 +10,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from readingroom.errors import Changed, Gone, Invalid, NotFound, NotSelective, ReadOnly
+from readingroom.errors import Changed, Gone, Invalid, NotFound, NotSelective, ReadOnly, Refused
 from server.fhir import history, operations, patching, searching
+from server.fhir.access import limit_of, require
 from server.fhir.outcome import BrokenRule, Issue
 from server.fhir.parsing import dump_json
 from server.fhir.registry import REGISTRY
+from server.fhir.search import is_allowed
 from server.fhir.session import Session
 from server.fhir.shown import Shown
 from server.fhir.types import Resource, ResourceType
 from server.fhir.validation import check_resource
+from server.scopes import Letter, require_facility
 from storage.catalog.engine import hold_name
 
 Pairs = Sequence[tuple[str, str]]
@@ -125,8 +128,9 @@ def read(session: Session, type: ResourceType, id: str, asked: Interaction) -> A
 
 
 def current(session: Session, type: ResourceType, id: str) -> Shown:
-    """The current version; raises `NotFound`, and `Gone` where it was deleted."""
-    found = type.read(session, (id,))
+    """The current version that the caller may read; raises `NotFound`, and `Gone` where it was deleted."""
+    require(session, type.name, "r")
+    found = type.read(session, (id,)) if is_allowed(session, type.name, id, "r") else []
     if len(found) > 1:
         raise NotSelective(f"Several facilities have a {type.name} of that id; ask below /fhir/f/FACILITY.")
     if not found:
@@ -137,8 +141,12 @@ def current(session: Session, type: ResourceType, id: str) -> Shown:
 
 
 def read_version(session: Session, type: ResourceType, id: str, version: str) -> Answer:
-    """One version (3.1.0.2)."""
+    """One version (3.1.0.2); of resources that the caller may read but in part, the current one alone."""
+    require(session, type.name, "r")
     shown = type.version(session, id, int(version)) if version.isdecimal() and len(version) < 10 else None
+    if shown is not None and limit_of(session, type.name, "r") is not None:
+        is_current = any(one.version == shown.version for one in type.read(session, (id,)))
+        shown = shown if is_current and is_allowed(session, type.name, id, "r") else None
     if shown is None:
         raise NotFound(f"There is no version {version[:64]} of {type.name}/{id[:64]}, or it is not kept.")
     if shown.is_deleted:
@@ -151,6 +159,7 @@ def read_version(session: Session, type: ResourceType, id: str, version: str) ->
 
 def create(session: Session, type: ResourceType, asked: Interaction) -> Answer:
     """A new resource (3.1.0.8), unless one meets the condition that comes with it (3.1.0.8.1)."""
+    require(session, type.name, "c")
     resource, rest = _body(type, asked)
     condition = asked.if_none_exist
     if condition is None and asked.query:
@@ -173,16 +182,23 @@ def _create(
     _check(resource, type)
     session = replace(session, method="POST")
     shown = type.create(session, resource, rest, chosen_id or type.new_id(session, resource))
+    require_written(session, shown, "c")
     return Answer(status=201, shown=shown, location=_location(session, shown))
 
 
 def update(session: Session, type: ResourceType, id: str, asked: Interaction) -> Answer:
     """The next version of a resource, or the first under this id (3.1.0.4)."""
+    require(session, type.name, "u")
     resource, rest = _body(type, asked)
     if resource.get("id") != id:
         raise Invalid(f"The id in the resource has to be the one in the address, {id[:64]!r}.")
-    before = type.lock(session, id)
+    before = locked(session, type, id, "u")
     _check_match(type, id, before, asked)
+    if before is None:
+        # Of an id that the caller may not see nobody says whether it is taken.
+        if limit_of(session, type.name, "u") is not None:
+            raise NotFound(f"There is no {type.name}/{id[:64]}.")
+        require_facility(session.scope, session.facility)
     if before is not None and asked.if_none_match == "*" and not before.is_deleted:
         raise Changed(f"There is a {type.name}/{id} already, and If-None-Match: * asks for a new one.")
     _check(resource, type)
@@ -191,6 +207,7 @@ def update(session: Session, type: ResourceType, id: str, asked: Interaction) ->
         shown = type.create(session, resource, rest, id)
     else:
         shown = type.update(session, before, resource, rest)
+    require_written(session, shown, "u")
     is_new = before is None or before.is_deleted
     return Answer(status=201 if is_new else 200, shown=shown, location=_location(session, shown))
 
@@ -198,9 +215,10 @@ def update(session: Session, type: ResourceType, id: str, asked: Interaction) ->
 def patch(session: Session, type: ResourceType, id: str, asked: Interaction) -> Answer:
     """A change of parts of a resource (3.1.0.6)."""
     _writable(type)
+    require(session, type.name, "r", "u")
     if asked.patch is None:
         raise Invalid("A patch is application/json-patch+json, or a Parameters resource of FHIRPath Patch.")
-    before = type.lock(session, id)
+    before = locked(session, type, id, "r", "u")
     if before is None or before.is_deleted:
         current(session, type, id)
         raise NotFound(f"There is no {type.name}/{id[:64]}.")
@@ -211,13 +229,15 @@ def patch(session: Session, type: ResourceType, id: str, asked: Interaction) -> 
     _check(resource, type)
     rest = dump_json({name: value for name, value in resource.items() if name not in _HEAD})
     shown = type.update(replace(session, if_match=asked.if_match), before, resource, rest)
+    require_written(session, shown, "u")
     return Answer(shown=shown, location=_location(session, shown))
 
 
 def delete(session: Session, type: ResourceType, id: str, asked: Interaction) -> Answer:
     """Delete a resource (3.1.0.7); to delete what is not there is no error."""
     _writable(type)
-    before = type.lock(session, id)
+    require(session, type.name, "d")
+    before = locked(session, type, id, "d")
     _check_match(type, id, before, asked)
     if before is None or before.is_deleted:
         return Answer(status=204, shown=before)
@@ -245,14 +265,29 @@ def _conditional(session: Session, type: ResourceType, asked: Interaction) -> An
         if own not in (None, found[0]):
             raise Invalid(f"The {type.name} that meets the condition has another id than the one that was sent.")
         return update(session, type, found[0], replace(asked, resource={**resource, "id": found[0]}))
+    require(session, type.name, "u")
     if own is not None:
-        if type.lock(session, own) is not None:
+        if locked(session, type, own, "u") is not None:
             raise Changed(f"There is a {type.name}/{own}, and it does not meet the condition.")
         return update(session, type, own, asked)
     return _create(session, type, resource, rest, asked.chosen_id)
 
 
 _HEAD = ("resourceType", "id", "meta")
+
+
+def locked(session: Session, type: ResourceType, id: str, *letters: Letter) -> Shown | None:
+    """The current version of one, locked; None also where the caller may not do each of these with it."""
+    before = type.lock(session, id)
+    if before is None or not all(is_allowed(session, type.name, id, letter) for letter in letters):
+        return None
+    return before
+
+
+def require_written(session: Session, shown: Shown, letter: Letter) -> None:
+    """Raise `Refused` where what has been written is none that the caller may write; then nothing is kept."""
+    if not is_allowed(session, shown.type, shown.id, letter):
+        raise Refused(f"The token has scopes for some {shown.type} resources, and this would not be one of them.")
 
 
 def _type(name: str) -> ResourceType:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from readingroom.errors import Invalid, NotFound, ReadOnly
+from readingroom.errors import Invalid, NotFound, ReadOnly, Refused
 from server.fhir import searching, subscription_operations
+from server.fhir.access import may, require
 from server.fhir.outcome import outcome
 from server.fhir.parameters import PARAMETERS
 from server.fhir.registry import REGISTRY
+from server.fhir.search import is_allowed
 from server.fhir.session import Session
 from server.fhir.shown import Shown
 from server.fhir.topics import BACKPORT
@@ -108,8 +110,9 @@ def _validate(session: Session, asked: Asked) -> dict[str, Any]:
 
 
 def _current(session: Session, type: ResourceType, id: str) -> list[Shown]:
+    require(session, type.name, "r")
     found = [one for one in type.read(session, (id,)) if not one.is_deleted]
-    if len(found) != 1:
+    if len(found) != 1 or not is_allowed(session, type.name, id, "r"):
         raise NotFound(f"There is no {type.name}/{id[:64]}.")
     return found
 
@@ -154,8 +157,11 @@ def _change_meta(session: Session, asked: Asked, change: Callable[[list[Any], li
         raise Invalid("Send a Parameters resource with the parameter 'meta', a valueMeta.")
     if asked.type.read_only_because:
         raise ReadOnly(f"{asked.type.name} cannot be written: {asked.type.read_only_because}")
+    type = asked.type.name
+    require(session, type, "r", "u")
     before = asked.type.lock(session, asked.id)
-    if before is None or before.is_deleted:
+    is_seen = all(is_allowed(session, type, asked.id, letter) for letter in ("r", "u"))
+    if before is None or before.is_deleted or not is_seen:
         raise NotFound(f"There is no {asked.type.name}/{asked.id[:64]}.")
     meta = dict(before.meta)
     for name in _LISTS:
@@ -165,6 +171,8 @@ def _change_meta(session: Session, asked: Asked, change: Callable[[list[Any], li
             meta[name] = changed
     resource = before.resource | {"meta": meta}
     shown = asked.type.update(replace(session, if_match=before.version), before, resource, before.rest)
+    if not is_allowed(session, type, asked.id, "u"):
+        raise Refused(f"The token has scopes for some {type} resources, and this would be none of them any more.")
     return {"body": _told(shown)}
 
 
@@ -187,6 +195,8 @@ def _everything(session: Session, asked: Asked) -> dict[str, Any]:
     found: list[tuple[str, str]] = [(patient.type, patient.id)]
     for type, parameters in PARAMETERS.items():
         if type not in wanted or type not in REGISTRY or type == patient.type or "patient" not in parameters:
+            continue
+        if not may(session, type, "s"):
             continue
         pairs = [("patient", f"Patient/{patient.id}"), ("_count", str(_MOST))]
         if since:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from server.fhir.access import limit_of, require, require_conditions
 from server.fhir.declared import DeclaredType
 from server.fhir.parameters import PARAMETERS
 from server.fhir.query import Include, Query, cursor_of
 from server.fhir.registry import REGISTRY
 from server.fhir.session import Session
-from storage.catalog.fhir_search import Search, Searcher, Source
+from server.scopes import Letter
+from storage.catalog.fhir_search import Ids, Search, Searcher, Source
 
 _MOST_INCLUDED = 1000
 _MOST_ROUNDS = 5
+_MOST_FACILITIES = 10  # that have a resource of one id
 
 Key = tuple[str, str]
 
@@ -35,13 +38,31 @@ def sources_of(type: str) -> Sequence[Source]:
     return () if found is None else found.sources
 
 
+def searcher_of(session: Session, letter: Letter = "s") -> Searcher:
+    """What searches as the caller may: in the session's scope, and where the scopes of its token let it."""
+    return Searcher(
+        connection=session.connection,
+        scope=session.scope,
+        sources=sources_of,
+        limit=lambda type: limit_of(session, type, letter),
+    )
+
+
 def run(session: Session, query: Query) -> Page:
-    """One page of a search, in the session's scope."""
+    """One page of a search, of what the caller may see.
+
+    Raises
+    ------
+    Refused
+        The caller may not search this type, or one that the conditions are about.
+    """
+    require(session, query.type, "s")
+    require_conditions(session, query.conditions)
     type = REGISTRY.get(query.type)
     if isinstance(type, DeclaredType):
         ids, number, following = type.find(session, query)
         return Page(matches=[(query.type, id) for id in ids], included=[], total=number, next=following)
-    searcher = Searcher(connection=session.connection, scope=session.scope, sources=sources_of)
+    searcher = searcher_of(session)
     search = Search(
         type=query.type, conditions=query.conditions, sort=query.sort, limit=query.count + 1, after=query.after
     )
@@ -53,7 +74,7 @@ def run(session: Session, query: Query) -> Page:
     if total is None and query.total in ("accurate", "estimate"):
         total = searcher.count(search)
     ignored = [f"{query.type} has no search parameter {name[:60]!r}; it was ignored." for name in query.ignored]
-    included, is_cut = _included(searcher, query.includes, matches)
+    included, is_cut = _included(session, searcher, query.includes, matches)
     if is_cut:
         ignored.append(f"Not more than {_MOST_INCLUDED} resources are included; there are others.")
     return Page(
@@ -65,13 +86,34 @@ def run(session: Session, query: Query) -> Page:
     )
 
 
-def _included(searcher: Searcher, includes: Sequence[Include], matches: Sequence[Key]) -> tuple[list[Key], bool]:
+def allowed(session: Session, found: Sequence[Key], letter: Letter) -> list[Key]:
+    """Of these resources those that the caller may do this with; those that are not there as they are told."""
+    refused: set[Key] = set()
+    for type in {type for type, _id in found}:
+        limit = limit_of(session, type, letter)
+        if limit is None:
+            continue
+        ids = tuple({id for one, id in found if one == type})
+        search = Search(type=type, conditions=(Ids(ids=ids),), limit=_MOST_FACILITIES * len(ids))
+        visible = {one.id for one in searcher_of(session, letter).page(search)}
+        refused |= {(type, id) for id in ids if id not in visible}
+    return [key for key in found if key not in refused]
+
+
+def is_allowed(session: Session, type: str, id: str, letter: Letter) -> bool:
+    """Whether the caller may do this with a resource; also where there is none, and all of its type would be."""
+    return bool(allowed(session, [(type, id)], letter))
+
+
+def _included(
+    session: Session, searcher: Searcher, includes: Sequence[Include], matches: Sequence[Key]
+) -> tuple[list[Key], bool]:
     """What comes with the matches, round by round; and whether that was cut off."""
     seen: dict[Key, None] = dict.fromkeys(matches)
     added: list[Key] = []
     fresh, wanted = list(matches), list(includes)
     for _round in range(_MOST_ROUNDS):
-        found = [key for include in wanted for key in _follow(searcher, include, fresh)]
+        found = [key for include in wanted for key in _follow(session, searcher, include, fresh)]
         fresh = [key for key in dict.fromkeys(found) if key not in seen]
         if len(added) + len(fresh) > _MOST_INCLUDED:
             return added + fresh[: _MOST_INCLUDED - len(added)], True
@@ -83,7 +125,7 @@ def _included(searcher: Searcher, includes: Sequence[Include], matches: Sequence
     return added, False
 
 
-def _follow(searcher: Searcher, include: Include, found: Sequence[Key]) -> list[Key]:
+def _follow(session: Session, searcher: Searcher, include: Include, found: Sequence[Key]) -> list[Key]:
     if include.is_reversed:
         texts = [f"{type}/{id}" for type, id in found]
         ids = searcher.pointing_at(include.source, include.parameter, texts, _MOST_INCLUDED)
@@ -99,4 +141,4 @@ def _follow(searcher: Searcher, include: Include, found: Sequence[Key]) -> list[
             type, slash, id = text.partition("/")
             if slash and type in REGISTRY and "/" not in id and include.target in (None, type):
                 keys.append((type, id))
-    return keys
+    return allowed(session, list(dict.fromkeys(keys)), "r")

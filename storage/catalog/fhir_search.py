@@ -230,14 +230,19 @@ def stored(type: str) -> Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searcher:
-    """Runs searches within a scope; `sources` gives those of a type."""
+    """Runs searches within a scope; `sources` gives those of a type.
+
+    `limit` gives what else holds for all resources of a type that may be found, asked about or led to; None: nothing.
+    """
 
     connection: sa.Connection
     scope: Scope
     sources: Callable[[str], Sequence[Source]]
+    limit: Callable[[str], Condition | None] = lambda _type: None
 
     def page(self, search: Search) -> list[Found]:
         """The first matches in the order asked for; without one the newest first."""
+        search = replace(search, conditions=self._limited(search.type, search.conditions))
         found = [
             one for number, source in enumerate(self.sources(search.type)) for one in self._of(search, source, number)
         ]
@@ -248,7 +253,8 @@ class Searcher:
         """How many matches there are."""
         total = 0
         for source in self.sources(search.type):
-            tests = self._tests(source, search.conditions, self._leader(source, search.conditions))
+            conditions = self._limited(search.type, search.conditions)
+            tests = self._tests(source, conditions, self._leader(source, conditions))
             counted = sa.select(sa.func.count()).select_from(source.rows).where(*tests)
             total += int(self.connection.execute(counted).scalar_one())
         return total
@@ -261,7 +267,7 @@ class Searcher:
             if relation is None or relation.text is None or not ids:
                 continue
             keys = sa.select(source.key).select_from(source.rows)
-            keys = keys.where(*source.within(self.scope), source.id.in_(list(ids)))
+            keys = keys.where(*self._tests(source, self._limited(type), None), source.id.in_(list(ids)))
             statement = sa.select(relation.text).distinct().select_from(relation.rows)
             statement = statement.where(*relation.where, relation.key.in_(keys)).order_by(relation.text)
             found += self.connection.execute(statement.limit(limit)).scalars()
@@ -277,7 +283,8 @@ class Searcher:
             keys = sa.select(relation.key).select_from(relation.rows)
             keys = keys.where(*relation.where, relation.text.in_(list(texts)))
             statement = sa.select(source.id).select_from(source.rows)
-            statement = statement.where(*source.within(self.scope), source.key.in_(keys)).order_by(source.key)
+            held = self._tests(source, self._limited(type), None)
+            statement = statement.where(*held, source.key.in_(keys)).order_by(source.key)
             found += self.connection.execute(statement.limit(limit)).scalars()
         return found
 
@@ -367,6 +374,10 @@ class Searcher:
 
     # -- conditions ----------------------------------------------------------------------------------------------------
 
+    def _limited(self, type: str, conditions: Sequence[Condition] = ()) -> tuple[Condition, ...]:
+        limit = self.limit(type)
+        return (*conditions, *(() if limit is None else (limit,)))
+
     def _tests(
         self, source: Source, conditions: Sequence[Condition], leader: Condition | None
     ) -> list[sa.ColumnElement[bool]]:
@@ -436,6 +447,7 @@ class Searcher:
 
     def _addresses(self, type: str, conditions: Sequence[Condition]) -> sa.Select[Any] | sa.CompoundSelect[Any]:
         """``Patient/1`` of each resource of a type that meets conditions."""
+        conditions = self._limited(type, conditions)
         some = [
             sa.select(sa.literal(f"{type}/").concat(source.id).label("address"))
             .select_from(source.rows)
@@ -452,7 +464,8 @@ class Searcher:
             relation = source.relation(condition.parameter)
             if relation is None or relation.text is None:
                 continue
-            tests = self._tests(source, condition.conditions, self._leader(source, condition.conditions))
+            conditions = self._limited(source.type, condition.conditions)
+            tests = self._tests(source, conditions, self._leader(source, conditions))
             keys = sa.select(source.key).select_from(source.rows).where(*tests).correlate(None)
             id = sa.func.substr(relation.text, len(type) + 2)
             statement = sa.select(id).select_from(relation.rows).correlate(None)
