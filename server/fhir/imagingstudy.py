@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from readingroom.errors import ReadOnly
 from server.fhir.session import Session
 from server.fhir.shown import Shown
+from server.fhir.study_source import study_source
 from server.fhir.types import Kind, Resource
 from server.fhir.values import (
     DCM,
@@ -174,7 +175,7 @@ class ImagingStudyType:
     @property
     def sources(self) -> Sequence[Source]:
         """The studies."""
-        return ()
+        return (study_source(),)
 
     def read(self, session: Session, ids: Sequence[str]) -> list[Shown]:
         """The current versions."""

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cmp_to_key, partial
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from readingroom.errors import Invalid
 from readingroom.model import Scope
 from storage.catalog import schema as t
 from storage.catalog.fhir_values import LONGEST
@@ -160,7 +161,10 @@ class Relation:
     """The values of one parameter of one source.
 
     `rows` has the columns; `where` says which of its rows; `key` is the resource's. A column that there is not is None.
-    `codes` turns what a client asks for into what the rows hold, where that differs.
+
+    Of references that all lead to the type `target`, `held` is the id, so that an index on it serves; `text` is the
+    address made of it. `holds` says of a test what it comes to for these rows, where values are not held as they are
+    shown; None where they are, for that test.
     """
 
     rows: sa.FromClause
@@ -170,7 +174,18 @@ class Relation:
     low: sa.ColumnElement[Any] | None = None
     high: sa.ColumnElement[Any] | None = None
     where: tuple[sa.ColumnElement[bool], ...] = ()
-    codes: Callable[[str], Sequence[str]] | None = None
+    target: str | None = None
+    held: sa.ColumnElement[Any] | None = None
+    holds: Callable[[sa.Connection, Test], sa.ColumnElement[bool] | None] | None = None
+
+    def is_one_of(self, addresses: Sequence[str]) -> sa.ColumnElement[bool]:
+        """That it is a reference to one of these."""
+        if self.text is None:
+            return sa.false()
+        if self.held is None:
+            return self.text.in_(list(addresses))
+        start = f"{self.target}/"
+        return self.held.in_([one[len(start) :] for one in addresses if one.startswith(start)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,7 +296,7 @@ class Searcher:
             if relation is None or relation.text is None or not texts:
                 continue
             keys = sa.select(relation.key).select_from(relation.rows)
-            keys = keys.where(*relation.where, relation.text.in_(list(texts)))
+            keys = keys.where(*relation.where, relation.is_one_of(texts))
             statement = sa.select(source.id).select_from(source.rows)
             held = self._tests(source, self._limited(type), None)
             statement = statement.where(*held, source.key.in_(keys)).order_by(source.key)
@@ -366,7 +381,7 @@ class Searcher:
             return sa.literal(_last(sort))
         column: sa.ColumnElement[Any] = _sorted_column(relation, sort)
         if relation.rows is source.rows:
-            return column
+            return sa.func.coalesce(column, _last_of(column, sort))
         first: sa.ColumnElement[Any] = sa.func.max(column) if sort.is_descending else sa.func.min(column)
         value = sa.select(first).select_from(relation.rows).where(*relation.where, relation.key == source.key)
         sorted_by: sa.ColumnElement[Any] = sa.func.coalesce(value.correlate(source.rows).scalar_subquery(), _last(sort))
@@ -418,7 +433,7 @@ class Searcher:
             case Ids(ids=ids, is_negated=is_negated):
                 return source.id.not_in(list(ids)) if is_negated else source.id.in_(list(ids))
             case Updated(op=op, low=low, high=high):
-                return _compared(op, source.updated_at, source.updated_at, low, high)
+                return compared(op, source.updated_at, source.updated_at, low, high)
             case AnyOf(conditions=some):
                 return sa.or_(sa.false(), *(self._test(source, one) for one in some))
             case AllOf(conditions=some):
@@ -440,21 +455,28 @@ class Searcher:
 
     def _value_test(self, relation: Relation, condition: Match | Chain) -> sa.ColumnElement[bool]:
         if isinstance(condition, Match):
-            return sa.or_(sa.false(), *(_holds(relation, test) for test in condition.tests))
-        if relation.text is None:
+            return sa.or_(sa.false(), *(self._holds(relation, test) for test in condition.tests))
+        if relation.text is None or relation.target not in (None, condition.target):
             return sa.false()
-        return relation.text.in_(self._addresses(condition.target, condition.conditions))
+        referred = relation.text if relation.held is None else relation.held
+        return referred.in_(self._referring(condition, are_addresses=relation.held is None))
 
-    def _addresses(self, type: str, conditions: Sequence[Condition]) -> sa.Select[Any] | sa.CompoundSelect[Any]:
-        """``Patient/1`` of each resource of a type that meets conditions."""
-        conditions = self._limited(type, conditions)
+    def _holds(self, relation: Relation, test: Test) -> sa.ColumnElement[bool]:
+        held = None if relation.holds is None else relation.holds(self.connection, test)
+        return _holds(relation, test) if held is None else held
+
+    def _referring(self, chain: Chain, *, are_addresses: bool) -> sa.Select[Any] | sa.CompoundSelect[Any]:
+        """What a chain leads to: the ids, or addresses such as ``Patient/1``, of resources that meet its conditions."""
+        conditions = self._limited(chain.target, chain.conditions)
         some = [
-            sa.select(sa.literal(f"{type}/").concat(source.id).label("address"))
+            sa.select(sa.literal(f"{chain.target}/").concat(source.id) if are_addresses else source.id)
             .select_from(source.rows)
             .where(*self._tests(source, conditions, self._leader(source, conditions)))
             .correlate(None)
-            for source in self.sources(type)
+            for source in self.sources(chain.target)
         ]
+        if not some:
+            return sa.select(sa.null()).where(sa.false())
         return some[0] if len(some) == 1 else sa.union_all(*some)
 
     def _referred(self, type: str, condition: Has) -> sa.Select[Any] | sa.CompoundSelect[Any]:
@@ -462,14 +484,15 @@ class Searcher:
         some = []
         for source in self.sources(condition.source):
             relation = source.relation(condition.parameter)
-            if relation is None or relation.text is None:
+            if relation is None or relation.text is None or relation.target not in (None, type):
                 continue
             conditions = self._limited(source.type, condition.conditions)
             tests = self._tests(source, conditions, self._leader(source, conditions))
             keys = sa.select(source.key).select_from(source.rows).where(*tests).correlate(None)
-            id = sa.func.substr(relation.text, len(type) + 2)
+            is_to_it = _begins(relation.text, f"{type}/") if relation.held is None else relation.held.is_not(None)
+            id = sa.func.substr(relation.text, len(type) + 2) if relation.held is None else relation.held
             statement = sa.select(id).select_from(relation.rows).correlate(None)
-            some.append(statement.where(*relation.where, _begins(relation.text, f"{type}/"), relation.key.in_(keys)))
+            some.append(statement.where(*relation.where, is_to_it, relation.key.in_(keys)))
         if not some:
             return sa.select(sa.null()).where(sa.false())
         return some[0] if len(some) == 1 else sa.union_all(*some)
@@ -492,7 +515,7 @@ def _holds(relation: Relation, test: Test) -> sa.ColumnElement[bool]:
         return _text_holds(relation, test)
     if relation.low is None or relation.high is None:
         return sa.false()
-    held = [_compared(test.op, relation.low, relation.high, test.low, test.high)]
+    held = [compared(test.op, relation.low, relation.high, test.low, test.high)]
     if test.text is not None:
         held.append(sa.false() if relation.text is None else relation.text == test.text)
     if test.space is not None:
@@ -505,6 +528,8 @@ def _text_holds(relation: Relation, test: Text) -> sa.ColumnElement[bool]:
     if text is None:
         return sa.false()
     of_space = [] if test.space is None else [sa.literal(test.space) == "" if space is None else space == test.space]
+    if relation.held is not None and test.how == "is":
+        return relation.is_one_of([test.text])
     match test.how:
         case "begins":
             return _begins(text, test.text)
@@ -516,8 +541,6 @@ def _text_holds(relation: Relation, test: Text) -> sa.ColumnElement[bool]:
             return sa.and_(sa.true(), *of_space)
         case "below":
             return sa.or_(text == test.text, _begins(text, test.text.rstrip("/") + "/"))
-    if relation.codes is not None:
-        return sa.and_(text.in_(list(relation.codes(test.text))), *of_space)
     return sa.and_(text == test.text, *of_space)
 
 
@@ -526,10 +549,10 @@ def _begins(text: sa.ColumnElement[Any], start: str) -> sa.ColumnElement[bool]:
     return sa.and_(text >= start, text < start + _LAST_TEXT)
 
 
-def _compared(op: Op, low: Any, high: Any, begin: Any, end: Any) -> sa.ColumnElement[bool]:
+def compared(op: Op, low: Any, high: Any, begin: Any, end: Any) -> sa.ColumnElement[bool]:
     """How a value, which is a range, stands to the range asked for (R4 3.1.1.4.7)."""
     inside = sa.and_(low >= begin, low <= end, high <= end)
-    compared: dict[Op, Callable[[], sa.ColumnElement[bool]]] = {
+    answers: dict[Op, Callable[[], sa.ColumnElement[bool]]] = {
         "eq": lambda: inside,
         "ne": lambda: sa.not_(inside),
         "lt": lambda: low < begin,
@@ -540,7 +563,7 @@ def _compared(op: Op, low: Any, high: Any, begin: Any, end: Any) -> sa.ColumnEle
         "eb": lambda: high < begin,
         "ap": lambda: sa.and_(low <= end, high >= begin),
     }
-    return compared[op]()
+    return answers[op]()
 
 
 # -- order -------------------------------------------------------------------------------------------------------------
@@ -557,6 +580,23 @@ def _last(sort: Sort) -> Any:
     if sort.is_text:
         return "" if sort.is_descending else _LAST_TEXT
     return -_LAST_NUMBER if sort.is_descending else _LAST_NUMBER
+
+
+def _last_of(column: sa.ColumnElement[Any], sort: Sort) -> sa.ColumnElement[Any]:
+    """The same in a column of the domain, which may hold times, or dates as text."""
+    if isinstance(column.type, t.UtcDateTime):
+        edge = datetime.min if sort.is_descending else datetime.max
+        return sa.literal(edge.replace(tzinfo=UTC), t.UtcDateTime())
+    if isinstance(column.type, sa.String):
+        return sa.literal("" if sort.is_descending else _LAST_TEXT)
+    return sa.literal(_last(sort))
+
+
+def _moment(text: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise Invalid("'_cursor' has to be one that a link of this server has.") from None
 
 
 def _plain(value: Any) -> Any:
@@ -579,8 +619,8 @@ def _after(
     else:
         held = key < last
     for sort, column, value in reversed(list(zip(sorts, keys, values, strict=True))):
-        if sort.parameter == "_lastUpdated":
-            value = sa.literal(datetime.fromisoformat(value), t.UtcDateTime())
+        if isinstance(column.type, t.UtcDateTime):
+            value = sa.literal(_moment(value), t.UtcDateTime())
         beyond = column < value if sort.is_descending else column > value
         held = sa.or_(beyond, sa.and_(column == value, held))
     return held

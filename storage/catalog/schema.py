@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
 
 metadata = sa.MetaData(
     naming_convention={
@@ -41,6 +42,23 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
             return None
         result: datetime = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
         return result
+
+
+class as_text(sa.sql.functions.GenericFunction[str]):
+    """UTF-8 that a column holds as bytes, as text."""
+
+    type = sa.Text()
+    inherit_cache = True
+
+
+@compiles(as_text, "sqlite")
+def _cast(element: as_text, compiler: sa.sql.compiler.SQLCompiler, **kwargs: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **kwargs)} AS TEXT)"
+
+
+@compiles(as_text, "postgresql")
+def _converted(element: as_text, compiler: sa.sql.compiler.SQLCompiler, **kwargs: Any) -> str:
+    return f"convert_from({compiler.process(element.clauses, **kwargs)}, 'UTF8')"
 
 
 def new_id() -> str:
