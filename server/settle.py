@@ -27,7 +27,8 @@ from storage.describe import describe_series
 _DESCRIBE = "describe"
 _LAST = -100
 """The priority of what nobody waits for: who opens a study's arrays by name has them described there and then."""
-_AT_ONCE = 50
+AT_ONCE = 50
+"""Studies, and series, of one transaction."""
 _EVENTS_AT_ONCE = 100
 _MOST_INSTANCES = 1000
 """Of one event, that came and that went; what concerns more is told in several."""
@@ -52,7 +53,7 @@ def settle_studies(room: Room) -> int:
     now = room.clock.now()
     due = sa.select(t.study.c.id).where(t.study.c.settle_due_at <= now).order_by(t.study.c.settle_due_at)
     with room.engine.connect() as connection:
-        waiting = connection.execute(due.limit(_AT_ONCE)).scalars().all()
+        waiting = connection.execute(due.limit(AT_ONCE)).scalars().all()
     if not waiting:
         return 0
     with begin_write(room.engine) as connection:
@@ -129,7 +130,7 @@ def describe_stale(room: Room) -> int:
     c = t.series.c
     with room.engine.connect() as connection:
         stale = connection.execute(
-            EVERY_SERIES.add_columns(c.stale_since).where(c.stale_since.is_not(None)).limit(_AT_ONCE)
+            EVERY_SERIES.add_columns(c.stale_since).where(c.stale_since.is_not(None)).limit(AT_ONCE)
         ).all()
         for row in stale:
             told = {name: value for name, value in row._mapping.items() if name != "stale_since"}

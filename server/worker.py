@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
+from server import settle
 from server.announce import announce
 from server.fhir.notify import forget_notifications, look_due
 from server.listing import list_attributes
@@ -22,6 +23,7 @@ from server.purging import purge_due
 from server.queue import Job, Queue
 from server.room import Room
 from server.settle import describe_stale, settle_studies
+from server.worklist import escalations, items
 from server.worklist.coverage import watch_coverage
 from server.worklist.escalations import climb_due
 from server.worklist.items import expire_claims
@@ -123,14 +125,20 @@ class Duty:
     every: float = _ROUND_SECONDS
     is_of_each: bool = False
     """Whether each process has it to do, and not the leader alone."""
+    at_once: int = 0
+    """How many it does at a time, where that may not be all: after so many it goes on at once, after the others."""
 
 
 TIMERS: tuple[Duty, ...] = (
-    Duty(name="settle", act=lambda room, _: settle_studies(room)),
+    Duty(name="settle", act=lambda room, _: settle_studies(room), at_once=settle.AT_ONCE),
     Duty(name="marks", act=lambda room, now: _fire_marks(room, now)),
     Duty(name="cover", act=lambda room, now: _watch_coverage(room, now), every=_ASSIGN_SECONDS),
-    Duty(name="claims", act=lambda room, now: expire_claims(room.engine, now, queue=room.queue)),
-    Duty(name="climb", act=lambda room, now: climb_due(room.engine, now, room.flow.climbed, room.queue)),
+    Duty(name="claims", act=lambda room, now: expire_claims(room.engine, now, room.queue), at_once=items.AT_ONCE),
+    Duty(
+        name="climb",
+        act=lambda room, now: climb_due(room.engine, now, room.flow.climbed, room.queue),
+        at_once=escalations.AT_ONCE,
+    ),
     Duty(name="subscribers", act=lambda room, now: look_due(room, now)),
     Duty(name="assign", act=lambda room, _: room.flow.assign_now(), every=_ASSIGN_SECONDS),
     Duty(name="clock", act=lambda room, _: _measure_clock(room), every=_CLOCK_SECONDS, is_of_each=True),
@@ -174,20 +182,24 @@ class Sweeper:
         self._is_stopping.set()
         self._thread.join(seconds)
 
-    def round(self) -> None:
-        """Do what is due now."""
+    def round(self) -> bool:
+        """Do what is due now; says whether there may be more of it."""
         is_leader = self._try("lead", self._lease.hold) is True
+        is_more = False
         for duty, at in self._next.items():
             now = time.monotonic()
             if now >= at and (is_leader or duty.is_of_each):
-                self._next[duty] = now + duty.every
-                self._try(duty.name, partial(duty.act, self._room, self._room.clock.now()))
+                done = self._try(duty.name, partial(duty.act, self._room, self._room.clock.now()))
+                goes_on = bool(duty.at_once) and isinstance(done, int) and done >= duty.at_once
+                self._next[duty] = now if goes_on else now + duty.every
+                is_more = is_more or goes_on
+        return is_more
 
     def _sweep(self) -> None:
         while not self._is_stopping.is_set():
             begun = time.monotonic()
-            self.round()
-            self._is_stopping.wait(max(0.0, begun + _ROUND_SECONDS - time.monotonic()))
+            is_more = self.round()
+            self._is_stopping.wait(0.0 if is_more else max(0.0, begun + _ROUND_SECONDS - time.monotonic()))
         self._try("release", self._lease.release)
 
     def _try(self, name: str, act: Callable[[], object]) -> object:

@@ -56,7 +56,8 @@ LADDERS: Mapping[Category | None, tuple[Rung, ...]] = {
 """Whom to reach, by ACR category, where no plugin says otherwise: call, call again, backup, desk, supervisor.
 Category 1 is to be communicated within minutes (an hour at most), 2 within hours, 3 within days."""
 
-_AT_ONCE = 100
+AT_ONCE = 100
+"""Escalations that one look climbs."""
 _LEAST_REPEAT = timedelta(minutes=1)
 _LONGEST_TEXT = 2000
 
@@ -176,7 +177,7 @@ def miss_rung(work: Work, id: str, *, rung: int, contacts: int) -> bool:
 def climb_due(engine: sa.Engine, now: datetime, climbed: Climbed, queue: Queue | None = None) -> int:
     """Climb the next rung of every escalation that is due; returns how many. Called once a second."""
     with engine.connect() as connection:
-        due = due_escalations(connection, now, _AT_ONCE)
+        due = due_escalations(connection, now, AT_ONCE)
     count = 0
     for id in due:
         with begin_write(engine) as connection:

@@ -60,7 +60,8 @@ CLAIM_LASTS = timedelta(hours=2)
 READINGS: frozenset[ItemKind] = frozenset(("read", "second", "peer"))
 """The kinds that take a reader with licence and privileges; to tell of a result, or to follow one up, does not."""
 _LONG_AFTER = timedelta(days=3650)
-_AT_ONCE = 100
+AT_ONCE = 100
+"""Claims that one look gives back."""
 _REASON_CHARACTERS = 1024
 _SHOWN = tuple(WorkItem.__dataclass_fields__)
 
@@ -481,7 +482,7 @@ def request_cancellation(work: Work, item: StoredItem, reason: str, attributes: 
 def expire_claims(engine: sa.Engine, now: datetime, queue: Queue | None = None) -> int:
     """Give back what was claimed and never finished; returns how many. Called once a second."""
     with engine.connect() as connection:
-        due = expired_claims(connection, now, _AT_ONCE)
+        due = expired_claims(connection, now, AT_ONCE)
     expired = 0
     for id in due:
         with begin_write(engine) as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -12,15 +13,21 @@ import sqlalchemy as sa
 
 from readingroom.clock import SetClock
 from readingroom.errors import GiveUp
+from readingroom.model import Rung
+from server import settle
 from server.announce import announce, on_event
 from server.queue import Job, Policy, Queue
 from server.room import Room
 from server.worker import TIMERS, UPKEEP, Duty, Jobs, Sweeper, working
+from server.worklist import escalations, items
+from storage.catalog import schema as t
 from storage.catalog.clocks import DatabaseClock, clock_of
 from storage.catalog.engine import begin_write
 from storage.catalog.events import Event
 from storage.catalog.leases import Lease
+from tests.catalog import fill_together, header
 from tests.server.queue_contract import count, enqueue
+from tests.worklist import at_work
 
 PATIENCE_SECONDS = 20
 
@@ -160,6 +167,40 @@ def test_a_duty_that_fails_leaves_the_others_alone_and_is_due_again(room: Room) 
     sweeper.round()
     sweeper.round()
     assert done == ["failed", "ok", "failed", "ok"]
+
+
+def test_a_duty_that_did_as_much_as_it_does_at_a_time_is_due_at_once_and_after_the_others(room: Room) -> None:
+    left, done = [2, 2, 1], list[str]()
+
+    def some(room: Room, now: object) -> int:
+        done.append("some")
+        return left.pop(0)
+
+    others = (Duty(name=name, act=lambda room, now, name=name: done.append(name)) for name in "ab")  # type: ignore[misc]
+    sweeper = Sweeper(room, "sweeper", [next(others), Duty(name="some", act=some, at_once=2), next(others)])
+    assert [sweeper.round() for _ in range(4)] == [True, True, False, False]
+    assert done == ["a", "some", "b", "some", "some"]
+
+
+def test_however_much_falls_due_at_one_moment_it_is_done_before_the_clock_moves_on(room: Room, clock: SetClock) -> None:
+    studies, number = settle.AT_ONCE + 1, items.AT_ONCE + 1
+    headers = [header(StudyInstanceUID=f"1.2.{n}", SeriesInstanceUID=f"1.2.{n}.1") for n in range(studies)]
+    fill_together(room.engine, headers, now=clock.now(), quiet=timedelta(0))
+    with at_work(room.engine, clock) as work:
+        for n in range(number):
+            item = items.create_item(work, facility="local", kind="read", study_uid=f"1.3.{n}")
+            items.claim_item(work, item)
+            at_once = (Rung(number=1, role="desk", after=timedelta(0)),)
+            escalations.open_escalation(work, key=str(n), facility="local", reason="Blood", ladder=at_once)
+    clock.advance(timedelta(days=1))
+    sweeper = Sweeper(room, "timers", TIMERS)
+    while sweeper.round():
+        pass
+    with room.engine.connect() as connection:
+        events = connection.execute(sa.select(t.event.c.type, t.event.c.at, t.event.c.payload)).all()
+    told = Counter(one.type for one in events if one.at == clock.now())
+    expired = sum(one.type == "ItemChanged" and b'"expired"' in one.payload for one in events)
+    assert (told["StudySettled"], told["EscalationClimbed"], expired) == (studies, number, number)
 
 
 @pytest.mark.rooms("sqlite", "postgres")
