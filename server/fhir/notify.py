@@ -20,10 +20,11 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from readingroom.errors import GiveUp, ReadingRoomError, RetryLater
+from readingroom.errors import GiveUp, RetryLater
 from readingroom.outbound import SECONDS, allowed_addresses, call, origin_of
 from server.fhir import wire
 from server.fhir.registry import REGISTRY
+from server.fhir.search import is_allowed
 from server.fhir.session import Session
 from server.fhir.shown import Shown, instant
 from server.fhir.subscriptions import DELIVER, as_asker, as_server, enqueue_delivery, note_status
@@ -133,10 +134,9 @@ def _entry(url: str, method: str, asked: str, *, resource: Shown | Resource | No
 
 def resource_of(session: Session, type: str, id: str, version: int) -> Shown | None:
     """That version of a resource, or the current one where it is not kept; None where it may not be seen any more."""
-    try:
-        found = [one for one in REGISTRY[type].read(session, (id,)) if not one.is_deleted]
-    except ReadingRoomError:
+    if not is_allowed(session, type, id, "r"):
         return None
+    found = [one for one in REGISTRY[type].read(session, (id,)) if not one.is_deleted]
     if len(found) != 1:
         return None
     return found[0] if found[0].version == version else REGISTRY[type].version(session, id, version) or found[0]

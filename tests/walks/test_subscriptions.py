@@ -1,4 +1,4 @@
-"""An EHR subscribes, goes away, comes back; the server is ended, or killed, and begins again: it hears of everything."""
+"""An EHR subscribes, goes away and comes back; the server is ended, or killed, and begins again: nothing is lost."""
 
 from __future__ import annotations
 

@@ -34,13 +34,14 @@ BOTH = pytest.mark.rooms("sqlite", "postgres")
 JSON = {"content-type": "application/fhir+json"}
 BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport"
 SIGNED = "https://readingroom.example/fhir/SubscriptionTopic/report-signed"
+LOOPBACK = (ip_network("127.0.0.0/8"),)
 CODE = {"coding": [{"system": "http://loinc.org", "code": "1975-2"}]}
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Lets subscriptions send to the loopback."""
-    return settings.model_copy(update={"private_networks": (ip_network("127.0.0.0/8"),)})
+    return settings.model_copy(update={"private_networks": LOOPBACK})
 
 
 @pytest.fixture
