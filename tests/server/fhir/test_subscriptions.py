@@ -591,6 +591,34 @@ def test_a_client_that_is_registered_no_more_is_told_of_nothing(
     assert read(client, made)["status"] == "off"
 
 
+def test_a_client_hears_of_no_more_than_its_scopes_let_it_read(
+    room: Room, client: httpx.Client, hook: Receiver
+) -> None:
+    scopes = "system/Subscription.cruds system/Observation.rs?status=final"
+    program = register(room, "ehr", scopes=scopes)
+    headers = {**JSON, **program.headers(client, scopes)}
+    answer = client.post("/fhir/Subscription", content=json.dumps(plain(hook, "DiagnosticReport")), headers=headers)
+    assert answer.status_code == 422, answer.text
+    chained = plain(hook, "Observation?subject:Patient.name=x")
+    assert client.post("/fhir/Subscription", content=json.dumps(chained), headers=headers).status_code == 422
+    answer = client.post("/fhir/Subscription", content=json.dumps(plain(hook, "Observation")), headers=headers)
+    assert answer.status_code == 201, answer.text
+    room.queue.drain()
+    observation(client, status="preliminary")
+    seen = observation(client)
+    room.queue.drain()
+    assert [got.json["id"] for got in hook.take()] == [seen["id"]]
+    hook.status = 503
+    changed = observation(client)
+    room.queue.drain()
+    hook.take()
+    observation(client, changed["id"], status="amended")  # by the time that it is sent, it may not be read any more
+    hook.status = 200
+    assert isinstance(room.clock, SetClock)
+    later(room, room.clock, minutes=10)
+    assert hook.take() == []
+
+
 # -- secrets -----------------------------------------------------------------------------------------------------------
 
 
