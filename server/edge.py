@@ -39,6 +39,7 @@ _OPEN = re.compile(
     r"|(?:/fhir(?:/f/[^/]+)?)?/\.well-known/smart-configuration|/fhir(?:/f/[^/]+)?/metadata"
 )
 """What is for everybody, so that no credentials are looked at."""
+_SOCKET = re.compile(r"/fhir(?:/f/[^/]+)?/ws")
 _FOR_TOKENS = re.compile(r"/(?:dicomweb|fhir)(?:/.*)?")
 """What programs may use. The rest is for people."""
 
@@ -175,6 +176,8 @@ class Edge:
             return NOBODY if self._settings.require_auth else LOCAL_OPERATOR
         token = bearer_token(headers)
         if token is None:
+            if scope["type"] == "websocket" and self._settings.require_auth and _SOCKET.fullmatch(path):
+                return NOBODY  # who binds it with a token of its own, which says what of
             if self._settings.require_auth:
                 raise NotAuthenticated("Come with a token: Authorization: Bearer ...")
             return LOCAL_OPERATOR

@@ -9,7 +9,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from readingroom.errors import Invalid, NotFound
+from server.fhir.access import require
 from server.fhir.notify import notification, status_parameters
+from server.fhir.search import allowed
 from server.fhir.session import Session
 from server.fhir.shown import instant
 from server.fhir.subscriptions import require_owner
@@ -89,7 +91,10 @@ def get_ws_binding_token(session: Session, asked: Asked) -> dict[str, Any]:
 def _subscriptions(session: Session, asked: Asked) -> list[Subscription]:
     """Those that are asked for: the one of the path, those that `id` names, or all in scope."""
     ids: Sequence[str] | None = (asked.id,) if asked.id is not None else _all(asked, "id") or None
-    found = subscriptions_by_id(session.connection, session.scope, ids)
+    require(session, "Subscription", "r")
+    held = subscriptions_by_id(session.connection, session.scope, ids)
+    visible = set(allowed(session, [("Subscription", one.id) for one in held], "r"))
+    found = [one for one in held if ("Subscription", one.id) in visible]
     if asked.id is not None and len(found) != 1:
         raise NotFound(f"There is no Subscription/{asked.id[:64]}.")
     return found

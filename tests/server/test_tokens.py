@@ -21,6 +21,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 from pydicom import FileDataset
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from readingroom.clock import SetClock
 from readingroom.errors import Conflict, Invalid, NotAuthenticated, NotFound
@@ -473,13 +474,22 @@ def test_without_a_token_only_what_is_for_everybody_is_there(room: Room, strict:
 
 
 def test_a_websocket_needs_a_token_too(room: Room, strict: Any) -> None:
-    from starlette.websockets import WebSocketDisconnect
+    url = "ws://127.0.0.1:8780/dicomweb/ws/subscribers/ME"
+    program = register(room)
+    for headers, says in (({}, "token"), (program.headers(strict, SCOPE), "system/Task.rs")):
+        with pytest.raises(WebSocketDisconnect) as refused, strict.websocket_connect(url, headers=headers):
+            pass
+        assert (refused.value.code, says in refused.value.reason) == (1008, True)
+    with strict.websocket_connect(url, headers=program.headers(strict, "system/Task.rs")):
+        pass
 
-    with pytest.raises(WebSocketDisconnect), strict.websocket_connect("/dicomweb/ws/subscribers/ME"):
-        pass
-    headers = register(room).headers(strict, SCOPE)
-    with pytest.raises(WebSocketDisconnect), strict.websocket_connect("/dicomweb/ws/subscribers/ME", headers=headers):
-        pass
+
+def test_a_socket_that_is_bound_by_a_token_of_its_own_may_be_opened(strict: Any) -> None:
+    with strict.websocket_connect("ws://127.0.0.1:8780/fhir/ws") as socket:
+        socket.send_text("bind s1")
+        assert socket.receive_text() == "unknown s1"
+        socket.send_text("bind-with-token nonsense")
+        assert socket.receive_text() == "unknown token"
 
 
 def test_smart_clients_find_the_way(client: httpx.Client) -> None:

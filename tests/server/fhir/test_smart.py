@@ -10,6 +10,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from readingroom.model import Actor, Scope
+from server.auth import Caller
+from server.fhir.notify import resource_of
+from server.fhir.session import reading
 from server.room import Room
 from tests.smart import BASE, Program, register
 
@@ -532,3 +536,63 @@ def test_a_page_after_the_first_is_bound_by_the_token_that_asks_for_it(room: Roo
     following = urlsplit(next(link["url"] for link in whole if link["relation"] == "next"))
     told = client.get(f"{following.path}?{following.query}", headers=headers)
     assert set(found(told)) <= set(seen)
+
+
+# -- subscriptions -----------------------------------------------------------------------------------------------------
+
+SUBSCRIPTION = {
+    "resourceType": "Subscription",
+    "id": "s1",
+    "status": "requested",
+    "reason": "To be told",
+    "criteria": "Observation?status=final",
+    "channel": {"type": "websocket"},
+}
+
+
+def told_of(room: Room, client: httpx.Client, headers: dict[str, str]) -> str:
+    """How many events a subscription has had."""
+    room.queue.drain()
+    status = client.get("/fhir/Subscription/s1/$status", headers=headers).json()["entry"][0]["resource"]
+    told = {one["name"]: one.get("valueString") for one in status["parameter"]}
+    return str(told["events-since-subscription-start"])
+
+
+def test_a_subscriber_is_told_of_what_its_token_may_search(room: Room, client: httpx.Client) -> None:
+    scopes = "system/Subscription.cruds patient/Observation.rs"
+    headers = register(room, scopes=scopes, patient="p1").headers(client, scopes)
+    body = json.dumps(SUBSCRIPTION)
+    lesser = register(room, "lesser").headers(client, "system/Subscription.cruds system/Observation.r")
+    assert client.put("/fhir/Subscription/s1", content=body, headers=FHIR | lesser).status_code == 422
+    assert client.put("/fhir/Subscription/s1", content=body, headers=FHIR | headers).status_code == 201
+    foreign(client)
+    assert told_of(room, client, headers) == "0"
+    put(client, observation("o1", "p1"))
+    assert told_of(room, client, headers) == "1"
+    other = register(room, "slots").headers(client, "system/Slot.rs")
+    for path in ("$status", "$events", "$get-ws-binding-token"):
+        refused = client.get(f"/fhir/Subscription/s1/{path}", headers=other)
+        assert refused.status_code == 403, path
+
+
+def test_events_tell_no_more_of_a_resource_than_may_be_read_now(room: Room, client: httpx.Client) -> None:
+    scopes = "system/Subscription.cruds patient/Observation.rs"
+    headers = register(room, scopes=scopes, patient="p1").headers(client, scopes)
+    put(client, patient("p1"), observation("o1", "p1"))
+    with room.engine.connect() as connection:
+        caller = Caller(
+            actor=Actor(id="client:ehr", name="ehr", scopes=frozenset(scopes.split()), patient="p1"),
+            scope=Scope(),
+            service_root=f"{BASE}/dicomweb",
+            fhir_root=f"{BASE}/fhir",
+            facility="local",
+        )
+        session = reading(room, caller, connection)
+        seen = resource_of(session, "Observation", "o1", 1)
+        assert seen is not None
+        assert seen.id == "o1"
+        assert resource_of(session, "Patient", "p1", 1) is None
+    put(client, observation("o1", "p2"))
+    with room.engine.connect() as connection:
+        assert resource_of(reading(room, caller, connection), "Observation", "o1", 1) is None
+    assert client.get("/fhir/Observation/o1", headers=headers).status_code == 404
