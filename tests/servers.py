@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,10 +141,20 @@ class Postgres:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server of our own.
+    """A PostgreSQL server of our own. It need not flush: what is killed in most tests is our server, not this one."""
+    with postgres_to_start(synchronous_commit="off") as (found, start), start(signal.SIGINT):
+        yield found
 
-    It refuses to run as root, so under root it runs as its own system user. It need not flush: what is killed in the
-    tests is our server, never this one.
+
+type Start = Callable[[signal.Signals], AbstractContextManager[object]]
+
+
+@contextmanager
+def postgres_to_start(*, synchronous_commit: str = "on") -> Iterator[tuple[Postgres, Start]]:
+    """A PostgreSQL server of our own that does not run yet, and what runs it until a signal ends it, again and again.
+
+    It refuses to run as root, so under root it runs as its own system user. SIGINT ends it well, and SIGQUIT as a crash
+    would, after which nothing is lost of what it has answered for. Only a crash of the machine would lose that.
     """
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
     initdb, server = program("initdb", *installed), program("postgres", *installed)
@@ -159,7 +169,7 @@ def postgres() -> Iterator[Postgres]:
         subprocess.run(make, check=True, capture_output=True, user=user, cwd=folder)
         options = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": ""}
         options |= {"max_connections": "200", "shared_buffers": "64MB"}
-        options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        options |= {"fsync": "off", "synchronous_commit": synchronous_commit, "full_page_writes": "off"}
         command = [server, "-D", str(folder / "data")]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
@@ -172,8 +182,10 @@ def postgres() -> Iterator[Postgres]:
                 return False
             return True
 
-        with running(command, log=folder / "log", is_ready=is_ready, user=user, stop=signal.SIGINT):
-            yield found
+        def start(stop: signal.Signals) -> AbstractContextManager[object]:
+            return running(command, log=folder / "log", is_ready=is_ready, user=user, stop=stop)
+
+        yield found, start
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +19,12 @@ from server.queue import Job, Policy
 from server.worker import Jobs
 from storage.catalog.clocks import DatabaseClock
 from storage.catalog.engine import begin_write, open_engine
+from storage.catalog.migrate import upgrade
+from tests.conftest import absent
 from tests.server.queue_contract import LEASE, QueueContract, World, enqueue, note, notes, wait_until
-from tests.servers import Postgres
+from tests.servers import Absent, Postgres, Start, postgres_to_start
+
+type Started = tuple[Postgres, Start]
 
 PATIENCE_SECONDS = 20
 
@@ -178,6 +185,65 @@ def test_a_database_that_goes_away_again_and_again_costs_no_job(world: PostgresW
     wait_until(lambda: not queue.entries(limit=1))
     assert jobs.stop() == 0
     assert notes(queue) == [f"{number:04}" for number in told]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_database_that_crashes_under_load_and_starts_again_costs_no_job(crashing: Started) -> None:
+    server, start = crashing
+    told, doubtful, is_over = list[str](), list[str](), threading.Event()
+    with start(signal.SIGINT):
+        url = server.new_database()
+        engine = open_engine(url)
+        upgrade(engine)
+        queue = PostgresQueue(engine, DatabaseClock(engine), lease=timedelta(seconds=5))
+
+    @queue.on("note", Policy(attempts=2))
+    def work(job: Job) -> None:
+        time.sleep(0.01)
+        with job.finishing() as connection:
+            note(connection, job.payload["text"])
+
+    def send() -> None:
+        for number in itertools.count():
+            if is_over.is_set():
+                return
+            text = f"{number:06}"
+            try:
+                enqueue(queue, {"text": text})
+            except sa.exc.DBAPIError:
+                doubtful.append(text)  # it may have been committed, and the answer was lost
+                time.sleep(0.05)
+            else:
+                told.append(text)
+
+    jobs, sender = Jobs(queue, threads=4), threading.Thread(target=send)
+    jobs.start()
+    sender.start()
+    for _ in range(5):
+        with start(signal.SIGQUIT):
+            time.sleep(random.uniform(0.5, 2))
+    with start(signal.SIGINT):
+        is_over.set()
+        sender.join()
+        wait_until(lambda: not [one for one in queue.entries(limit=10) if one.state != "dead"])
+        assert jobs.stop() == 0
+        assert queue.entries() == []
+        done = notes(queue)
+        engine.dispose()
+    assert len(told) > 100
+    assert doubtful
+    assert done == sorted({*told, *(set(done) & set(doubtful))})
+
+
+@pytest.fixture
+def crashing() -> Iterator[Started]:
+    """A server of this test's own, to be started and ended."""
+    try:
+        with postgres_to_start() as found:
+            yield found
+    except Absent as error:
+        absent(error)
 
 
 def test_a_worker_that_leaves_is_no_more_among_the_workers(world: PostgresWorld) -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,6 +62,11 @@ def post(address, **told):
 @hookimpl
 def study_arrived(study, ctx):
     post("HOOK", key=ctx.delivery, arrived=study.study_uid)
+
+
+@hookimpl
+def study_changed(study, added, removed, ctx):
+    post("HOOK", key=ctx.delivery, changed=study.study_uid, added=list(added), removed=list(removed))
 
 
 @hookimpl
@@ -158,14 +163,22 @@ def insist(method: str, url: str, **options: Any) -> httpx.Response:
         time.sleep(0.1)
 
 
-def send_study(dicomweb: str) -> str:
-    """Store one image of a new study, however often that takes."""
+def send_image(dicomweb: str, study_uid: str) -> str:
+    """Store one image, in a series of its own, however often that takes."""
     (image,) = ct_series(1)
-    image.StudyInstanceUID, image.SeriesInstanceUID = new_uid(), new_uid()
+    image.StudyInstanceUID, image.SeriesInstanceUID = study_uid, new_uid()
     body = encode([part10(image)])
     response = insist("POST", f"{dicomweb}/studies", content=body, headers={"Content-Type": content_type()})
     assert response.status_code == 200, response.text
-    return str(image.StudyInstanceUID)
+    return str(image.SOPInstanceUID)
+
+
+def next_to_come_late(engine: sa.Engine, late: Mapping[str, str]) -> str | None:
+    """A study that has settled, and of which nothing has come since."""
+    c = t.study.c
+    settled = sa.select(c.study_uid).where(c.revision == 1, c.settle_due_at.is_(None)).order_by(c.settled_at)
+    with engine.connect() as connection:
+        return next((uid for uid in connection.execute(settled).scalars() if uid not in late), None)
 
 
 def survive(tmp_path: Path, *, each: int, database: str | None, seconds: float) -> None:
@@ -191,26 +204,32 @@ def survive(tmp_path: Path, *, each: int, database: str | None, seconds: float) 
             command = [sys.executable, "-m", *crashing, "work", "--data", str(data), "--workers", "2"]
             log = tmp_path / "work.log"
             stack.enter_context(running(command, log=log, is_ready=lambda: True, env=environment(told)))
-        studies = []
+        studies: list[str] = []
+        late: dict[str, str] = {}
+        engine = open_engine(database_url(database, data))
         give_up = time.monotonic() + seconds
         while any(deaths_in(notes).by_point.get(point, 0) < each for point in REACH):
             assert time.monotonic() < give_up, f"only {deaths_in(notes).by_point} in {seconds} s"
-            studies.append(send_study(live.dicomweb))
+            studies.append(new_uid())
+            send_image(live.dicomweb, studies[-1])
+            if len(studies) % 3 == 0 and (uid := next_to_come_late(engine, late)) is not None:
+                late[uid] = send_image(live.dicomweb, uid)
             time.sleep(PAUSE_SECONDS)
-        engine = open_engine(database_url(database, data))
         queue = open_queue(engine, clock_of(engine))
-        buried = settle_down(queue, len(studies))
+        buried = settle_down(queue, len(studies), late)
         deaths = deaths_in(notes).by_point
-    wrong = [*hook.faults, *look_at_studies(engine, studies), *look_at_escalations(engine, studies, hook)]
+    wrong = [*hook.faults, *look_at_studies(engine, studies, late), *look_at_escalations(engine, studies, hook)]
+    wrong += look_at_what_came_late(engine, late, hook)
     engine.dispose()
     print(
-        f"{sum(deaths.values())} kills {deaths}: {len(studies)} studies, {len(hook.had)} messages and {hook.repeated} "
+        f"{sum(deaths.values())} kills {deaths}: {len(studies)} studies, {len(late)} of them changed after they had "
+        f"settled, {len(hook.had)} messages and {hook.repeated} "
         f"repeated with their keys, {len(hook.acknowledged)} acknowledged, {buried} jobs buried with their workers"
     )
     assert not wrong, f"{len(wrong)} faults after {deaths}, the first: {wrong[:5]}"
 
 
-def settle_down(queue: Queue, studies: int) -> int:
+def settle_down(queue: Queue, studies: int, late: Collection[str]) -> int:
     """Wait until nothing is left to be done; what died with its worker too often is told to be tried again."""
     retried: set[int] = set()
     give_up = time.monotonic() + QUIET_SECONDS
@@ -225,14 +244,17 @@ def settle_down(queue: Queue, studies: int) -> int:
             items = connection.execute(sa.select(sa.func.count()).select_from(t.work_item)).scalar_one()
             opened = sa.select(sa.func.count()).select_from(t.escalation).where(t.escalation.c.rung >= 2)
             climbed = connection.execute(opened).scalar_one()
-        if not left and items >= studies and climbed >= studies:
+            settled = sa.select(t.study.c.study_uid).where(t.study.c.revision > 1, t.study.c.settle_due_at.is_(None))
+            again = set(connection.execute(settled).scalars())
+        if not left and items >= studies and climbed >= studies and again >= set(late):
             return len(retried)
         assert time.monotonic() < give_up, f"{items} items, {climbed} escalations of {studies}; left: {left[:10]}"
         time.sleep(0.5)
 
 
-def look_at_studies(engine: sa.Engine, studies: list[str]) -> Iterator[str]:
-    """Each has settled once, has one item with what was found, and was asked about once."""
+def look_at_studies(engine: sa.Engine, studies: list[str], late: Collection[str]) -> Iterator[str]:
+    """Each has settled once for each time that something came, and was asked about as often; it has one item with what
+    was found."""
     with engine.connect() as connection:
         items = connection.execute(sa.select(t.work_item)).all()
         answers = connection.execute(sa.select(t.plugin_answer)).all()
@@ -243,15 +265,31 @@ def look_at_studies(engine: sa.Engine, studies: list[str]) -> Iterator[str]:
         told[event.study_uid, f"{event.type} {mark}".strip()] += 1
     of_study = Counter(item.study_uid for item in items)
     answered = Counter((one.study_uid, one.state) for one in answers)
-    once = ("StudySettled", "TriageAnswered", "SlaCrossed due", "SlaCrossed breached", "EscalationOpened")
+    once = ("SlaCrossed due", "SlaCrossed breached", "EscalationOpened")
     for uid in studies:
-        if of_study[uid] != 1 or (answered[uid, "answered"], answered[uid, "missed"]) != (1, 0):
+        times = 1 + (uid in late)
+        if of_study[uid] != 1 or (answered[uid, "answered"], answered[uid, "missed"]) != (times, 0):
             yield f"{uid} has {of_study[uid]} items and {answered[uid, 'answered']} answers"
-        yield from (f"{uid}: {what} {told[uid, what]} times" for what in once if told[uid, what] != 1)
+        wanted = dict.fromkeys(once, 1) | {"StudySettled": times, "TriageAnswered": times, "StudyChanged": times - 1}
+        yield from (
+            f"{uid}: {what} {told[uid, what]} times" for what, count in wanted.items() if told[uid, what] != count
+        )
     for item in items:
         if (item.state, item.is_flagged, item.findings, item.rank) != ("ready", True, "Blood", 3):
             yield f"an item is not as triage made it: {item.state} {item.findings} {item.rank}"
     yield from (f"nobody sent {uid}" for uid in of_study.keys() - set(studies))
+
+
+def look_at_what_came_late(engine: sa.Engine, late: Mapping[str, str], hook: Desk) -> Iterator[str]:
+    """Of each study that something came of after it had settled, plugins were told what, and each once."""
+    with engine.connect() as connection:
+        changed = connection.execute(sa.select(t.event).where(t.event.c.type == "StudyChanged")).all()
+    events = sorted((event.study_uid, orjson.loads(event.payload)["added"]) for event in changed)
+    heard = sorted((told["changed"], told["added"]) for told in hook.had.values() if "changed" in told)
+    wanted = sorted((uid, [image]) for uid, image in late.items())
+    for what, found in (("the feed", events), ("a plugin", heard)):
+        if found != wanted:
+            yield f"{what} has {len(found)} changes of {len(wanted)}: {[one for one in found if one not in wanted][:5]}"
 
 
 def look_at_escalations(engine: sa.Engine, studies: list[str], hook: Desk) -> Iterator[str]:
