@@ -47,7 +47,7 @@ from server.dicomweb.ups_events import PARTING_SECONDS
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.fhir import routes as fhir
 from server.fhir import sockets
-from server.fhir.notify import Deliveries
+from server.fhir.notify import deliver_from
 from server.fhir.watching import watch
 from server.gauges import measure
 from server.hooks import Hooks, wanted_plugins
@@ -156,7 +156,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     keys=with_configured(attribute.key for attribute in settings.search_attributes),
                 )
                 watch(room)
-                Deliveries(room=room).register()
+                deliver_from(room)
                 yield room
             finally:
                 renditions.close()

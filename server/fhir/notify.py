@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -57,10 +57,8 @@ AGAIN = Policy(first=timedelta(seconds=2), most=timedelta(minutes=10))
 MOST_EVENTS = 50
 """Of one notification, where the subscriber does not say otherwise."""
 _MOST_BYTES = 8 << 20
-_AT_A_TIME = 2
-"""Deliveries of one process at once, so that subscribers who are slow to answer do not hold up other work."""
 _STRETCH_SECONDS = 15.0
-_BUSY = timedelta(milliseconds=200)
+_BUSY = timedelta(seconds=1)
 _DUE_AT_ONCE = 200
 
 
@@ -161,14 +159,13 @@ class _Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deliveries:
-    """Does what is to be done for subscriptions; `register` gives its job to the queue."""
+    """Does what is to be done for subscriptions.
+
+    `places` leaves a thread to other work, however slow subscribers are to answer.
+    """
 
     room: Room
-    places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(_AT_A_TIME))
-
-    def register(self) -> None:
-        """Have the queue run it; before the worker starts."""
-        self.room.queue.on(DELIVER)(self.deliver)
+    places: threading.BoundedSemaphore
 
     def deliver(self, job: Job) -> None:
         """Go on with one subscription until there is nothing to do now."""
@@ -273,12 +270,19 @@ class Deliveries:
             session.tell()
 
 
+def deliver_from(room: Room) -> None:
+    """Have the queue deliver; before the worker starts."""
+    places = threading.BoundedSemaphore(max(1, room.settings.job_threads - 1))
+    room.queue.on(DELIVER)(Deliveries(room=room, places=places).deliver)
+
+
 def look_due(room: Room, now: datetime) -> int:
     """Have done what falls due without an event: another try, a heartbeat, an end."""
-    with begin_write(room.engine) as connection:
-        rids = due_subscriptions(connection, now, _DUE_AT_ONCE)
-        for rid in rids:
-            enqueue_delivery(room, connection, rid)
+    rids = room.query(due_subscriptions, now, _DUE_AT_ONCE)
+    if rids:
+        with begin_write(room.engine) as connection:
+            for rid in rids:
+                enqueue_delivery(room, connection, rid)
     return len(rids)
 
 

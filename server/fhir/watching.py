@@ -38,14 +38,13 @@ _AT_ONCE = 100
 class Happened:
     """One thing that happened to a resource.
 
-    `version` is the one that came of it; None where that is not known. `cause` is what it is told of once for; empty:
-    the version. `context` is a reference to what it is about besides.
+    `cause` is what it is told of once for; empty: the version that it has when that is looked at. `context` is a
+    reference to what it is about besides.
     """
 
     what: What
     type: str
     id: str
-    version: int | None = None
     cause: str = ""
     context: str = ""
 
@@ -56,8 +55,8 @@ def watch(room: Room) -> None:
     @room.queue.on(CHANGED)
     def written(job: Job) -> None:
         told = [
-            Happened(what="written", type=type, id=id, version=version)
-            for type, id, version in job.payload["resources"]
+            Happened(what="written", type=type, id=id)
+            for type, id, _version in job.payload["resources"]
             if type not in ON_THEIR_OWN
         ]
         tell(room, job, told)
@@ -129,10 +128,8 @@ def _events(room: Room, connection: sa.Connection, happened: Sequence[Happened])
                 log.warning("subscription %s cannot be looked at: %s", subscription.id, error.message)
                 continue
             for one in some:
-                version = versions.get(one.id)
-                # Of a version that was followed by another, that other one's job tells.
-                if version is not None and one.version in (None, version):
-                    yield subscription.rid, one, version
+                if one.id in versions:
+                    yield subscription.rid, one, versions[one.id]
 
 
 def _concerns(subscription: Subscription, one: Happened) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import ip_network
@@ -19,6 +20,7 @@ from readingroom.jsonio import to_json
 from readingroom.model import Actor, Scope
 from server.fhir import notify
 from server.fhir.notify import AGAIN, FAILURES, forget_notifications, look_due
+from server.fhir.subscriptions import DELIVER
 from server.fhir.topics import TOPICS
 from server.room import Room
 from server.settings import Settings
@@ -199,6 +201,34 @@ def test_a_transaction_is_told_of_in_one_go(room: Room, client: httpx.Client, ho
     assert client.post("/fhir", content=json.dumps(bundle), headers=JSON).status_code == 200
     room.queue.drain()
     assert sorted(got.json["note"][0]["text"] for got in hook.take()) == ["0", "1", "2"]
+
+
+def test_what_was_changed_again_in_the_meantime_is_told_of_once_as_it_is(
+    room: Room, client: httpx.Client, hook: Receiver
+) -> None:
+    made = send(client, plain(hook))
+    room.queue.drain()
+    seen = observation(client)
+    observation(client, seen["id"], status="amended")
+    room.queue.drain()
+    assert [got.json["status"] for got in hook.take()] == ["amended"]
+    assert status_of(client, made)["events-since-subscription-start"] == "1"
+    observation(client, seen["id"], status="corrected")
+    room.queue.drain()
+    assert [got.json["status"] for got in hook.take()] == ["corrected"]
+
+
+def test_a_subscription_to_subscriptions_hears_of_those_that_fail(
+    room: Room, client: httpx.Client, hook: Receiver
+) -> None:
+    send(client, plain(hook, "Subscription?status=error"))
+    room.queue.drain()
+    with receiving() as other:
+        other.status = 401
+        failing = send(client, backport(other))
+        room.queue.drain()
+    [got] = hook.take()
+    assert (got.json["id"], got.json["status"]) == (failing["id"], "error")
 
 
 def test_nobody_is_told_of_another_facilitys_resources(room: Room, client: httpx.Client, hook: Receiver) -> None:
@@ -463,6 +493,19 @@ def test_two_subscribers_do_not_wait_for_each_other(room: Room, client: httpx.Cl
             observation(client)
         room.queue.drain()
         assert (len(other.take()), len(hook.take())) == (1, 3)
+
+
+def test_a_delivery_leaves_a_place_for_other_work(room: Room, client: httpx.Client, hook: Receiver) -> None:
+    places = threading.BoundedSemaphore(1)
+    room.queue.handlers[DELIVER] = notify.Deliveries(room=room, places=places).deliver
+    with places:
+        send(client, plain(hook))
+        room.queue.drain()
+        [waiting] = room.queue.entries()
+        assert (waiting.state, waiting.attempt) == ("queued", 0)
+    room.queue.retry(waiting.id)
+    room.queue.drain()
+    assert room.queue.entries() == []
 
 
 # -- written anew ------------------------------------------------------------------------------------------------------
