@@ -33,6 +33,7 @@ from storage.catalog.fhir_subscriptions import (
     Subscription,
     Wish,
     change_subscription,
+    count_live,
     drop_subscription,
     find_subscription,
     write_subscription,
@@ -47,6 +48,8 @@ MEDIA_TYPES = {
     "application/fhir+xml": "application/fhir+xml",
     "application/xml": "application/fhir+xml",
 }
+MOST_LIVE = 1000
+"""Subscriptions of one facility: each of them is looked at with every change of what it tells of."""
 MASK = "***"
 """Stands for the value of a header that is kept secret; sent back, it leaves the value as it is."""
 
@@ -112,6 +115,9 @@ class SubscriptionType(StoredType):
             status = "off"
         elif held is not None and held.status == "active" and held.wish == wish:
             status = "active"
+        is_more = status != "off" and (held is None or held.status == "off")
+        if is_more and count_live(session.connection, session.facility) >= MOST_LIVE:
+            _refuse("status", f"A facility has at most {MOST_LIVE} subscriptions that are not off.", "too-costly")
         told = {name: value for name, value in _masked(resource, status).items() if name not in HEAD}
         rest, meta = dump_json(told), meta_of(resource)
         if row is not None and not row.is_deleted and held is not None and status == held.status:

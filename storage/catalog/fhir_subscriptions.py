@@ -144,6 +144,13 @@ def is_watched(connection: sa.Connection, types: Collection[str]) -> bool:
     return connection.execute(found).first() is not None
 
 
+def count_live(connection: sa.Connection, facility: str) -> int:
+    """How many of a facility are not switched off."""
+    c = t.fhir_subscription.c
+    found = sa.select(sa.func.count()).where(c.facility == facility, c.status != _OFF)
+    return int(connection.execute(found).scalar_one())
+
+
 def due_subscriptions(connection: sa.Connection, now: datetime, limit: int) -> list[int]:
     """Those that have something to do now, the longest due first."""
     c = t.fhir_subscription.c

@@ -18,7 +18,7 @@ from fhir.resources.R4B.bundle import Bundle
 from readingroom.clock import SetClock
 from readingroom.jsonio import to_json
 from readingroom.model import Actor, Scope
-from server.fhir import notify
+from server.fhir import notify, subscriptions
 from server.fhir.notify import AGAIN, FAILURES, forget_notifications, look_due
 from server.fhir.subscriptions import DELIVER
 from server.fhir.topics import TOPICS
@@ -570,6 +570,19 @@ def test_what_cannot_be_is_refused_with_its_place(
     assert expression.startswith(f"Subscription.{place}")
     assert says in diagnostics
     assert client.get("/fhir/Subscription").json().get("entry") is None
+
+
+def test_a_facility_has_so_many_subscriptions_and_no_more(
+    room: Room, client: httpx.Client, hook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "MOST_LIVE", 2)
+    facilities(room)
+    made = [send(client, plain(hook)) for _ in range(2)]
+    assert "at most 2" in refused(client, plain(hook))[1]
+    send(client, plain(hook), root="/fhir/f/north")
+    send(client, plain(hook), made[0]["id"])  # one of them may be changed
+    send(client, {**plain(hook), "status": "off"}, made[0]["id"])
+    send(client, plain(hook))
 
 
 @pytest.mark.parametrize(
