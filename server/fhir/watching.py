@@ -17,9 +17,10 @@ import sqlalchemy as sa
 from readingroom.errors import NotFound, ReadingRoomError
 from readingroom.events import EscalationOpened, ItemChanged, StudyChanged, StudySettled
 from server.announce import on_event
+from server.fhir.access import require
 from server.fhir.query import parse_query
 from server.fhir.registry import REGISTRY
-from server.fhir.search import run
+from server.fhir.search import allowed, run
 from server.fhir.session import CHANGED
 from server.fhir.subscriptions import as_asker, enqueue_delivery, pairs_of
 from server.fhir.topics import ON_THEIR_OWN, TOPICS, What
@@ -149,9 +150,12 @@ def _matching(room: Room, connection: sa.Connection, subscription: Subscription,
     pairs = pairs_of(wish.criteria)
     if wish.topic is not None:
         pairs += TOPICS[wish.topic].condition
-    query = parse_query(wish.type, [*pairs, ("_id", ",".join(ids))], root=session.root, is_strict=True)
-    page = run(session, replace(query, count=len(ids), total="none"))
-    found = [id for _type, id in page.matches]
+    if pairs:
+        query = parse_query(wish.type, [*pairs, ("_id", ",".join(ids))], root=session.root, is_strict=True)
+        found = [id for _type, id in run(session, replace(query, count=len(ids), total="none")).matches]
+    else:
+        require(session, wish.type, "s")
+        found = [id for _type, id in allowed(session, [(wish.type, id) for id in ids], "s")]
     shown = REGISTRY[wish.type].read(session, found) if found else []
     return {one.id: one.version for one in shown if not one.is_deleted}
 

@@ -20,6 +20,7 @@ from tests import stow
 from tests.server.fhir.receiver import Receiver, receiving
 from tests.server.fhir.test_subscriptions import BOTH, LOOPBACK, backport, plain, send
 from tests.synthetic import ct_series, part10
+from tests.worklist import attribute
 
 DICOM = {"Content-Type": "application/dicom+json"}
 
@@ -114,6 +115,31 @@ def test_a_subscription_of_r4_has_the_study_itself_put_to_it(
     assert (got.method, got.path) == ("PUT", f"/fhir/ImagingStudy/{shown['id']}")
     assert got.json == shown
     assert got.json["numberOfInstances"] == 2
+
+
+@BOTH
+def test_a_task_is_told_of_whichever_way_it_changes(
+    room: Room, client: httpx.Client, hook: Receiver, clock: SetClock
+) -> None:
+    send(client, backport(hook, topic=topic("task-changed"), content="full-resource"))
+    room.queue.drain()
+    hook.take()
+    uid = store(client, ct_series(1))
+    settle(room, clock)
+    told = [entry["resource"] for got in hook.take() for entry in got.json["entry"][1:]]
+    assert [one["status"] for one in told][-1] == "ready"
+    assert told[-1]["id"] == task_of(room, uid)
+    focus = imaging_study(client, uid)["id"]
+    assert told[-1]["focus"]["reference"].endswith(focus)
+    [workitem] = client.get("/dicomweb/workitems").json()
+    change = {"00741000": attribute("CS", "IN PROGRESS"), "00081195": attribute("UI", "1.2.3")}
+    where = f"/dicomweb/workitems/{workitem['00080018']['Value'][0]}/state"
+    answer = client.put(where, json=change, headers=DICOM)
+    assert answer.status_code == 200, answer.text
+    room.queue.drain()
+    [got] = hook.take()
+    [entry] = got.json["entry"][1:]
+    assert entry["resource"]["status"] == "in-progress"
 
 
 def test_a_critical_result_is_told_of_with_its_task(
