@@ -14,13 +14,8 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from readingroom.errors import ReadOnly
+from readingroom.model import Scope
 from server.fhir import endpoint
-from server.fhir.mixed import MixedType
-from server.fhir.parsing import read_json
-from server.fhir.session import Session
-from server.fhir.shown import Shown
-from server.fhir.types import Kind, Resource
 from server.fhir.values import Element, code_system, local_id, reference, text, without_none
 from storage.catalog import schema as t
 from storage.catalog.directory import Directory, read_directory
@@ -212,24 +207,27 @@ class Row:
     facility: str | None = None
 
 
-def _facilities(session: Session) -> Iterator[Any]:
+Entries = Callable[[sa.Connection, Scope, str], Iterator[Row]]
+"""Gives the entries of a scope; the last argument is the root of DICOMweb."""
+
+
+def _facilities(connection: sa.Connection, scope: Scope) -> Iterator[Any]:
     """The rows of the facilities in scope."""
     found = sa.select(t.facility).order_by(t.facility.c.id)
-    if session.scope.facilities is not None:
-        found = found.where(t.facility.c.id.in_(sorted(session.scope.facilities)))
-    yield from session.connection.execute(found)
+    if scope.facilities is not None:
+        found = found.where(t.facility.c.id.in_(sorted(scope.facilities)))
+    yield from connection.execute(found)
 
 
-def _readers(session: Session) -> Iterator[tuple[ReaderEntry, Any, Directory]]:
+def _readers(connection: sa.Connection, scope: Scope) -> Iterator[tuple[ReaderEntry, Any]]:
     """The readers, with their rows; who has privileges at a facility in scope, where that is not all of them."""
-    rows = {row.id: row for row in session.connection.execute(sa.select(t.reader))}
+    rows = {row.id: row for row in connection.execute(sa.select(t.reader))}
     if not rows:
         return
-    directory = read_directory(session.connection, with_inactive=True)
-    scope = session.scope.facilities
+    directory = read_directory(connection, with_inactive=True)
     for reader in directory.readers.values():
-        if scope is None or _reads_for(directory, reader, scope):
-            yield reader, rows[reader.id], directory
+        if scope.facilities is None or _reads_for(directory, reader, scope.facilities):
+            yield reader, rows[reader.id]
 
 
 def _reads_for(directory: Directory, reader: ReaderEntry, facilities: frozenset[str]) -> bool:
@@ -237,63 +235,9 @@ def _reads_for(directory: Directory, reader: ReaderEntry, facilities: frozenset[
     return any(named & {entry.id for entry in directory.chain(one)} for one in facilities)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DirectoryType(MixedType):
-    """One of the types that show the directory."""
-
-    entries: Callable[[Session], Iterator[Row]]
-    table: sa.Table | None = None
-    """Whose row counts the versions; without one nothing is kept beside an entry."""
-
-    def rows(
-        self,
-        session: Session,
-        ids: Sequence[str] | None,
-        *,
-        limit: int | None = None,
-        until: datetime | None = None,
-        since: datetime | None = None,
-    ) -> list[Shown]:
-        """Entries in scope."""
-        wanted = None if ids is None else frozenset(ids)
-        found = [
-            row
-            for row in self.entries(session)
-            if (wanted is None or row.id in wanted)
-            and (until is None or row.updated_at <= until)
-            and (since is None or row.updated_at >= since)
-        ]
-        found.sort(key=lambda row: (-row.updated_at.timestamp(), row.id))
-        return [
-            Shown(
-                type=self.name,
-                id=row.id,
-                version=row.version,
-                updated_at=row.updated_at,
-                rest=row.rest(),
-                facility=row.facility,
-                method="POST" if row.version == 1 else "PUT",
-            )
-            for row in found[:limit]
-        ]
-
-    def command(self, session: Session, row: Shown, resource: Resource, version: int) -> None:
-        """Keep what a client says besides what the directory does; the entry is then at its next version."""
-        told = read_json(row.rest)
-        for name, value in told.items():
-            if self.table is None or resource.get(name) != value:
-                raise self.refusal(name, "is what the directory says; `readingroom directory import` changes that")
-        assert self.table is not None
-        c = self.table.c
-        keys = session.connection.execute(sa.select(c.id)).scalars()
-        key = next(one for one in keys if local_id(one) == row.id)
-        moved = self.table.update().where(c.id == key).values(version=version, updated_at=session.now)
-        session.connection.execute(moved)
-
-
-def _of_facilities(render: Callable[[Any], bytes]) -> Callable[[Session], Iterator[Row]]:
-    def entries(session: Session) -> Iterator[Row]:
-        for row in _facilities(session):
+def _of_facilities(render: Callable[[Any], bytes]) -> Entries:
+    def entries(connection: sa.Connection, scope: Scope, _root: str) -> Iterator[Row]:
+        for row in _facilities(connection, scope):
             yield Row(
                 id=local_id(row.id),
                 version=row.version,
@@ -305,9 +249,9 @@ def _of_facilities(render: Callable[[Any], bytes]) -> Callable[[Session], Iterat
     return entries
 
 
-def _of_readers(render: Callable[..., bytes]) -> Callable[[Session], Iterator[Row]]:
-    def entries(session: Session) -> Iterator[Row]:
-        for reader, row, _ in _readers(session):
+def _of_readers(render: Callable[..., bytes]) -> Entries:
+    def entries(connection: sa.Connection, scope: Scope, _root: str) -> Iterator[Row]:
+        for reader, row in _readers(connection, scope):
             yield Row(
                 id=local_id(reader.id),
                 version=row.version,
@@ -318,11 +262,10 @@ def _of_readers(render: Callable[..., bytes]) -> Callable[[Session], Iterator[Ro
     return entries
 
 
-def _roles(session: Session) -> Iterator[Row]:
-    scope = session.scope.facilities
-    for reader, row, _ in _readers(session):
+def practitioner_roles(connection: sa.Connection, scope: Scope, _root: str) -> Iterator[Row]:
+    for reader, row in _readers(connection, scope):
         for facility in sorted({one.facility for one in reader.credentials}):
-            if scope is None or facility in scope:
+            if scope.facilities is None or facility in scope.facilities:
                 yield Row(
                     id=local_id(f"{reader.id}.{facility}"),
                     version=row.version,
@@ -334,34 +277,20 @@ def _roles(session: Session) -> Iterator[Row]:
                 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class EndpointType(DirectoryType):
-    """Where the images of each facility are; nobody writes it."""
-
-    kind: Kind = "projection"
-    read_only_because: str = "An Endpoint of this server leads to its own DICOMweb service."
-
-    def create(self, session: Session, resource: Resource, rest: bytes, id: str | None) -> Shown:
-        """None is made here."""
-        raise ReadOnly(self.read_only_because)
-
-
-def _endpoints(session: Session) -> Iterator[Row]:
-    for row in _facilities(session):
+def endpoints(connection: sa.Connection, scope: Scope, root: str) -> Iterator[Row]:
+    for row in _facilities(connection, scope):
         yield Row(
             id=local_id(row.id),
             version=row.version,
             updated_at=row.updated_at or _BEFORE,
             rest=lambda row=row: endpoint.render(  # type: ignore[misc]
-                row.id, row.name, local_id(row.id), session.dicomweb, is_active=row.is_active
+                row.id, row.name, local_id(row.id), root, is_active=row.is_active
             ),
             facility=row.id,
         )
 
 
-ORGANIZATION = DirectoryType(name="Organization", entries=_of_facilities(organization), table=t.facility)
-LOCATION = DirectoryType(name="Location", entries=_of_facilities(location), table=t.facility)
-PRACTITIONER = DirectoryType(name="Practitioner", entries=_of_readers(practitioner), table=t.reader)
-PRACTITIONER_ROLE = DirectoryType(name="PractitionerRole", entries=_roles)
-SCHEDULE = DirectoryType(name="Schedule", entries=_of_readers(schedule), table=t.reader)
-ENDPOINT = EndpointType(name="Endpoint", entries=_endpoints)
+organizations = _of_facilities(organization)
+locations = _of_facilities(location)
+practitioners = _of_readers(practitioner)
+schedules = _of_readers(schedule)

@@ -15,6 +15,7 @@ import orjson
 import sqlalchemy as sa
 
 from server.fhir.mixed import MixedType
+from server.fhir.patient_source import patient_source
 from server.fhir.session import Session
 from server.fhir.shown import Shown
 from server.fhir.types import Resource
@@ -32,6 +33,7 @@ from server.fhir.values import (
     without_none,
 )
 from storage.catalog import schema as t
+from storage.catalog.fhir_search import Source
 from storage.catalog.ids import patient_key
 from storage.catalog.normal import normal_day
 
@@ -72,6 +74,11 @@ class PatientType(MixedType):
     """Patients; see `server.fhir.types.ResourceType`."""
 
     name: str = "Patient"
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """The registry, and what is kept."""
+        return (*super().sources, patient_source())
 
     def rows(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from server.fhir.declared import DeclaredType
-from server.fhir.directory import ENDPOINT, LOCATION, ORGANIZATION, PRACTITIONER, PRACTITIONER_ROLE, SCHEDULE
+from server.fhir.directory_types import ENDPOINT, LOCATION, ORGANIZATION, PRACTITIONER, PRACTITIONER_ROLE, SCHEDULE
 from server.fhir.imagingstudy import ImagingStudyType
 from server.fhir.order import ServiceRequestType
 from server.fhir.patient import PatientType

@@ -23,7 +23,7 @@ from server.fhir.parsing import dump_json, read_json
 from server.fhir.session import Session
 from server.fhir.stored import meta_of
 from server.fhir.types import Resource
-from server.fhir.values import Element, code_system, designator, issuer_of, local_id, profile, text
+from server.fhir.values import Element, code_system, designator, issuer_of, name_of, profile, text
 from server.worklist import items
 from storage.catalog import schema as t
 from storage.catalog.fhir_studies import studies_by_fhir_id
@@ -264,7 +264,7 @@ def change(
         item = replace(item, extras=extras)
     item = _reprioritised(session, item, resource)
     shown, wanted = made["status"], resource["status"]
-    holder = _reader(session, holder_of(resource))
+    holder = holder_of(resource)
     held_by = item.owner or item.offered_to
     if wanted != shown or (holder != held_by and shown in ("accepted", "in-progress")):
         item = _moved(session, item, wanted, holder, _new_reason(made, resource))
@@ -399,14 +399,6 @@ def _named(holder: str | None) -> str:
     return holder
 
 
-def _reader(session: Session, holder: str | None) -> str | None:
-    """A reader by the name that the directory has: an id of a Practitioner may stand for one that is no id of FHIR."""
-    if holder is None or re.fullmatch(r"[0-9a-f]{32}", holder) is None:
-        return holder
-    readers = session.connection.execute(sa.select(t.reader.c.id)).scalars()
-    return next((one for one in readers if local_id(one) == holder), holder)
-
-
 # -- what a Task says --------------------------------------------------------------------------------------------------
 
 
@@ -434,7 +426,7 @@ def holder_of(resource: Resource) -> str | None:
     owner = resource.get("owner") or {}
     where = text(owner.get("reference")) or ""
     if found := re.fullmatch(r"(?:.*/)?(?:Practitioner)/([A-Za-z0-9.-]{1,64})", where):
-        return found[1]
+        return name_of(found[1])
     if found := re.search(rf"(?:^|/)({REFERENCE.pattern})$", where):
         return found[1][:64]
     identifier = owner.get("identifier") or {}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from readingroom.errors import Conflict
-from server.fhir.directory import ENDPOINT, LOCATION, ORGANIZATION, PRACTITIONER, PRACTITIONER_ROLE, SCHEDULE
+from server.fhir.directory_types import ENDPOINT, LOCATION, ORGANIZATION, PRACTITIONER, PRACTITIONER_ROLE, SCHEDULE
 from server.fhir.mixed import MixedType
 from server.fhir.outcome import BrokenRule
 from server.fhir.shown import Shown
