@@ -28,7 +28,7 @@ from server.fhir.registry import REGISTRY
 from server.fhir.search import is_allowed
 from server.fhir.session import Session
 from server.fhir.shown import Shown, instant
-from server.fhir.subscriptions import DELIVER, as_asker, as_server, enqueue_delivery, note_status
+from server.fhir.subscriptions import DELIVER, as_asker, as_server, enqueue_delivery, hold, note_status
 from server.fhir.topics import BACKPORT
 from server.fhir.types import Resource
 from server.queue import Job, NotBegun, Policy
@@ -203,6 +203,9 @@ class Deliveries:
                 return False
             request = self._next(connection, subscription, now)
         if request is None and subscription.status == "active":
+            due_at = _due_at(subscription, subscription.told_at)
+            if due_at != subscription.due_at:
+                self._note(subscription, "active", due_at=due_at)
             return False
         try:
             if request is None:
@@ -259,13 +262,13 @@ class Deliveries:
     def _note(self, subscription: Subscription, status: str, error: str = "", **values: Any) -> None:
         """Write down how it went, unless the subscriber wants something else by now."""
         with begin_write(self.room.engine) as connection:
-            current = find_subscription(connection, subscription.rid, locked=True)
-            if current is None or (current.wish, current.status) != (subscription.wish, subscription.status):
+            session = as_server(self.room, connection, subscription)
+            current = hold(session, subscription)
+            if current is None or _wanted(current) != _wanted(subscription):
                 return
             if status == subscription.status and error == current.error:
                 change_subscription(connection, subscription.rid, **values)
                 return
-            session = as_server(self.room, connection, subscription)
             note_status(session, subscription, status, error, **values)
             session.tell()
 
@@ -292,7 +295,12 @@ def forget_notifications(room: Room, now: datetime) -> int:
         return prune_notifications(connection, now)
 
 
-def _due_at(subscription: Subscription, told_at: datetime) -> datetime | None:
+def _wanted(subscription: Subscription) -> tuple[Any, ...]:
+    """What has to be as it was for what was done to count."""
+    return subscription.wish, subscription.asker.actor.id, subscription.status
+
+
+def _due_at(subscription: Subscription, told_at: datetime | None) -> datetime | None:
     """When there is something to do next without an event."""
     times = (subscription.wish.end_at, _heartbeat_at(subscription, told_at))
     return min((at for at in times if at is not None), default=None)

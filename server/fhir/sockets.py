@@ -189,7 +189,7 @@ def _note(room: Room, rid: int, told: int) -> None:
     """Remember how far a subscriber has come, so that another socket goes on there."""
     with begin_write(room.engine) as connection:
         subscription = find_subscription(connection, rid, locked=True)
-        if subscription is not None and subscription.told < told:
+        if subscription is not None and subscription.told < told <= subscription.number:
             change_subscription(connection, rid, told=told, told_at=room.clock.now())
 
 

@@ -14,6 +14,8 @@ from ipaddress import ip_address
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+import sqlalchemy as sa
+
 from readingroom.errors import Invalid, Refused
 from readingroom.model import NOBODY, Scope
 from readingroom.outbound import Network, Origin, is_allowed
@@ -120,9 +122,9 @@ class SubscriptionType(StoredType):
             _refuse("status", f"A facility has at most {MOST_LIVE} subscriptions that are not off.", "too-costly")
         told = {name: value for name, value in _masked(resource, status).items() if name not in HEAD}
         rest, meta = dump_json(told), meta_of(resource)
-        if row is not None and not row.is_deleted and held is not None and status == held.status:
-            is_same = held.wish == wish and (row.rest, row.meta) == (rest, dump_json(meta))
-            if is_same and before is not None:
+        if before is not None and row is not None and held is not None:
+            was = held.wish, held.status, row.rest, row.meta
+            if was == (wish, status, rest, dump_json(meta)):
                 return before
         shown = self._write(session, before, {**resource, "meta": meta}, rest, id, method)
         row = _row(session, id)
@@ -130,19 +132,20 @@ class SubscriptionType(StoredType):
         due_at = None if status == "off" else wish.end_at
         write_subscription(session.connection, row.rid, wish, _asker(session), status=status, due_at=due_at)
         if status != "off":
-            have_delivered(session, row.rid)
+            enqueue_delivery(session.room, session.connection, row.rid)
         return _unmasked(session, shown)
 
 
-def have_delivered(session: Session, rid: int) -> None:
-    """Have done what is to be done for a subscription."""
-    enqueue_delivery(session.room, session.connection, rid)
-
-
-def enqueue_delivery(room: Room, connection: Any, rid: int) -> None:
-    """The same, without a session: of one subscription one thing is done at a time, and what waits waits once."""
+def enqueue_delivery(room: Room, connection: sa.Connection, rid: int) -> None:
+    """Have done what is to be done for a subscription: one thing at a time, and what waits waits once."""
     lane = f"fhir subscription {rid}"
     room.queue.enqueue(connection, DELIVER, {"subscription": rid}, lane=lane, key=lane)
+
+
+def hold(session: Session, subscription: Subscription) -> Subscription | None:
+    """A subscription as it is now, which stays so until the transaction ends; locked as whoever writes it does."""
+    _row(session, subscription.id)
+    return find_subscription(session.connection, subscription.rid, locked=True)
 
 
 def note_status(session: Session, subscription: Subscription, status: str, error: str = "", **values: Any) -> None:
@@ -162,7 +165,7 @@ def note_status(session: Session, subscription: Subscription, status: str, error
     type._write(session, before, {**told, "meta": dict(before.meta)}, dump_json(told), subscription.id, "PUT")
 
 
-def as_asker(room: Room, connection: Any, subscription: Subscription) -> Session:
+def as_asker(room: Room, connection: sa.Connection, subscription: Subscription) -> Session:
     """A session of whoever wrote a subscription: what that caller could not read now, it does not tell of."""
     asker = subscription.asker
     actor = room.tokens.renewed(connection, asker.actor) or NOBODY
@@ -176,7 +179,7 @@ def as_asker(room: Room, connection: Any, subscription: Subscription) -> Session
     return reading(room, caller, connection)
 
 
-def as_server(room: Room, connection: Any, subscription: Subscription) -> Session:
+def as_server(room: Room, connection: sa.Connection, subscription: Subscription) -> Session:
     """A session of the server itself, to write down how a subscription goes."""
     session = as_asker(room, connection, subscription)
     scope = Scope(facilities=frozenset((subscription.owner,)))

@@ -347,9 +347,11 @@ def test_a_notification_holds_no_more_events_than_the_subscriber_takes(
 def test_a_heartbeat_is_sent_when_nothing_else_was(
     room: Room, client: httpx.Client, hook: Receiver, clock: SetClock
 ) -> None:
-    send(client, backport(hook, heartbeat_period=60))
+    made = send(client, backport(hook, heartbeat_period=60))
     room.queue.drain()
     hook.take()
+    send(client, {**backport(hook, heartbeat_period=60), "reason": "Another"}, made["id"])
+    room.queue.drain()
     later(room, clock, seconds=59)
     assert hook.take() == []
     later(room, clock, seconds=1)
