@@ -188,7 +188,7 @@ def _resource(type: ResourceType, root: str) -> dict[str, Any]:
         "searchRevInclude": sorted(_pointing_at(type.name)),
         "searchParam": [_parameter(one) for one in parameters.values()],
         "operation": [_operation(one) for one in operations],
-        "extension": declared_topics() if type.name == "Subscription" else [],
+        **(declared_topics() if type.name == "Subscription" else {}),
     }
     return {name: value for name, value in told.items() if value not in ([], "")}
 

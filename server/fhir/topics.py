@@ -68,6 +68,9 @@ ON_THEIR_OWN: Mapping[str, tuple[What, ...]] = {"ImagingStudy": ("settled", "cha
 """What happens to resources of these types, as a subscription with a search of its own sees it; of others: written."""
 
 
-def declared_topics() -> list[dict[str, Any]]:
-    """The extensions that name the topics, for the Subscription resource of a CapabilityStatement."""
-    return [{"url": _CANONICAL, "valueCanonical": url} for url in TOPICS]
+def declared_topics() -> dict[str, Any]:
+    """What a CapabilityStatement says of Subscription besides: the topics, and the profile of those who ask for one."""
+    return {
+        "extension": [{"url": _CANONICAL, "valueCanonical": url} for url in TOPICS],
+        "supportedProfile": [f"{BACKPORT}/StructureDefinition/backport-subscription"],
+    }

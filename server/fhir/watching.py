@@ -39,8 +39,8 @@ _AT_ONCE = 100
 class Happened:
     """One thing that happened to a resource.
 
-    `cause` is what it is told of once for; empty: the version that it has when that is looked at. `context` is a
-    reference to what it is about besides.
+    `cause` is what a topic tells of it once for; empty, and to who has a search: the version that it has when that is
+    looked at. `context` is a reference to what it is about besides.
     """
 
     what: What
@@ -102,14 +102,14 @@ def tell(room: Room, job: Job, happened: Sequence[Happened]) -> None:
         now = room.clock.now()
         rids = {
             rid: None
-            for rid, one, version in found
+            for rid, one, version, cause in found
             if append_notification(
                 connection,
                 rid,
                 type=one.type,
                 id=one.id,
                 version=version,
-                cause=one.cause or f"version {version}",
+                cause=cause,
                 context=one.context,
                 at=now,
             )
@@ -118,8 +118,10 @@ def tell(room: Room, job: Job, happened: Sequence[Happened]) -> None:
             enqueue_delivery(room, connection, rid)
 
 
-def _events(room: Room, connection: sa.Connection, happened: Sequence[Happened]) -> Iterator[tuple[int, Happened, int]]:
-    """Which subscription is to tell of what, and of which version."""
+def _events(
+    room: Room, connection: sa.Connection, happened: Sequence[Happened]
+) -> Iterator[tuple[int, Happened, int, str]]:
+    """Which subscription is to tell of what, of which version, and what for."""
     for subscription in live_subscriptions(connection, {one.type for one in happened}):
         concerned = [one for one in happened if _concerns(subscription, one)]
         for some in batched(concerned, _AT_ONCE):
@@ -130,7 +132,9 @@ def _events(room: Room, connection: sa.Connection, happened: Sequence[Happened])
                 continue
             for one in some:
                 if one.id in versions:
-                    yield subscription.rid, one, versions[one.id]
+                    version = versions[one.id]
+                    cause = one.cause if subscription.wish.topic is not None else ""
+                    yield subscription.rid, one, version, cause or f"version {version}"
 
 
 def _concerns(subscription: Subscription, one: Happened) -> bool:

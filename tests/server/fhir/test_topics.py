@@ -115,6 +115,9 @@ def test_a_subscription_of_r4_has_the_study_itself_put_to_it(
     assert (got.method, got.path) == ("PUT", f"/fhir/ImagingStudy/{shown['id']}")
     assert got.json == shown
     assert got.json["numberOfInstances"] == 2
+    store(client, [*ct_series(1, study_uid=uid)])
+    settle(room, clock)
+    assert [got.json["numberOfInstances"] for got in hook.take()] == [3]
 
 
 @BOTH
