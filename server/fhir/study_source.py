@@ -78,7 +78,7 @@ def _relations() -> Mapping[str, Relation]:
         ),
         "patient": patient,
         "subject": patient,
-        "endpoint": endpoint_relation(_S, _KEY, _S.c.owner_facility, "Endpoint"),
+        "endpoint": named_relation(_S, _KEY, _S.c.owner_facility, "Endpoint"),
         "basedon": Relation(
             rows=orders,
             key=of_order.c.id,
@@ -120,7 +120,7 @@ def _relations() -> Mapping[str, Relation]:
     }
 
 
-def endpoint_relation(rows: sa.FromClause, key: Any, name: sa.ColumnElement[str], target: str) -> Relation:
+def named_relation(rows: sa.FromClause, key: Any, name: sa.ColumnElement[str], target: str) -> Relation:
     """References to the resource of a type that shows what this server calls by a name."""
 
     def holds(connection: sa.Connection, test: Test) -> sa.ColumnElement[bool] | None:

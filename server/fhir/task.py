@@ -16,10 +16,12 @@ import orjson
 from readingroom.errors import Conflict, NotFound, ReadOnly
 from readingroom.model import PRIORITIES
 from server.fhir import task_commands as commands
+from server.fhir.extract import values_of
 from server.fhir.parsing import dump_json, read_json
 from server.fhir.session import Session
 from server.fhir.shown import Shown
 from server.fhir.task_commands import STATE, STATUS
+from server.fhir.task_source import listed, task_sources
 from server.fhir.types import Kind, Resource
 from server.fhir.values import (
     Element,
@@ -42,6 +44,7 @@ from server.fhir.values import (
 from storage.catalog import schema as t
 from storage.catalog.fhir_items import Links, links_of
 from storage.catalog.fhir_search import Source
+from storage.catalog.fhir_values import list_task
 from storage.catalog.ups import KINDS, SCHEME
 from storage.catalog.work_items import StoredItem, item_by_id, item_versions, items_by_id
 
@@ -191,7 +194,7 @@ class TaskType:
     @property
     def sources(self) -> Sequence[Source]:
         """The work items."""
-        return ()
+        return task_sources()
 
     def read(self, session: Session, ids: Sequence[str]) -> list[Shown]:
         """The current versions."""
@@ -230,7 +233,9 @@ class TaskType:
         """Put an item on the worklist that is done elsewhere: of kind ``external``, and a UPS as well."""
         if not commands.is_made_here(id):
             raise ReadOnly("The ids of Tasks are given here: POST it to /Task.")
-        return _shown(session, [commands.create(session, resource, rest, id)])[0]
+        made = commands.create(session, resource, rest, id)
+        _list(session, made, resource, is_sent=True)
+        return _shown(session, [made])[0]
 
     def update(self, session: Session, before: Shown, resource: Resource, rest: bytes) -> Shown:
         """Do what is asked by the difference between what is there and what was sent."""
@@ -242,11 +247,19 @@ class TaskType:
         else:
             links = links_of(session.connection, [item])
             after = commands.change(session, item, rendered(item, links), resource, EXTENSIONS)
-        return before if after is item else _shown(session, [after])[0]
+        if after is item:
+            return before
+        _list(session, after, resource, is_sent=extras.sent is not None)
+        return _shown(session, [after])[0]
 
     def delete(self, session: Session, before: Shown) -> Shown:
         """Nothing that was to be done is forgotten."""
         raise Conflict(f"Task/{before.id} is never deleted; change its status to cancelled.")
+
+
+def _list(session: Session, item: StoredItem, resource: Resource, *, is_sent: bool) -> None:
+    values = values_of("Task", resource, session.root)
+    list_task(session.connection, item.id, listed(item.id, values, is_sent=is_sent))
 
 
 def _locked(session: Session, id: str) -> StoredItem | None:

@@ -65,6 +65,11 @@ def is_id(value: str) -> bool:
     return _FHIR_ID.fullmatch(value) is not None
 
 
+def designators(system: str) -> list[str]:
+    """The designators of coding schemes that FHIR calls so."""
+    return [scheme for scheme, known in _SYSTEMS.items() if known == system]
+
+
 def designator(system: Any) -> str:
     """The designator of the coding scheme that FHIR calls so."""
     return next((scheme for scheme, known in _SYSTEMS.items() if known == system), "99FHIR")

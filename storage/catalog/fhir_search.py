@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cmp_to_key, partial
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ Op = Literal["eq", "ne", "lt", "le", "gt", "ge", "sa", "eb", "ap"]
 _RARE = 500
 _LAST_TEXT = "\uffff"
 _LAST_NUMBER = 1e300
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 # -- what is asked -----------------------------------------------------------------------------------------------------
@@ -593,15 +595,18 @@ def _last_of(column: sa.ColumnElement[Any], sort: Sort) -> sa.ColumnElement[Any]
     return sa.literal(_last(sort))
 
 
-def _moment(text: Any) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        raise Invalid("'_cursor' has to be one that a link of this server has.") from None
-
-
 def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value
+    """A value as a cursor has it: times as the index of stored resources has them, so that sources compare."""
+    return (value - _EPOCH) / _MILLISECOND if isinstance(value, datetime) else value
+
+
+def _moment(milliseconds: Any) -> datetime:
+    try:
+        return _EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        return (datetime.min if milliseconds < 0 else datetime.max).replace(tzinfo=UTC)
+    except TypeError:
+        raise Invalid("'_cursor' has to be one that a link of this server has.") from None
 
 
 def _after(

@@ -34,11 +34,22 @@ def list_resource(connection: sa.Connection, rid: int, values: Iterable[Value], 
     """Write the values of a resource instead of those that there are."""
     if not is_new:
         connection.execute(t.resource_value.delete().where(t.resource_value.c.rid == rid))
-    rows = [
+    if rows := [{"rid": rid, **row} for row in _rows(values)]:
+        connection.execute(_INSERT, rows)
+
+
+def list_task(connection: sa.Connection, item: str, values: Iterable[Value]) -> None:
+    """The same of what a client has said of a work item."""
+    connection.execute(t.task_value.delete().where(t.task_value.c.item == item))
+    if rows := [{"item": item, **row} for row in _rows(values)]:
+        connection.execute(t.task_value.insert(), rows)
+
+
+def _rows(values: Iterable[Value]) -> list[dict[str, Any]]:
+    return [
         {
             "key": value.key,
             "text": value.text[:LONGEST],
-            "rid": rid,
             "number": number,
             "space": value.space,
             "low": value.low,
@@ -46,8 +57,6 @@ def list_resource(connection: sa.Connection, rid: int, values: Iterable[Value], 
         }
         for number, value in enumerate(dict.fromkeys(values))
     ]
-    if rows:
-        connection.execute(_INSERT, rows)
 
 
 def values_of(connection: sa.Connection, rid: int) -> Sequence[sa.Row[Any]]:

@@ -754,6 +754,21 @@ resource_value = sa.Table(
 )
 """What of stored resources searches match; `storage.catalog.fhir_values` writes it."""
 
+task_value = sa.Table(
+    "task_value",
+    metadata,
+    sa.Column("key", Text, primary_key=True, doc="as of `resource_value`: Task.identifier"),
+    sa.Column("text", Text, primary_key=True),
+    sa.Column("item", sa.ForeignKey("work_item.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("space", Text, nullable=False),
+    sa.Column("low", sa.Double),
+    sa.Column("high", sa.Double),
+    sa.Index("ix_task_value_item", "item", "key", "text"),
+    sqlite_with_rowid=False,
+)
+"""The same of what clients have said of a work item over FHIR that no column of it has."""
+
 search_key = sa.Table(
     "search_key",
     metadata,
