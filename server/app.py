@@ -47,6 +47,7 @@ from server.dicomweb.ups_events import PARTING_SECONDS
 from server.edge import Edge, Metrics, on_accident, on_error, on_outage
 from server.fhir import routes as fhir
 from server.fhir import sockets
+from server.fhir.exporting import export_from
 from server.fhir.notify import deliver_from
 from server.fhir.watching import watch
 from server.gauges import measure
@@ -157,6 +158,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 )
                 watch(room)
                 deliver_from(room)
+                export_from(room)
                 yield room
             finally:
                 renditions.close()

@@ -164,6 +164,7 @@ class Settings(BaseSettings):
     clients: dict[_ClientId, ClientSettings] = Field(
         {}, description="Programs that may have tokens ([how to](../how-to/fhir-access.md))"
     )
+    export_hours: float = Field(24.0, gt=0, description="How long the files of a FHIR export are kept")
     private_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
         description="Networks beside the public Internet where clients publish keys and subscriptions are sent to",

@@ -17,6 +17,7 @@ from functools import partial
 
 from server import settle
 from server.announce import announce
+from server.fhir.exporting import forget_exports
 from server.fhir.notify import forget_notifications, look_due
 from server.listing import list_attributes
 from server.purging import purge_due
@@ -151,6 +152,7 @@ UPKEEP: tuple[Duty, ...] = (
     Duty(name="purge", act=lambda room, _: purge_due(room), every=_SWEEP_SECONDS),
     Duty(name="reports", act=lambda room, now: forget_reports(room.engine, now), every=_SWEEP_SECONDS),
     Duty(name="notifications", act=lambda room, now: forget_notifications(room, now), every=_SWEEP_SECONDS),
+    Duty(name="exports", act=lambda room, now: forget_exports(room, now), every=_SWEEP_SECONDS),
     # What a dead writer left on this host, only this host can remove.
     Duty(name="sweep", act=lambda room, _: room.ingest.sweep_others(), every=_SWEEP_SECONDS, is_of_each=True),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from readingroom.errors import Invalid, NotFound, ReadOnly, Refused
-from server.fhir import searching, subscription_operations
+from server.fhir import exporting, searching, subscription_operations
 from server.fhir.access import may, require
 from server.fhir.outcome import outcome
 from server.fhir.parameters import PARAMETERS
@@ -247,6 +247,13 @@ OPERATIONS: Mapping[str, Operation] = {
             definition=_BASE + "Patient-everything",
             levels=_ONE,
             run=_everything,
+            types=frozenset(("Patient",)),
+        ),
+        Operation(
+            name="export",
+            definition="http://hl7.org/fhir/uv/bulkdata/OperationDefinition/export",
+            levels=frozenset(("system", "type")),
+            run=exporting.export,
             types=frozenset(("Patient",)),
         ),
         Operation(

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from readingroom.errors import Invalid, NotAcceptable, ReadingRoomError, Unavailable, UnsupportedMedia
 from server.auth import Caller, caller_of
-from server.fhir import binary, capability, wire
+from server.fhir import binary, capability, export_routes, wire
 from server.fhir.bundle import perform_bundle, version_of
 from server.fhir.interactions import Answer, Interaction, is_write, perform
 from server.fhir.outcome import issues_of, outcome
@@ -205,6 +205,7 @@ def _failed(error: ReadingRoomError, how: wire.Wanted, request: Request) -> Resp
 
 
 routes = [
+    *export_routes.routes,
     Route("/", fhir, methods=_METHODS),
     Route("/{path:path}", fhir, methods=_METHODS),
 ]

@@ -924,3 +924,28 @@ signing_key = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
 """What signs tokens: the newest. Those before it are good for the tokens that they have signed."""
+
+fhir_export = sa.Table(
+    "fhir_export",
+    metadata,
+    _id(),
+    sa.Column("actor", Text, nullable=False, doc="id of who asked for it, and alone may fetch it"),
+    sa.Column(
+        "sees", sa.LargeBinary, nullable=False, doc="JSON of that `readingroom.model.Actor`: scope, and the like"
+    ),
+    sa.Column("facility", sa.String(64), nullable=False),
+    sa.Column("root", Text, nullable=False, doc="address of the FHIR service as who asked sees it"),
+    sa.Column("dicomweb", Text, nullable=False),
+    sa.Column("request", Text, nullable=False, doc="URL that it was asked for by"),
+    sa.Column("wanted", sa.LargeBinary, nullable=False, doc="JSON: types, filters and since when"),
+    sa.Column("state", sa.String(16), nullable=False, doc="running, done, failed"),
+    sa.Column("error", Text, nullable=False, server_default=""),
+    sa.Column("begun_at", UtcDateTime, nullable=False, doc="what was changed until then is in it"),
+    sa.Column("expires_at", UtcDateTime, nullable=False, doc="later with each file that is made"),
+    sa.Column("step", sa.Integer, nullable=False, server_default="0", doc="index of the type that is next"),
+    sa.Column("place", Text, nullable=False, server_default="", doc="where in that type it goes on"),
+    sa.Column("files", sa.LargeBinary, nullable=False, doc="JSON: of each, its type and how many resources are in it"),
+    sa.Index("ix_fhir_export_expires_at", "expires_at"),
+    sa.Index("ix_fhir_export_actor", "actor", "state"),
+)
+"""Bulk exports, as far as they have come; their files lie in the store."""
