@@ -57,6 +57,7 @@ _PARAMETERS = ("_outputFormat", "_since", "_type", "_typeFilter")
 _FILTER = re.compile(r"([A-Z][A-Za-z]+)\?(.+)", re.DOTALL)
 _BETWEEN = re.compile(r",(?=[A-Z][A-Za-z]+\?)")
 _NO_CONDITIONS = re.compile(r"_(?:count|sort|summary|elements|total|cursor|include|revinclude)(?::.*)?")
+_ON_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")  # what is kept as it was sent may have line ends, though in no string
 _MOST_RUNNING = 4
 _MOST_BYTES = 8 << 20
 _MOST_LINES = 10_000
@@ -244,7 +245,7 @@ def _page(room: Room, held: Export, type: str, place: str) -> tuple[list[bytes],
         session = _session(room, connection, held)
         page = run(session, _query(session, held.wanted, type, place))
         shown = searching.shown_of(session, page.matches)
-        return [one.body + b"\n" for one in shown], page.next or ""
+        return [one.body.translate(_ON_ONE_LINE) + b"\n" for one in shown], page.next or ""
 
 
 def kept_for(room: Room) -> timedelta:

@@ -148,6 +148,14 @@ def test_parameters_may_be_posted(room: Room, client: httpx.Client) -> None:
     assert lines(client, told) == ["Patient/p1"]
 
 
+def test_what_was_sent_on_many_lines_is_exported_on_one(room: Room, client: httpx.Client) -> None:
+    body = json.dumps(observation("o1", "p1") | {"valueString": "one\ntwo"}, indent=2).replace("\n", "\r\n")
+    assert client.put("/fhir/Observation/o1", content=body, headers=FHIR).status_code == 201
+    told = manifest(room, client, begin(client, _type="Observation"))
+    [line] = client.get(told["output"][0]["url"].removeprefix(BASE)).text.splitlines()
+    assert json.loads(line)["valueString"] == "one\ntwo"
+
+
 @pytest.mark.parametrize(
     "query",
     [
