@@ -149,7 +149,7 @@ def owner_shown(holder: str | None, links: Links) -> Element | None:
     if not holder:
         return None
     if holder in links.readers:
-        return reference("Practitioner", local_id(holder), text(links.readers[holder]))
+        return reference("Practitioner", local_id(holder))
     if commands.REFERENCE.fullmatch(holder):
         return {"reference": holder}
     return {"identifier": {"system": commands.HOLDERS, "value": holder}, "display": holder}

@@ -18,10 +18,11 @@ from server.worklist.items import (
     request_cancellation,
     resume_item,
 )
+from storage.catalog import schema as t
 from storage.catalog.fhir_studies import touch_study
 from storage.catalog.orders import StoredOrder, forget_order, lock_order, order_of, orders_for, write_order
 from storage.catalog.studies import ensure_facility
-from storage.catalog.work_items import StoredItem, item_by_id, ordered_reading
+from storage.catalog.work_items import StoredItem, item_by_id, ordered_reading, touch_items
 
 ON_HOLD = "The order is on hold."
 REVOKED = "The order was revoked."
@@ -42,7 +43,7 @@ def place_order(work: Work, order: StoredOrder) -> StoredItem | None:
         return item_by_id(work.connection, order.item) if order.item else None
     write_order(work.connection, order, work.now)
     if before is None:
-        touch_study(work.connection, order.facility, order.accession_number, work.now)
+        _touch(work, order)
     item = _followed(work, order)
     if item is not None and item.id != order.item:
         write_order(work.connection, replace(order, item=item.id), work.now)
@@ -58,10 +59,18 @@ def withdraw_order(work: Work, facility: str, id: str) -> None:
 
 def _leave(work: Work, order: StoredOrder) -> None:
     forget_order(work.connection, order.facility, order.id)
-    touch_study(work.connection, order.facility, order.accession_number, work.now)
+    _touch(work, order)
     item = ordered_reading(work.connection, order.facility, order.accession_number)
     if item is not None:
         _end(work, order, item)
+
+
+def _touch(work: Work, order: StoredOrder) -> None:
+    """Let what leads to an order be at its next version: the study, and the items that are over."""
+    touch_study(work.connection, order.facility, order.accession_number, work.now)
+    c = t.work_item.c
+    mine = (c.facility == order.facility, c.accession_number == order.accession_number)
+    touch_items(work.connection, work.now, *mine, c.state.in_(("completed", "cancelled")))
 
 
 def _followed(work: Work, order: StoredOrder) -> StoredItem | None:
@@ -70,12 +79,14 @@ def _followed(work: Work, order: StoredOrder) -> StoredItem | None:
     wanted = order_of(work.connection, order.facility, order.accession_number)
     is_over = item is None or item.state in ("completed", "cancelled")
     if order.state == "revoked":
-        return item if item is None or is_over else _end(work, order, item)
+        return item if item is None else _end(work, order, item)
     if item is None or (item.state == "cancelled" and item.study_uid is None and order.state == "active"):
         if order.state == "completed" or wanted is None:
             return item
         item = item_for_order(work, wanted)
-    elif not is_over and wanted is not None:
+    elif is_over or wanted is None:
+        return item
+    else:
         item = follow_order(work, item, wanted)
     states = {one.state for one in orders_for(work.connection, order.facility, order.accession_number)}
     is_on_hold = "on-hold" in states and "active" not in states
@@ -96,5 +107,6 @@ def _end(work: Work, order: StoredOrder, item: StoredItem) -> StoredItem:
         return follow_order(work, item, max(holding, key=lambda one: priority_rank(one.priority)).order)
     if item.is_claimed:
         request_cancellation(work, item, REVOKED, {})
-        return item
+        touch_items(work.connection, work.now, t.work_item.c.id == item.id)
+        return item_by_id(work.connection, item.id)
     return cancel_item(work, item, REVOKED)

@@ -180,7 +180,7 @@ def record_correction(connection: sa.Connection, correction: Correction) -> dict
     relist_entities(connection, "study", [study.id])
     recount_study(connection, study.id)
     reopen_study(connection, study.id, correction.at)
-    restate_items(connection, correction.owner_facility, correction.study_uid)
+    restate_items(connection, correction.owner_facility, correction.study_uid, correction.at)
     return corrected
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from storage.catalog import schema as t
 from storage.catalog.ids import nameless_key, patient_key
+from storage.catalog.work_items import touch_items
 from storage.catalog.writers import insert_for
 from storage.dicomjson import MetadataJson
 
@@ -49,7 +50,9 @@ def patient_of(
         insert = insert_for(connection)(t.patient).values(
             id=made, version=1, received_at=now, updated_at=now, header=called, **known
         )
-        connection.execute(insert.on_conflict_do_nothing())
+        is_new = connection.execute(insert.on_conflict_do_nothing().returning(t.patient.c.id)).first() is not None
+        if is_new and patient_id:
+            _tell_items(connection, patient_id, now)
         if not patient_id:
             rename_patient(connection, made, called, now)
             return made
@@ -57,6 +60,13 @@ def patient_of(
     if found.header != called:
         rename_patient(connection, found.id, called, now)
     return str(found.id)
+
+
+def _tell_items(connection: sa.Connection, patient_id: str, now: datetime) -> None:
+    """Let items that name a patient who is known only now be at their next version: they lead to that patient."""
+    v = t.work_item_value.c
+    named = sa.select(v.entity).where(v.key == "00100020", v.value == patient_id)
+    touch_items(connection, now, t.work_item.c.id.in_(named), t.work_item.c.study_uid.is_(None))
 
 
 def rename_patient(connection: sa.Connection, patient: str, called: bytes, now: datetime) -> None:

@@ -26,6 +26,7 @@ from storage.catalog.listed import ListedKeys, keys_at_ingest, list_values
 from storage.catalog.overlays import read_corrections, rewrite_series, shown_metadata
 from storage.catalog.patients import patient_of
 from storage.catalog.readmission import Removing, Return, readmit, reject
+from storage.catalog.work_items import restate_items
 from storage.catalog.writers import insert_for, series_place
 from storage.objects import Description, MetadataJson, Scan, dump
 from storage.overlay import Came, Correction, Layer, coerced_of, put_over, told_changes
@@ -494,6 +495,7 @@ def _lock_study(connection: sa.Connection, first: Received, keys: ListedKeys, no
     ).one_or_none()
     if made is not None:
         list_values(connection, "study", {study_id: header}, keys["study"])
+        restate_items(connection, first.owner_facility, first.study_uid, now)
     return connection.execute(_LOCK_STUDY, mine).one()
 
 

@@ -6,7 +6,7 @@ A row that is written is also listed by the attributes that searches match, as t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -97,6 +97,8 @@ _SHOWN = tuple(field.name for field in fields(WorkItem))
 _COLUMNS = tuple(field.name for field in fields(StoredItem))
 _MOMENTS = ("created_at", "changed_at", "order_at", "claimed_at", "claim_expires_at", "ready_at", "warn_at", "due_at")
 _INSERT_VERSION = t.work_item_version.insert()
+_SENT = b'{"sent"'
+"""How the extras begin of an item that a client has made as a Task."""
 
 
 def insert_item(connection: sa.Connection, item: StoredItem) -> bool:
@@ -139,21 +141,29 @@ def _then(row: bytes) -> StoredItem:
     return StoredItem(**told)
 
 
-def restate_items(connection: sa.Connection, facility: str, study_uid: str) -> None:
-    """List the items of a study anew; call it after what the study says of itself has changed."""
+def restate_items(connection: sa.Connection, facility: str, study_uid: str, now: datetime) -> None:
+    """List the items of a study anew, each at its next version; call it after what is told of the study has changed."""
     c = t.work_item.c
-    _restate(connection, c.study_uid == study_uid, c.facility == facility)
+    touch_items(connection, now, c.study_uid == study_uid, c.facility == facility)
+
+
+def touch_items(connection: sa.Connection, now: datetime, *of: sa.ColumnElement[bool]) -> None:
+    """Let items be at their next version, since what they lead to is another; one that is over ended when it did.
+
+    What a client has sent as a whole does not change by that.
+    """
+    for item in [_item(row) for row in connection.execute(_ROWS.where(*of).with_for_update()).all()]:
+        if not (item.extras or b"").startswith(_SENT):
+            is_over = item.state in ("completed", "cancelled")
+            changed_at = item.changed_at if is_over else now
+            update_item(connection, item, replace(item, version=item.version + 1, changed_at=changed_at))
 
 
 def restate_items_of(connection: sa.Connection, reader: str) -> None:
     """List the items of a reader anew; call it after what the reader is called has changed."""
     c = t.work_item.c
-    _restate(connection, sa.or_(c.owner == reader, c.offered_to == reader))
-
-
-def _restate(connection: sa.Connection, *of: sa.ColumnElement[bool]) -> None:
-    rows = connection.execute(_ROWS.where(*of, t.work_item.c.kind != "external")).all()
-    for item in map(_item, rows):
+    of_reader = _ROWS.where(sa.or_(c.owner == reader, c.offered_to == reader), c.kind != "external")
+    for item in map(_item, connection.execute(of_reader).all()):
         connection.execute(t.work_item_value.delete().where(t.work_item_value.c.entity == item.id))
         _list(connection, item)
 

@@ -181,7 +181,7 @@ def test_an_item_follows_its_study_when_that_is_corrected(engine: sa.Engine) -> 
         study = sa.table("study", sa.column("id"), sa.column("row"))
         right = bytes(row.row).replace(b"Wrong^Wilma", b"Right^Rita")
         connection.execute(study.update().where(study.c.id == row.id).values(row=right))
-        restate_items(connection, "local", "1.2.840.1")
+        restate_items(connection, "local", "1.2.840.1", item.changed_at)
     assert found(engine, **{"00100010": "Right*"}) == [item.id]
     assert found(engine, **{"00100010": "Wrong*"}) == []
     with engine.connect() as connection:

@@ -28,7 +28,7 @@ from tests import fhir
 from tests.catalog import fill, header
 from tests.corpus import FOLDER
 from tests.directory import reader
-from tests.worklist import add, at_work
+from tests.worklist import add, at_work, workitem
 
 BOTH = pytest.mark.rooms("sqlite", "postgres")
 TASK = TaskType()
@@ -137,7 +137,7 @@ def test_a_claim_is_seen_with_the_reader_and_the_token_stays_secret(room: Room, 
     with at_work(room.engine, clock) as work:
         claimed = items.claim_item(work, item_of(room, item.id), reader="ada")
     task = shown(room, item.id)
-    assert (task["status"], task["owner"]) == ("in-progress", {"reference": "Practitioner/ada", "display": "Ada"})
+    assert (task["status"], task["owner"]) == ("in-progress", {"reference": "Practitioner/ada"})
     assert claimed.claim_token is not None
     with fhir.looking(room) as session:
         history = TASK.versions(session, item.id, limit=9)
@@ -450,7 +450,6 @@ def test_a_claimed_ups_does_not_go_back(room: Room) -> None:
 
 
 def test_a_workitem_of_others_is_right_fhir(client: httpx.Client, room: Room) -> None:
-    from tests.worklist import workitem
 
     headers = {"content-type": "application/dicom+json"}
     answer = client.post("/dicomweb/workitems", content=orjson.dumps([workitem()]), headers=headers)
@@ -466,3 +465,24 @@ def test_a_workitem_of_others_is_right_fhir(client: httpx.Client, room: Room) ->
 def test_the_ids_of_tasks_are_given_here(room: Room) -> None:
     with pytest.raises(ReadOnly, match="POST"):
         fhir.update(room, TASK, {"resourceType": "Task", "id": "mine", "status": "ready", "intent": "order"})
+
+
+def test_what_a_task_leads_to_is_at_another_version_with_it(client: httpx.Client, room: Room, clock: SetClock) -> None:
+    item = a_reading(room, clock)
+    made = workitem()
+    made["00100020"]["Value"], made["00100021"]["Value"] = ["P9"], ["NORTH"]
+    headers = {"content-type": "application/dicom+json"}
+    assert client.post("/dicomweb/workitems", content=orjson.dumps([made]), headers=headers).status_code == 201
+    with fhir.looking(room) as session:
+        [other] = [one for one in TASK.versions(session, None, limit=9) if one.id != item.id]
+    assert "reference" not in shown(room, other.id)["for"]
+    correction = {"00081030": {"vr": "LO", "Value": ["CT of the neck"]}}
+    url, reason = f"/dicomweb/studies/{STUDY}", {"reason": "misspelt"}
+    answer = client.patch(url, content=orjson.dumps(correction), headers=headers, params=reason)
+    assert answer.status_code == 200, answer.text
+    task = shown(room, item.id)
+    assert (task["description"], task["meta"]["versionId"]) == ("Interpretation: CT of the neck", "2")
+    fill(room.engine, header(PatientID="P9", IssuerOfPatientID="NORTH"))
+    known = shown(room, other.id)
+    assert known["for"]["reference"] == f"Patient/{patient_key('NORTH', 'P9')}"
+    assert known["meta"]["versionId"] == "2"
