@@ -26,6 +26,7 @@ from readingroom.context import Archive, NoArchive
 from readingroom.errors import GiveUp, Invalid, PluginFailed, ReadingRoomError, RetryLater
 from readingroom.hooks import Hook
 from readingroom.jsonio import to_json
+from readingroom.nursery import Forked, Nursery, environment
 
 _AT_ONCE = 1 << 16
 _LOGGED_BYTES = 1 << 16
@@ -43,11 +44,14 @@ class Launch:
     """How a plugin is started.
 
     `python` is the interpreter that it is installed for, None for ours; `module` the file or folder of one without an
-    entry point. `settings` are its own, `answer_bytes` the longest answer that is taken.
+    entry point, `entry_point` and `version` what is known of one that has it. `settings` are its own, `answer_bytes`
+    the longest answer that is taken.
     """
 
     name: str
     module: str | None = None
+    entry_point: str | None = None
+    version: str = ""
     python: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -77,6 +81,8 @@ class Contained:
         together with that thread.
     now
         The time that the plugin is told.
+    nursery
+        Where to fork it, which is quicker; not one with an interpreter or an environment of its own.
 
     Raises
     ------
@@ -84,12 +90,12 @@ class Contained:
         It cannot be started, or is not right; the message says what.
     """
 
-    def __init__(self, launch: Launch, *, now: datetime) -> None:
+    def __init__(self, launch: Launch, *, now: datetime, nursery: Nursery | None = None) -> None:
         self.launch = launch
+        self._nursery = nursery if launch.python is None and not launch.environment else None
         self._log = logging.getLogger(f"readingroom.plugin.{launch.name}")
         self._messages = Messages(launch.answer_bytes)
-        self._sock, self._output, self._process = self._start()
-        self._pidfd = os.pidfd_open(self._process.pid)
+        self._sock, self._output, self._process, self._pidfd = self._start()
         self._poll = select.poll()
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(self._output, select.POLLIN)
@@ -200,14 +206,15 @@ class Contained:
 
     def kill(self) -> int:
         """End the process and all that it started; gives its exit status, minus the signal if one ended it."""
-        if self._process.returncode is None:  # so its number is still its own, and that of its group
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._sock.close()
-            os.close(self._output)
-            os.close(self._pidfd)
-        return self._process.returncode
+        if self._process.returncode is not None:
+            return self._process.returncode
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # its number is still its own, and that of its group
+        status = self._process.wait()
+        self._sock.close()
+        os.close(self._output)
+        os.close(self._pidfd)
+        return status
 
     def _has_ended(self, seconds: float) -> bool:
         """Whether the process ends within a time; its status is left for `kill`."""
@@ -215,8 +222,8 @@ class Contained:
         ended.register(self._pidfd, select.POLLIN)
         return bool(ended.poll(seconds * 1000))
 
-    def _start(self) -> tuple[socket.socket, int, subprocess.Popen[bytes]]:
-        """A socket to the process, what it prints, and the process."""
+    def _start(self) -> tuple[socket.socket, int, subprocess.Popen[bytes] | Forked, int]:
+        """A socket to the process, what it prints, the process, and a descriptor of it."""
         with ExitStack() as on_failure, ExitStack() as theirs:
             try:
                 sock, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -226,30 +233,39 @@ class Contained:
                 os.set_blocking(output, False)
                 on_failure.callback(os.close, output)
                 theirs.callback(os.close, write_end)
-                process = subprocess.Popen(
-                    [
-                        self.launch.python or sys.executable,
-                        *("-I", "-B", "-m", "readingroom.runner"),
-                        *(self.launch.name, str(other.fileno()), str(os.getpid())),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=write_end,
-                    stderr=write_end,
-                    env={**_environment(), **self.launch.environment},
-                    cwd="/",
-                    pass_fds=[other.fileno()],
-                    start_new_session=True,
-                )
+                if self._nursery is not None:
+                    process: subprocess.Popen[bytes] | Forked = self._nursery.fork(self.launch.name, other, write_end)
+                else:
+                    process = self._started(other.fileno(), write_end)
+                pidfd = os.pidfd_open(process.pid)
             except OSError as error:
                 raise PluginFailed(f"Plugin {self.launch.name} cannot be started: {error}.", reason="start") from None
             on_failure.pop_all()
-            return sock, output, process
+            return sock, output, process, pidfd
+
+    def _started(self, channel: int, output: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                self.launch.python or sys.executable,
+                *("-I", "-B", "-m", "readingroom.runner"),
+                *(self.launch.name, str(channel), str(os.getpid())),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**environment(), **self.launch.environment},
+            cwd="/",
+            pass_fds=[channel],
+            start_new_session=True,
+        )
 
     def _load(self, now: datetime) -> Loaded:
         launch = self.launch
         message = {
             "do": "load",
             "module": launch.module,
+            "entry_point": launch.entry_point,
+            "version": launch.version,
             "settings": launch.settings,
             "limits": to_json(launch.limits),
             "max_bytes": launch.answer_bytes,
@@ -428,9 +444,3 @@ def _told(status: int) -> str:
 def _argument(value: Any) -> Any:
     # A data set is JSON as it is, and large.
     return value if type(value) in (dict, Json) else to_json(value)
-
-
-def _environment() -> dict[str, str]:
-    """What a plugin may know of ours: no secret is in it."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
-    return {"HOME": "/nonexistent", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **kept}

@@ -80,7 +80,14 @@ class Plugin:
         return told
 
 
-def load_plugin(name: str, *, module: str | None = None, settings: Mapping[str, Any] | None = None) -> Plugin:
+def load_plugin(
+    name: str,
+    *,
+    module: str | None = None,
+    entry_point: str | None = None,
+    version: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> Plugin:
     """Load a plugin and check it.
 
     Parameters
@@ -89,6 +96,9 @@ def load_plugin(name: str, *, module: str | None = None, settings: Mapping[str, 
         Of its entry point in the group ``readingroom``.
     module
         The file or folder of one that has no entry point.
+    entry_point, version
+        What its entry point says, and of which version its distribution is, where that is known: to look through all
+        that is installed takes long.
     settings
         Its table in the settings, without what the server reads there.
 
@@ -99,11 +109,12 @@ def load_plugin(name: str, *, module: str | None = None, settings: Mapping[str, 
     Invalid
         Something of it is not right; the message lists all that is.
     """
-    version = ""
-    if module is None:
-        found, version = _entry_point(name)
+    if module is not None:
+        found, version = _import_path(name, Path(module)), ""
+    elif entry_point is not None:
+        found = importlib.metadata.EntryPoint(name, entry_point, NAME).load()
     else:
-        found = _import_path(name, Path(module))
+        found, version = _entry_point(name)
     implemented = _implementations(name, found)
     plugin = Plugin(name=name, implemented=implemented, version=version)
     if "register_settings" in implemented:

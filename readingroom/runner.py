@@ -151,7 +151,10 @@ class Runner:
         if message["module"] is not None:
             limits = replace(limits, readable=(*limits.readable, message["module"]))
         layers = confine(limits)
-        plugin = load_plugin(self._name, module=message["module"], settings=message["settings"])
+        plugin = load_plugin(
+            self._name,
+            **{name: message[name] for name in ("module", "entry_point", "version", "settings")},
+        )
         if "started" in plugin.implemented:
             plugin.call(HOOKS["started"], {}, self._context(plugin, message))
         self._plugin = plugin

@@ -40,6 +40,7 @@ from readingroom.hooks import NAME, Hook
 from readingroom.hookspecs import HOOKS
 from readingroom.jsonio import from_json
 from readingroom.model import Study
+from readingroom.nursery import Nursery
 from readingroom.plugin import Plugin, WrongAnswer, load_plugin
 from readingroom.results import Prior, Reject, Veto
 from server.queue import NotBegun
@@ -70,6 +71,7 @@ class Found:
     version: str = ""
     settings: PluginSettings | None = None
     module: str | None = None
+    entry_point: str | None = None
 
     @property
     def is_enabled(self) -> bool:
@@ -116,11 +118,10 @@ def find_plugins(settings: Settings) -> list[Found]:
     """
     found = wanted_plugins(settings)
     named = {one.name for one in found}
-    for name, entry_point in sorted(_installed().items()):
-        if name not in named:
-            where, version = _distribution(entry_point)
-            found.append(Found(name=name, where=where, version=version))
-    return found
+    return [
+        *found,
+        *(_of_distribution(name, those) for name, those in sorted(_installed().items()) if name not in named),
+    ]
 
 
 def wanted_plugins(settings: Settings) -> list[Found]:
@@ -131,23 +132,36 @@ def wanted_plugins(settings: Settings) -> list[Found]:
         wanted.setdefault(name, PluginSettings.model_validate({}))
     # Looking through all that is installed takes long; a server without plugins need not.
     installed = _installed() if wanted else {}
-    return [_wanted(name, told, folder.get(name), installed.get(name)) for name, told in wanted.items()]
+    return [_wanted(name, told, folder.get(name), installed.get(name, [])) for name, told in wanted.items()]
 
 
-def _installed() -> dict[str, importlib.metadata.EntryPoint]:
-    return {one.name: one for one in importlib.metadata.entry_points(group=NAME)}
+def _installed() -> dict[str, list[importlib.metadata.EntryPoint]]:
+    found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for one in importlib.metadata.entry_points(group=NAME):
+        found.setdefault(one.name, []).append(one)
+    return found
 
 
 def _wanted(
-    name: str, told: PluginSettings, path: Path | None, installed: importlib.metadata.EntryPoint | None
+    name: str, told: PluginSettings, path: Path | None, installed: Sequence[importlib.metadata.EntryPoint]
 ) -> Found:
     if told.module is not None or (path is not None and told.python is None):
         module = str(Path(told.module).resolve()) if told.module else str(path)  # its process has another folder
         return Found(name=name, where=module, settings=told, module=module)
     if told.python is not None:
         return Found(name=name, where=f"an entry point of {told.python}", settings=told)
-    where, version = _distribution(installed) if installed else (_NOT_INSTALLED, "")
-    return Found(name=name, where=where, version=version, settings=told)
+    return _of_distribution(name, installed, told)
+
+
+def _of_distribution(
+    name: str, installed: Sequence[importlib.metadata.EntryPoint], told: PluginSettings | None = None
+) -> Found:
+    """A plugin that is installed, if it is; where several distributions have it, who loads it says so."""
+    if not installed:
+        return Found(name=name, where=_NOT_INSTALLED, settings=told)
+    where, version = _distribution(installed[0])
+    value = installed[0].value if len(installed) == 1 else None
+    return Found(name=name, where=where, version=version, settings=told, entry_point=value)
 
 
 def _in_folder(folder: Path | None) -> list[Path]:
@@ -199,7 +213,8 @@ class Hooks:
         self.seconds = Histogram("readingroom_plugin_seconds", "Time in plugins", ["plugin", "hook"], registry=None)
         self._clock = clock
         self._open_archive = open_archive
-        self._hosted = {one.name: _Hosted(one, clock) for one in plugins if one.is_enabled}
+        self._nursery = Nursery()
+        self._hosted = {one.name: _Hosted(one, clock, self._nursery) for one in plugins if one.is_enabled}
         for one in self._hosted.values():
             one.begin()
         for one in self._hosted.values():
@@ -209,6 +224,7 @@ class Hooks:
         """End every process."""
         for one in self._hosted.values():
             one.close()
+        self._nursery.close()
 
     def having(self, hook: str) -> tuple[str, ...]:
         """The names of the plugins that implement a hook, in their order."""
@@ -374,13 +390,14 @@ def _studies(value: Any, facility: str = "") -> Shown:
 class _Hosted:
     """One plugin: its processes, and whether it is switched off."""
 
-    def __init__(self, found: Found, clock: Clock) -> None:
+    def __init__(self, found: Found, clock: Clock, nursery: Nursery) -> None:
         assert found.settings is not None
         self.name = found.name
         self.problem = ""
         self._found = found
         self._settings = found.settings
         self._clock = clock
+        self._nursery = nursery
         self._loaded: Loaded | None = None
         self._trusted: Plugin | None = None
         self._breaker = _Breaker()
@@ -532,7 +549,13 @@ class _Hosted:
 
     def _load_trusted(self) -> None:
         try:
-            plugin = load_plugin(self.name, module=self._found.module, settings=self._settings.own)
+            plugin = load_plugin(
+                self.name,
+                module=self._found.module,
+                entry_point=self._found.entry_point,
+                version=self._found.version,
+                settings=self._settings.own,
+            )
             if "started" in plugin.implemented:
                 plugin.call(
                     HOOKS["started"], {}, Context(plugin=self.name, settings=plugin.settings, clock=self._clock)
@@ -570,7 +593,7 @@ class _Hosted:
         return self._starter.submit(start)
 
     def _started(self) -> Contained:
-        return Contained(_launch(self._found, self._settings), now=self._clock.now())
+        return Contained(_launch(self._found, self._settings), now=self._clock.now(), nursery=self._nursery)
 
 
 def _ready(value: Any) -> Any:
@@ -582,6 +605,8 @@ def _launch(found: Found, settings: PluginSettings) -> Launch:
     return Launch(
         name=found.name,
         module=found.module,
+        entry_point=found.entry_point if settings.python is None else None,
+        version=found.version,
         python=settings.python,
         settings=settings.own,
         environment=settings.environment,
