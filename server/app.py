@@ -19,6 +19,7 @@ import anyio.to_thread
 import sqlalchemy as sa
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -44,7 +45,7 @@ from server.dicomweb import (
     wado_uri,
 )
 from server.dicomweb.ups_events import PARTING_SECONDS
-from server.edge import Edge, Metrics, on_accident, on_error, on_outage
+from server.edge import Edge, Metrics, on_accident, on_error, on_no_route, on_outage
 from server.fhir import routes as fhir
 from server.fhir import sockets
 from server.fhir.exporting import export_from
@@ -217,6 +218,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
         ],
         exception_handlers={
             ReadingRoomError: on_error,
+            HTTPException: on_no_route,
             sa.exc.OperationalError: on_outage,
             Exception: on_accident,
         },

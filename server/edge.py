@@ -9,21 +9,22 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from readingroom.errors import Invalid, NotAuthenticated, ReadingRoomError, Refused, Unavailable
+from readingroom.errors import Invalid, NotAuthenticated, NotFound, ReadingRoomError, Refused, Unavailable
 from readingroom.model import LOCAL_OPERATOR, NOBODY, Actor
 from server.auth import Caller, bearer_token
 from server.scopes import require_dicomweb
 from server.settings import Settings
-from server.status import http_status
+from server.status import http_status, issue_code
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class Edge:
             scope["readingroom.caller"] = await self._caller(scope, headers, root)
             await self._app(scope, receive, watched)
         except ReadingRoomError as error:
-            await error_response(error)(scope, receive, watched)
+            await error_response(error, scope["path"])(scope, receive, watched)
         finally:
             endpoint = scope.get("endpoint")
             route = getattr(endpoint, "__name__", None) or "other"
@@ -190,6 +191,8 @@ class Edge:
         actor = await self._actor(scope, headers, root)
         path = scope["path"]
         narrowed = _FACILITY.match(path)
+        if narrowed is None and path.startswith((f"{_DICOMWEB}/f/", f"{_FHIR}/f/")):
+            raise NotFound("No facility has such a name; names are of letters, digits, dots, dashes and underscores.")
         facility = narrowed[1] if narrowed else actor.facility or self._settings.facility
         if path.startswith(_DICOMWEB):
             require_dicomweb(actor, scope.get("method", "GET"), path, facility)
@@ -226,12 +229,20 @@ async def _recognise_nobody(_token: str, _root: str) -> Actor:
     raise NotAuthenticated("This is no token of this server.")
 
 
-def error_response(error: ReadingRoomError) -> Response:
-    """One line that says what was wrong, under the status that means it."""
+def error_response(error: ReadingRoomError, path: str = "") -> Response:
+    """What was wrong, under the status that means it: one line, and below ``/fhir`` an OperationOutcome."""
     headers = challenge(error)
     if isinstance(error, Unavailable) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
-    return PlainTextResponse(error.message + "\n", http_status(error), headers)
+    return _told(error.message, issue_code(error), path, http_status(error), headers)
+
+
+def _told(message: str, code: str, path: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    if not path.startswith(f"{_FHIR}/") and path != _FHIR:
+        return PlainTextResponse(message + "\n", status, headers)
+    issue = {"severity": "error", "code": code, "diagnostics": message}
+    outcome = {"resourceType": "OperationOutcome", "issue": [issue]}
+    return JSONResponse(outcome, status, headers, media_type="application/fhir+json")
 
 
 def challenge(error: ReadingRoomError) -> dict[str, str]:
@@ -241,16 +252,23 @@ def challenge(error: ReadingRoomError) -> dict[str, str]:
     return {"WWW-Authenticate": 'Bearer realm="readingroom", error="invalid_token"'}
 
 
-async def on_error(_request: HTTPConnection, error: Exception) -> Response:
+async def on_error(request: HTTPConnection, error: Exception) -> Response:
     """Starlette's hook for what a view raised on purpose."""
     assert isinstance(error, ReadingRoomError)
-    return error_response(error)
+    return error_response(error, request.url.path)
+
+
+async def on_no_route(request: Request, error: Exception) -> Response:
+    """Starlette's hook for what no route takes: a path that is none, or a method that the path does not have."""
+    assert isinstance(error, HTTPException)
+    code = "not-found" if error.status_code == 404 else "not-supported"
+    return _told(error.detail, code, request.url.path, error.status_code, error.headers)
 
 
 async def on_outage(request: Request, error: Exception) -> Response:
     """Starlette's hook for a database that does not answer: nothing is wrong with what was asked."""
     log.error("%s %s: the catalog does not answer: %s", request.method, request.url.path, getattr(error, "orig", error))
-    return error_response(Unavailable("The catalog does not answer; try again.", retry_after=5))
+    return error_response(Unavailable("The catalog does not answer; try again.", retry_after=5), request.url.path)
 
 
 async def on_accident(request: Request, error: Exception) -> Response:
@@ -258,7 +276,7 @@ async def on_accident(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientDisconnect):
         return PlainTextResponse("The client went away.\n", 499)
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return PlainTextResponse("The server failed; its log has the reason.\n", 500)
+    return _told("The server failed; its log has the reason.", "exception", request.url.path, 500)
 
 
 def _forwarded(headers: Headers, scheme: str, host: str) -> tuple[str, str]:

@@ -107,6 +107,10 @@ def _entry(index: int, told: Any) -> _Entry:
         raise BadResource([replace(issue, expression=f"{expression}.request.method")])
     if resource is not None and not isinstance(resource, dict):
         raise BadResource([Issue(diagnostics="A resource is an object.", expression=f"{expression}.resource")])
+    for name in ("ifMatch", "ifNoneMatch", "ifNoneExist"):
+        if not isinstance(request.get(name, ""), str):
+            issue = Issue(code="structure", diagnostics=f"{name} is a text.", expression=f"{expression}.request.{name}")
+            raise BadResource([issue])
     path, query = split(request["url"])
     full_url = told.get("fullUrl")
     patch = _patch(resource) if method == "PATCH" and resource is not None else None

@@ -72,6 +72,8 @@ def perform(session: Session, asked: Interaction) -> Answer:
     ReadingRoomError
         It cannot be done; nothing has been written that may stay.
     """
+    if any("\0" in part for part in asked.path):
+        raise Invalid("An address holds no NUL.")
     match asked.method, asked.path:
         case ("GET", ()) | ("POST", ("_search",)):
             return Answer(body=searching.search_all(session, asked.query, is_strict=asked.is_strict))
@@ -190,6 +192,8 @@ def update(session: Session, type: ResourceType, id: str, asked: Interaction) ->
     """The next version of a resource, or the first under this id (3.1.0.4)."""
     require(session, type.name, "u")
     resource, rest = _body(type, asked)
+    if id in (".", ".."):
+        raise Invalid("The id is a step of a path, which clients and proxies walk before it comes here.")
     if resource.get("id") != id:
         raise Invalid(f"The id in the resource has to be the one in the address, {id[:64]!r}.")
     before = locked(session, type, id, "u")

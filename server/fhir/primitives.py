@@ -29,7 +29,7 @@ _SPACES = str.maketrans("", "", " \t\r\n")
 
 def _written(pattern: re.Pattern[str], said: str) -> Check:
     match = pattern.fullmatch
-    return lambda value: None if isinstance(value, str) and match(value) else said
+    return lambda value: None if isinstance(value, str) and len(value) <= MAX_STRING and match(value) else said
 
 
 def _string(value: Any) -> str | None:

@@ -38,6 +38,7 @@ Pairs = Sequence[tuple[str, str]]
 Total = Literal["none", "estimate", "accurate"]
 
 USUAL, MOST = 50, 500
+_UNWRITABLE = re.compile("[\0\ufffd]")  # U+FFFD stands where bytes were no UTF-8
 _MOST_CONDITIONS, _MOST_VALUES, _MOST_STEPS, _MOST_SORTS = 60, 500, 5, 4
 SUMMARIES = get_args(Summary)
 _ABOUT = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9.-]{1,64})")
@@ -102,6 +103,8 @@ def parse_query(type: str, pairs: Pairs, *, root: str, is_strict: bool = False) 
             continue
         if not value:
             continue  # R4 3.1.1.4: a parameter without a value is ignored
+        if _UNWRITABLE.search(name + value):
+            raise Invalid("A search is written in UTF-8, and holds no NUL.")
         if reader.take(name, value):
             used.append((name, value))
         elif is_strict:

@@ -94,7 +94,9 @@ def _require_r4(parameters: str) -> None:
 
 
 async def body_of(request: Request) -> bytes:
-    """The bytes that were sent; raises `TooLarge`."""
+    """The bytes that were sent; raises `TooLarge`, and `UnsupportedMedia` for bytes that would have to be unpacked."""
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise UnsupportedMedia("A body is sent as it is, without a Content-Encoding.")
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > MOST_BYTES:
         raise TooLarge(f"A body may have {MOST_BYTES} bytes.")
