@@ -19,6 +19,7 @@ from server import settle
 from server.announce import announce
 from server.fhir.exporting import forget_exports
 from server.fhir.notify import forget_notifications, look_due
+from server.fhir.reindexing import reindex
 from server.listing import list_attributes
 from server.purging import purge_due
 from server.queue import Job, Queue
@@ -149,6 +150,7 @@ TIMERS: tuple[Duty, ...] = (
 UPKEEP: tuple[Duty, ...] = (
     Duty(name="describe", act=lambda room, _: describe_stale(room)),
     Duty(name="list", act=lambda room, _: list_attributes(room)),
+    Duty(name="resources", act=lambda room, _: reindex(room)),
     Duty(name="purge", act=lambda room, _: purge_due(room), every=_SWEEP_SECONDS),
     Duty(name="reports", act=lambda room, now: forget_reports(room.engine, now), every=_SWEEP_SECONDS),
     Duty(name="notifications", act=lambda room, now: forget_notifications(room, now), every=_SWEEP_SECONDS),

@@ -10,6 +10,7 @@ from server.fhir.declared import DeclaredType
 from server.fhir.parameters import PARAMETERS
 from server.fhir.query import Include, Query, cursor_of
 from server.fhir.registry import REGISTRY
+from server.fhir.reindexing import unfinished
 from server.fhir.session import Session
 from server.scopes import Letter
 from storage.catalog.fhir_search import Ids, Search, Searcher, Source
@@ -74,6 +75,7 @@ def run(session: Session, query: Query) -> Page:
     if total is None and query.total in ("accurate", "estimate"):
         total = searcher.count(search)
     ignored = [f"{query.type} has no search parameter {name[:60]!r}; it was ignored." for name in query.ignored]
+    ignored += unfinished(session.connection, query.type, query.conditions)
     included, is_cut = _included(session, searcher, query.includes, matches)
     if is_cut:
         ignored.append(f"Not more than {_MOST_INCLUDED} resources are included; there are others.")

@@ -769,6 +769,17 @@ task_value = sa.Table(
 )
 """The same of what clients have said of a work item over FHIR that no column of it has."""
 
+resource_index = sa.Table(
+    "resource_index",
+    metadata,
+    sa.Column("type", Text, primary_key=True),
+    sa.Column("digest", sa.String(16), nullable=False, doc="of the parameters by which its resources are listed"),
+    sa.Column("reached", sa.BigInteger, doc="rid of the last one listed so; NULL: all are"),
+    sa.Column("done", sa.BigInteger, nullable=False, doc="how many are"),
+    sa.Column("total", sa.BigInteger, nullable=False, doc="how many there were at the beginning"),
+)
+"""How far the values of stored resources are listed; see `server.fhir.reindexing`."""
+
 search_key = sa.Table(
     "search_key",
     metadata,
