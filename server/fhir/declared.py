@@ -87,11 +87,11 @@ class DeclaredType:
 
     def find(self, session: Session, query: Query) -> tuple[list[str], int, str | None]:
         """Ids of one page of those that meet the conditions, how many there are, and where the next page begins."""
-        if query.sort and query.sort[0].parameter != "_id":
+        if query.sort and query.sort[0].parameter not in ("_id", "_lastUpdated"):  # all are of one time
             raise Invalid(f"{self.name} is sorted by _id, and by nothing else.")
         made = self.all(session.root)
         ids = sorted(id for id, one in made.items() if _meets(query.conditions, id, self._values(one, session.root)))
-        if query.sort and query.sort[0].is_descending:
+        if query.sort and query.sort[0].is_descending and query.sort[0].parameter == "_id":
             ids.reverse()
         begin = 0 if query.after is None else int(query.after[-1])
         page = ids[begin : begin + query.count]

@@ -166,6 +166,8 @@ class _Reader:
 
     def query(self, used: tuple[tuple[str, str], ...], ignored: tuple[str, ...]) -> Query:
         """The search of all that was taken."""
+        if not self._sort and any(isinstance(one, Updated) for one in self._conditions):
+            self._sort = (Sort(parameter="_lastUpdated", is_descending=True),)
         if self._cursor is not None and len(self._cursor) != len(self._sort) + 2:
             raise Invalid("'_cursor' has to be one that a link of this server has, with all that stands beside it.")
         count = USUAL if self._count is None else self._count

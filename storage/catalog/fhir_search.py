@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cmp_to_key, partial
+from functools import cache, cmp_to_key, partial
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -25,7 +25,9 @@ from storage.catalog import schema as t
 from storage.catalog.fhir_values import LONGEST
 
 Op = Literal["eq", "ne", "lt", "le", "gt", "ge", "sa", "eb", "ap"]
-_RARE = 500
+_RARE, _FEW = 2000, 50
+_HELD: sa.ColumnElement[bool] = sa.literal_column("NOT r.is_deleted", sa.Boolean)
+"""As the partial indexes have it, word for word."""
 _LAST_TEXT = "\uffff"
 _LAST_NUMBER = 1e300
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -162,7 +164,8 @@ class Found:
 class Relation:
     """The values of one parameter of one source.
 
-    `rows` has the columns; `where` says which of its rows; `key` is the resource's. A column that there is not is None.
+    `rows` has the columns; `where` says which of its rows, and so does `seen`, written so that no index serves but that
+    of the key; `key` is the resource's. A column that there is not is None.
 
     Of references that all lead to the type `target`, `held` is the id, so that an index on it serves; `text` is the
     address made of it. `holds` says of a test what it comes to for these rows, where values are not held as they are
@@ -176,6 +179,7 @@ class Relation:
     low: sa.ColumnElement[Any] | None = None
     high: sa.ColumnElement[Any] | None = None
     where: tuple[sa.ColumnElement[bool], ...] = ()
+    seen: tuple[sa.ColumnElement[bool], ...] = ()
     target: str | None = None
     held: sa.ColumnElement[Any] | None = None
     holds: Callable[[sa.Connection, Test], sa.ColumnElement[bool] | None] | None = None
@@ -208,6 +212,8 @@ class Source:
     relation: Callable[[str], Relation | None]
     can_walk: bool = False
     """Its relations are all of `schema.resource_value`, whose indexes give each order."""
+    seen: tuple[sa.ColumnElement[bool], ...] = ()
+    """The same as `visible`, written so that no index serves: for rows that something else leads to."""
 
     def within(self, scope: Scope) -> list[sa.ColumnElement[bool]]:
         """What holds for the rows that are there and in scope."""
@@ -217,10 +223,12 @@ class Source:
         return held
 
 
+@cache
 def stored(type: str) -> Source:
     """The resources of a type that are kept as they were sent."""
     r, v = t.resource.alias("r"), t.resource_value.alias("v")
 
+    @cache
     def relation(parameter: str) -> Relation:
         return Relation(
             rows=v,
@@ -230,6 +238,7 @@ def stored(type: str) -> Source:
             low=v.c.low,
             high=v.c.high,
             where=(v.c.key == f"{type}.{parameter}",),
+            seen=(v.c.key.concat("") == f"{type}.{parameter}",),
         )
 
     return Source(
@@ -239,7 +248,8 @@ def stored(type: str) -> Source:
         id=r.c.id,
         updated_at=r.c.updated_at,
         facility=r.c.facility,
-        visible=(r.c.type == type, sa.not_(r.c.is_deleted)),
+        visible=(r.c.type == type, _HELD),
+        seen=(r.c.type.concat("") == type, _HELD),
         relation=relation,
         can_walk=True,
     )
@@ -310,28 +320,30 @@ class Searcher:
 
     def _of(self, search: Search, source: Source, number: int) -> list[Found]:
         leader = self._leader(source, search.conditions)
-        tests = self._tests(source, search.conditions, leader)
         if leader is None and len(search.sort) == 1 and source.can_walk and search.sort[0].parameter[0] != "_":
-            return self._walked(search, source, number, tests)
+            return self._walked(search, source, number)
+        tests = self._tests(source, search.conditions, leader)
         keys = [self._sort_key(source, sort) for sort in search.sort]
         statement = sa.select(source.id, source.key, *keys).select_from(source.rows).where(*tests)
         if search.after is not None:
             statement = statement.where(_after(search.sort, search.after, number, keys, source.key))
         order = [key.desc() if sort.is_descending else key for key, sort in zip(keys, search.sort, strict=True)]
-        statement = statement.order_by(*order, source.key.desc()).limit(search.limit)
+        # Where ids are given there is little to sort, and no index for the order is to be thought of.
+        has_ids = any(isinstance(one, Ids) and not one.is_negated for one in search.conditions)
+        key = sa.cast(source.key, sa.Text) if has_ids else source.key
+        statement = statement.order_by(*order, _tied(search.sort, key)).limit(search.limit)
         return [
             Found(id=id, place=(*map(_plain, values), number, key))
             for id, key, *values in self.connection.execute(statement)
         ]
 
-    def _walked(
-        self, search: Search, source: Source, number: int, tests: Sequence[sa.ColumnElement[bool]]
-    ) -> list[Found]:
+    def _walked(self, search: Search, source: Source, number: int) -> list[Found]:
         """The page cut from the index of what it is sorted by; then what has no value of it."""
         [sort] = search.sort
         relation = source.relation(sort.parameter)
         if relation is None:
-            return self._valueless(search, source, number, tests)
+            return self._valueless(search, source, number)
+        tests = self._tests(source, search.conditions, None, is_led=True)
         column = _sorted_column(relation, sort)
         after = search.after
         found: list[Found] = []
@@ -340,27 +352,26 @@ class Searcher:
             other = t.resource_value.alias("other")
             its = other.c[column.name]
             earlier = its > column if sort.is_descending else its < column
-            same = (other.c.rid == relation.key, other.c.key == f"{source.type}.{sort.parameter}", earlier)
-            statement = sa.select(source.id, source.key, column).select_from(
+            same = (other.c.rid == relation.key, other.c.key.concat("") == f"{source.type}.{sort.parameter}", earlier)
+            statement = sa.select(source.id, relation.key, column).select_from(
                 relation.rows.join(source.rows, source.key == relation.key)
             )
             statement = statement.where(*relation.where, column.is_not(None), *tests)
             statement = statement.where(~sa.select(sa.literal(1)).where(*same).correlate(relation.rows).exists())
             if after is not None:
-                statement = statement.where(_after(search.sort, after, number, [column], source.key))
+                statement = statement.where(_after(search.sort, after, number, [column], relation.key))
             ordered = column.desc() if sort.is_descending else column
-            statement = statement.distinct().order_by(ordered, source.key.desc()).limit(search.limit)
+            statement = statement.distinct().order_by(ordered, _tied(search.sort, relation.key)).limit(search.limit)
             found = [Found(id=id, place=(value, number, key)) for id, key, value in self.connection.execute(statement)]
             after = None
         if len(found) < search.limit:
             rest = replace(search, limit=search.limit - len(found), after=after)
-            found += self._valueless(rest, source, number, tests)
+            found += self._valueless(rest, source, number)
         return found
 
-    def _valueless(
-        self, search: Search, source: Source, number: int, tests: Sequence[sa.ColumnElement[bool]]
-    ) -> list[Found]:
+    def _valueless(self, search: Search, source: Source, number: int) -> list[Found]:
         [sort] = search.sort
+        tests = self._tests(source, search.conditions, None)
         relation = source.relation(sort.parameter)
         statement = sa.select(source.id, source.key).select_from(source.rows).where(*tests)
         if relation is not None:
@@ -370,8 +381,8 @@ class Searcher:
             if number < before:
                 return []
             if number == before:
-                statement = statement.where(source.key < key)
-        statement = statement.order_by(source.key.desc()).limit(search.limit)
+                statement = statement.where(source.key < key if _newest_first(search.sort) else source.key > key)
+        statement = statement.order_by(_tied(search.sort, source.key)).limit(search.limit)
         return [Found(id=id, place=(_last(sort), number, key)) for id, key in self.connection.execute(statement)]
 
     def _sort_key(self, source: Source, sort: Sort) -> sa.ColumnElement[Any]:
@@ -386,7 +397,8 @@ class Searcher:
         if relation.rows is source.rows:
             return sa.func.coalesce(column, _last_of(column, sort))
         first: sa.ColumnElement[Any] = sa.func.max(column) if sort.is_descending else sa.func.min(column)
-        value = sa.select(first).select_from(relation.rows).where(*relation.where, relation.key == source.key)
+        value = sa.select(first).select_from(relation.rows)
+        value = value.where(*(relation.seen or relation.where), relation.key == source.key)
         sorted_by: sa.ColumnElement[Any] = sa.func.coalesce(value.correlate(source.rows).scalar_subquery(), _last(sort))
         return sorted_by
 
@@ -397,9 +409,10 @@ class Searcher:
         return (*conditions, *(() if limit is None else (limit,)))
 
     def _tests(
-        self, source: Source, conditions: Sequence[Condition], leader: Condition | None
+        self, source: Source, conditions: Sequence[Condition], leader: Condition | None, *, is_led: bool = False
     ) -> list[sa.ColumnElement[bool]]:
-        tests = source.within(self.scope)
+        led = replace(source, visible=source.seen) if source.seen and (is_led or leader is not None) else source
+        tests = led.within(self.scope)
         if leader is not None:
             tests.append(source.key.in_(self._keys(source, leader)))
         return tests + [self._test(source, condition) for condition in conditions if condition is not leader]
@@ -418,12 +431,15 @@ class Searcher:
             number = int(self.connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
             if number <= _RARE and (best is None or number < best[0]):
                 best = number, condition
+            if number <= _FEW:
+                break
         return None if best is None else best[1]
 
     def _keys(self, source: Source, condition: Condition) -> sa.Select[Any]:
         """The keys of what meets a condition, from the side of the values."""
         if isinstance(condition, Has):
-            return sa.select(source.key).select_from(source.rows).where(self._test(source, condition)).correlate(None)
+            keys = sa.select(source.key).select_from(source.rows).correlate(None)
+            return keys.where(*source.visible, self._test(source, condition))
         assert isinstance(condition, Match | Chain)
         relation = source.relation(condition.parameter)
         if relation is None:
@@ -452,7 +468,8 @@ class Searcher:
                 if relation is None:
                     held = sa.false()
                 else:
-                    held = _exists(source, relation, (self._value_test(relation, condition),))
+                    is_range = isinstance(condition, Match) and any(isinstance(one, Range) for one in condition.tests)
+                    held = _exists(source, relation, (self._value_test(relation, condition),), is_range=is_range)
                 return sa.not_(held) if isinstance(condition, Match) and condition.is_negated else held
         raise TypeError(condition)  # pragma: no cover
 
@@ -504,13 +521,16 @@ class Searcher:
 # -- values ------------------------------------------------------------------------------------------------------------
 
 
-def _exists(source: Source, relation: Relation, tests: Sequence[sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
+def _exists(
+    source: Source, relation: Relation, tests: Sequence[sa.ColumnElement[bool]], *, is_range: bool = False
+) -> sa.ColumnElement[bool]:
     """That the resource has a value of which this holds."""
     if relation.rows is source.rows:
         is_there = [column.is_not(None) for column in (relation.text, relation.low) if column is not None]
         return sa.and_(*relation.where, *(tests or is_there))
     found = sa.select(sa.literal(1)).select_from(relation.rows)
-    return found.where(relation.key == source.key, *relation.where, *tests).correlate(source.rows).exists()
+    where = (relation.seen if is_range else ()) or relation.where
+    return found.where(relation.key == source.key, *where, *tests).correlate(source.rows).exists()
 
 
 def _holds(relation: Relation, test: Test) -> sa.ColumnElement[bool]:
@@ -616,14 +636,14 @@ def _after(
     keys: Sequence[sa.ColumnElement[Any]],
     key: sa.ColumnElement[Any],
 ) -> sa.ColumnElement[bool]:
-    """What comes after a place in the order: by the values, then by the source, then the newest first."""
+    """What comes after a place in the order: by the values, then by the source, then by age."""
     *values, before, last = after
     if before < number:
         held: sa.ColumnElement[bool] = sa.true()
     elif before > number:
         held = sa.false()
     else:
-        held = key < last
+        held = key < last if _newest_first(sorts) else key > last
     for sort, column, value in reversed(list(zip(sorts, keys, values, strict=True))):
         if isinstance(column.type, t.UtcDateTime):
             value = sa.literal(_moment(value), t.UtcDateTime())
@@ -640,7 +660,16 @@ def _compare(sorts: Sequence[Sort], one: Found, other: Found) -> int:
     a, b = one.place[len(sorts) :], other.place[len(sorts) :]
     if a[0] != b[0]:
         return 1 if a[0] > b[0] else -1
-    return -1 if a[1] > b[1] else int(a[1] < b[1])
+    return (int(a[1] < b[1]) - int(a[1] > b[1])) * (1 if _newest_first(sorts) else -1)
+
+
+def _newest_first(sorts: Sequence[Sort]) -> bool:
+    """How what is the same otherwise is ordered: as the last of the values is, so that one index gives both."""
+    return not sorts or sorts[-1].is_descending
+
+
+def _tied(sorts: Sequence[Sort], key: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return key.desc() if _newest_first(sorts) else key
 
 
 def _costs_to_count(condition: Condition) -> int:

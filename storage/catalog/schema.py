@@ -657,6 +657,7 @@ resource = sa.Table(
     sa.Column("is_deleted", sa.Boolean, nullable=False),
     sa.UniqueConstraint("type", "id", "facility"),
     sa.Index("ix_resource_updated", "type", "updated_at", "rid", **_where("NOT is_deleted")),
+    sa.Index("ix_resource_type", "type", "rid", **_where("NOT is_deleted")),
     sqlite_autoincrement=True,
 )
 """The FHIR resources that are kept as they were sent; those that are views of other tables have no row."""
@@ -750,6 +751,7 @@ resource_value = sa.Table(
     sa.Column("high", sa.Double),
     sa.Index("ix_resource_value_rid", "rid", "key", "text"),
     sa.Index("ix_resource_value_low", "key", "low", "rid", **_where("low IS NOT NULL")),
+    sa.Index("ix_resource_value_high", "key", "high", **_where("high IS NOT NULL")),
     sqlite_with_rowid=False,
 )
 """What of stored resources searches match; `storage.catalog.fhir_values` writes it."""
