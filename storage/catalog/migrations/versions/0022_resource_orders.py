@@ -1,7 +1,7 @@
 """Indexes that FHIR resources are walked by: the newest of a type first, and what ends after a time.
 
-Revision ID: 0021
-Revises: 0020
+Revision ID: 0022
+Revises: 0021
 """
 
 # What stands here is history: a later schema is a later revision, never a change to this file.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0021"
-down_revision = "0020"
+revision = "0022"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 
