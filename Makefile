@@ -11,7 +11,7 @@ export PIP_CONSTRAINT :=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow fuzz check format lock docs bench bench-work conformance clean ohif plugin contract
+.PHONY: help run install test test-slow fuzz check format lock docs bench bench-work bench-fhir conformance clean ohif plugin contract
 
 help: ## print these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ bench: $(STAMP) ## measure against Orthanc and nginx, in one run
 
 bench-work: $(STAMP) ## measure what plugins cost, how long studies wait for them, and ten thousand timers
 	@$(PY) -m benchmarks.work
+
+bench-fhir: $(STAMP) ## measure FHIR over 200,000 reports
+	@$(PY) -m benchmarks.fhir
 
 conformance: $(STAMP) ## check a running server against PS3.18 (BASE=http://... for another)
 	@$(PY) -m server.cli conformance dicomweb --base $(BASE) $(ARGS)
