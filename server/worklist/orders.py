@@ -66,11 +66,14 @@ def _leave(work: Work, order: StoredOrder) -> None:
 
 
 def _touch(work: Work, order: StoredOrder) -> None:
-    """Let what leads to an order be at its next version: the study, and the items that are over."""
+    """Let all that leads to an order be at its next version, but for the reading that follows it."""
     touch_study(work.connection, order.facility, order.accession_number, work.now)
+    item = ordered_reading(work.connection, order.facility, order.accession_number)
     c = t.work_item.c
-    mine = (c.facility == order.facility, c.accession_number == order.accession_number)
-    touch_items(work.connection, work.now, *mine, c.state.in_(("completed", "cancelled")))
+    mine = [c.facility == order.facility, c.accession_number == order.accession_number]
+    if item is not None and item.state not in ("completed", "cancelled"):
+        mine.append(c.id != item.id)
+    touch_items(work.connection, work.now, *mine)
 
 
 def _followed(work: Work, order: StoredOrder) -> StoredItem | None:

@@ -24,7 +24,7 @@ from tests import fhir, synthetic
 from tests.corpus import FOLDER
 from tests.stow import store
 from tests.synthetic import part10
-from tests.worklist import at_work
+from tests.worklist import add, at_work
 
 BOTH = pytest.mark.rooms("sqlite", "postgres")
 REQUEST, STUDY, TASK = ServiceRequestType(), ImagingStudyType(), TaskType()
@@ -242,3 +242,13 @@ def test_the_work_knows_what_was_ordered(room: Room) -> None:
         "P1",
         "NORTH",
     )
+
+
+def test_every_item_that_leads_to_an_order_is_at_another_version_with_it(room: Room) -> None:
+    first, second = (add(room.engine, accession_number="A1") for _ in range(2))
+    before = {one.id: task(room, one)["meta"]["versionId"] for one in (first, second)}
+    order = place(room)
+    for one in (first, second):
+        now = task(room, one)
+        assert now["basedOn"] == [{"reference": f"ServiceRequest/{order.id}"}]
+        assert int(now["meta"]["versionId"]) == int(before[one.id]) + 1
