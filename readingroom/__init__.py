@@ -23,6 +23,7 @@ from readingroom.errors import (
 from readingroom.hooks import hookimpl
 from readingroom.model import (
     LOCAL_OPERATOR,
+    NOBODY,
     PRIORITIES,
     Actor,
     Algorithm,
@@ -62,6 +63,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LOCAL_OPERATOR",
+    "NOBODY",
     "PRIORITIES",
     "Actor",
     "Algorithm",
