@@ -6,10 +6,10 @@ client says of a facility or a reader is kept beside it. An Organization that is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from readingroom.model import Scope
 from server.fhir import endpoint
 from server.fhir.values import Element, code_system, local_id, reference, text, without_none
 from storage.catalog import schema as t
-from storage.catalog.directory import Directory, read_directory
+from storage.catalog.directory import Directory, read_directory, read_reader
 from storage.directory import DAYS, NUCC_RADIOLOGY, ContactEntry, ReaderEntry, Shift, zone_of
 
 NPI = "http://hl7.org/fhir/sid/us-npi"
@@ -26,6 +26,8 @@ CLIA = "urn:oid:2.16.840.1.113883.4.7"
 NUCC = "http://nucc.org/provider-taxonomy"
 ISO_3166_2 = "urn:iso:std:iso:3166:-2"
 
+_FEW = 20
+"""Readers that are read one by one; of more the whole directory is."""
 _BEFORE = datetime(1970, 1, 1, tzinfo=UTC)
 _DAYS = dict(zip(DAYS, ("mon", "tue", "wed", "thu", "fri", "sat", "sun"), strict=True))
 _CHANNELS = {"smtp": "email", "voice": "phone", "sms": "sms", "webhook": "url"}
@@ -207,26 +209,42 @@ class Row:
     facility: str | None = None
 
 
-Entries = Callable[[sa.Connection, Scope, str], Iterator[Row]]
-"""Gives the entries of a scope; the last argument is the root of DICOMweb."""
+class Entries(Protocol):
+    """Gives the entries of a scope, or those of them that have these names; `root` is that of DICOMweb."""
+
+    def __call__(
+        self, connection: sa.Connection, scope: Scope, root: str, names: Collection[str] | None = None
+    ) -> Iterator[Row]: ...
 
 
-def _facilities(connection: sa.Connection, scope: Scope) -> Iterator[Any]:
+def _facilities(connection: sa.Connection, scope: Scope, names: Collection[str] | None) -> Iterator[Any]:
     """The rows of the facilities in scope."""
     found = sa.select(t.facility).order_by(t.facility.c.id)
     if scope.facilities is not None:
         found = found.where(t.facility.c.id.in_(sorted(scope.facilities)))
+    if names is not None:
+        found = found.where(t.facility.c.id.in_(sorted(names)))
     yield from connection.execute(found)
 
 
-def _readers(connection: sa.Connection, scope: Scope) -> Iterator[tuple[ReaderEntry, Any]]:
+def _readers(
+    connection: sa.Connection, scope: Scope, names: Collection[str] | None
+) -> Iterator[tuple[ReaderEntry, Any]]:
     """The readers, with their rows; who has privileges at a facility in scope, where that is not all of them."""
-    rows = {row.id: row for row in connection.execute(sa.select(t.reader))}
+    found = sa.select(t.reader)
+    if names is not None:
+        found = found.where(t.reader.c.id.in_(sorted(names)))
+    rows = {row.id: row for row in connection.execute(found)}
+    if scope.facilities is None and names is not None and len(rows) <= _FEW:
+        for id, row in rows.items():
+            if (reader := read_reader(connection, id, with_inactive=True)) is not None:
+                yield reader, row
+        return
     if not rows:
         return
     directory = read_directory(connection, with_inactive=True)
     for reader in directory.readers.values():
-        if scope.facilities is None or _reads_for(directory, reader, scope.facilities):
+        if reader.id in rows and (scope.facilities is None or _reads_for(directory, reader, scope.facilities)):
             yield reader, rows[reader.id]
 
 
@@ -236,8 +254,10 @@ def _reads_for(directory: Directory, reader: ReaderEntry, facilities: frozenset[
 
 
 def _of_facilities(render: Callable[[Any], bytes]) -> Entries:
-    def entries(connection: sa.Connection, scope: Scope, _root: str) -> Iterator[Row]:
-        for row in _facilities(connection, scope):
+    def entries(
+        connection: sa.Connection, scope: Scope, root: str, names: Collection[str] | None = None
+    ) -> Iterator[Row]:
+        for row in _facilities(connection, scope, names):
             yield Row(
                 id=local_id(row.id),
                 version=row.version,
@@ -250,8 +270,10 @@ def _of_facilities(render: Callable[[Any], bytes]) -> Entries:
 
 
 def _of_readers(render: Callable[..., bytes]) -> Entries:
-    def entries(connection: sa.Connection, scope: Scope, _root: str) -> Iterator[Row]:
-        for reader, row in _readers(connection, scope):
+    def entries(
+        connection: sa.Connection, scope: Scope, root: str, names: Collection[str] | None = None
+    ) -> Iterator[Row]:
+        for reader, row in _readers(connection, scope, names):
             yield Row(
                 id=local_id(reader.id),
                 version=row.version,
@@ -262,8 +284,14 @@ def _of_readers(render: Callable[..., bytes]) -> Entries:
     return entries
 
 
-def practitioner_roles(connection: sa.Connection, scope: Scope, _root: str) -> Iterator[Row]:
-    for reader, row in _readers(connection, scope):
+def practitioner_roles(
+    connection: sa.Connection, scope: Scope, root: str, names: Collection[str] | None = None
+) -> Iterator[Row]:
+    """What each reader does for each facility; of these names, such as ``ada.mercy``."""
+    readers = None
+    if names is not None:  # a name has dots of its own, so all ways to divide it are tried
+        readers = {name[:at] for name in names for at, one in enumerate(name) if one == "."}
+    for reader, row in _readers(connection, scope, readers):
         for facility in sorted({one.facility for one in reader.credentials}):
             if scope.facilities is None or facility in scope.facilities:
                 yield Row(
@@ -277,8 +305,11 @@ def practitioner_roles(connection: sa.Connection, scope: Scope, _root: str) -> I
                 )
 
 
-def endpoints(connection: sa.Connection, scope: Scope, root: str) -> Iterator[Row]:
-    for row in _facilities(connection, scope):
+def endpoints(
+    connection: sa.Connection, scope: Scope, root: str, names: Collection[str] | None = None
+) -> Iterator[Row]:
+    """Where the images of each facility are."""
+    for row in _facilities(connection, scope, names):
         yield Row(
             id=local_id(row.id),
             version=row.version,

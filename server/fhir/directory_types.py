@@ -17,7 +17,7 @@ from server.fhir.parsing import read_json
 from server.fhir.session import Session
 from server.fhir.shown import Shown
 from server.fhir.types import Kind, Resource
-from server.fhir.values import name_of
+from server.fhir.values import is_hashed, name_of
 from storage.catalog import schema as t
 from storage.catalog.fhir_search import Source
 
@@ -46,9 +46,11 @@ class DirectoryType(MixedType):
     ) -> list[Shown]:
         """Entries in scope."""
         wanted = None if ids is None else frozenset(ids)
+        is_named = wanted is not None and not any(map(is_hashed, wanted))
+        names = frozenset(map(name_of, wanted)) if wanted is not None and is_named else None
         found = [
             row
-            for row in self.entries(session.connection, session.scope, session.dicomweb)
+            for row in self.entries(session.connection, session.scope, session.dicomweb, names)
             if (wanted is None or row.id in wanted)
             and (until is None or row.updated_at <= until)
             and (since is None or row.updated_at >= since)

@@ -41,6 +41,7 @@ _SYSTEMS: Mapping[str, str] = {
 }
 _NAMESPACE = UUID("5c1b8a0e-8e0f-5c3a-b7a1-2f4f7a5f9d10")
 UNDERSCORE = "-.-"
+_HASHED = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)
 _ISSUER = "urn:x-readingroom:issuer:"
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
@@ -85,8 +86,13 @@ def local_id(name: str) -> str:
 
 
 def name_of(id: str) -> str:
-    """What `local_id` gave an id to."""
+    """What `local_id` gave an id to, unless that `is_hashed`."""
     return id.replace(UNDERSCORE, "_")
+
+
+def is_hashed(id: str) -> bool:
+    """Whether an id may be of a name that is too long to be one."""
+    return _HASHED.fullmatch(id) is not None
 
 
 def without_none(**members: Any) -> Element:

@@ -110,9 +110,9 @@ def inactive(connection: sa.Connection) -> tuple[frozenset[str], frozenset[str]]
     return facilities, readers
 
 
-def read_reader(connection: sa.Connection, id: str) -> ReaderEntry | None:
-    """One active reader."""
-    return _readers(connection, id=id).get(id)
+def read_reader(connection: sa.Connection, id: str, *, with_inactive: bool = False) -> ReaderEntry | None:
+    """One active reader, or one that is not any more."""
+    return _readers(connection, id=id, with_inactive=with_inactive).get(id)
 
 
 def names_of(connection: sa.Connection, ids: Collection[str]) -> dict[str, str]:

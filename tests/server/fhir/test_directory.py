@@ -143,6 +143,17 @@ def test_privileges_are_a_role_with_specialties_and_roster(room: Room) -> None:
     }
 
 
+def test_a_role_whose_names_are_long_has_an_id_all_the_same(room: Room) -> None:
+    long = "x" * 60
+    with begin_write(room.engine) as connection:
+        write_reader(connection, reader(long, credentials=[{"facility": "mercy"}]), NOW)
+    with fhir.looking(room) as session:
+        ids = [one.id for one in PRACTITIONER_ROLE.rows(session, None)]
+    assert len(ids) == 2
+    for id in ids:
+        assert fhir.read(room, PRACTITIONER_ROLE, id) is not None
+
+
 def test_a_reader_has_a_schedule(room: Room) -> None:
     assert shown(room, SCHEDULE, "ada")["actor"][0]["reference"] == "Practitioner/ada"
 
