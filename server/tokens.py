@@ -19,12 +19,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
-from joserfc import jwt
-from joserfc.errors import JoseError, SecurityWarning
-from joserfc.jwk import ECKey, JWKRegistry, Key
 
 from readingroom.clock import Clock
 from readingroom.errors import Invalid, NotAuthenticated, ReadingRoomError, Refused
@@ -44,9 +41,13 @@ from storage.catalog.clients import (
 )
 from storage.catalog.engine import begin_write, hold_name
 
+if TYPE_CHECKING:
+    from joserfc.jwk import ECKey, Key
+
+# joserfc is loaded by what needs it: a start does not.
 log = logging.getLogger(__name__)
 
-warnings.filterwarnings("ignore", category=SecurityWarning)  # of the name EdDSA, which clients still use
+warnings.filterwarnings("ignore", message="EdDSA is deprecated")  # a name that clients still use
 
 ALGORITHMS = ("RS384", "ES384", "RS256", "ES256", "EdDSA", "Ed25519")
 """By which clients may sign their assertions; SMART has the first two."""
@@ -171,7 +172,7 @@ class Tokens:
             "jti": secrets.token_urlsafe(16),
         }
         header = {"alg": _OURS, "kid": key.kid, "typ": _TYPE}
-        token = jwt.encode(header, claims, _key(key.jwk), algorithms=[_OURS])
+        token = _signed(header, claims, _key(key.jwk))
         seconds = int(LASTS.total_seconds())
         return {"access_token": token, "token_type": "bearer", "expires_in": seconds, "scope": claims["scope"]}
 
@@ -187,10 +188,8 @@ class Tokens:
         if header.get("jku", client.jwks_uri) != client.jwks_uri:
             raise BadClient("jku has to be the address of the key set that the client is registered with.")
         key = self._key_of(client, header)
-        try:
-            jwt.decode(text, key, algorithms=[header["alg"]])
-        except (JoseError, ValueError):
-            raise BadClient("The assertion is not signed by the key that its kid names.") from None
+        if not _is_signed(text, key, header["alg"]):
+            raise BadClient("The assertion is not signed by the key that its kid names.")
         audience = claims.get("aud")
         if url not in (audience if isinstance(audience, list) else [audience]):
             raise BadClient(f"aud of an assertion has to be the token endpoint, {url}.")
@@ -275,12 +274,8 @@ class Tokens:
             raise NotAuthenticated("This is no token of this server.")
         kid = header["kid"]
         key = find_signing_key(connection, kid) if isinstance(kid, str) else None
-        try:
-            if key is None:
-                raise NotAuthenticated("This is no token of this server, or none any more.")
-            jwt.decode(text, _key(key.jwk), algorithms=[_OURS])
-        except (JoseError, ValueError):
-            raise NotAuthenticated("This is no token of this server.") from None
+        if key is None or not _is_signed(text, _key(key.jwk), _OURS):
+            raise NotAuthenticated("This is no token of this server, or none any more.")
         now, until = self._clock.now(), _time(claims.get("exp"))
         if until is None or until <= now or claims.get("iss") != root or claims.get("aud") != root:
             raise NotAuthenticated("The token has expired, or is not for this address.")
@@ -401,6 +396,8 @@ def renew_signing_key(connection: sa.Connection, now: datetime) -> SigningKey:
     gone = [old.kid for newer, old in pairwise(keys) if now - newer.created_at > _KEPT_AFTER]
     if gone:
         forget_signing_keys(connection, gone)
+    from joserfc.jwk import ECKey
+
     kid = secrets.token_urlsafe(12)
     made = ECKey.generate_key("P-256", {"kid": kid}).as_dict(private=True)
     key = SigningKey(kid=kid, jwk=json.dumps(made), created_at=now)
@@ -416,6 +413,9 @@ def read_jwks(text: str) -> list[Key]:
     Invalid
         It is none, or it has no key that could sign an assertion, or a private one.
     """
+    from joserfc.errors import JoseError
+    from joserfc.jwk import JWKRegistry
+
     try:
         told = json.loads(text)
     except (ValueError, RecursionError):
@@ -472,6 +472,25 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "replace")).digest()
 
 
+def _signed(header: dict[str, Any], claims: dict[str, Any], key: Key) -> str:
+    from joserfc import jwt
+
+    return jwt.encode(header, claims, key, algorithms=[header["alg"]])
+
+
+def _is_signed(text: str, key: Key, algorithm: str) -> bool:
+    from joserfc import jwt
+    from joserfc.errors import JoseError
+
+    try:
+        jwt.decode(text, key, algorithms=[algorithm])
+    except (JoseError, ValueError):
+        return False
+    return True
+
+
 @lru_cache(64)
 def _key(jwk: str) -> ECKey:
+    from joserfc.jwk import ECKey
+
     return ECKey.import_key(json.loads(jwk))
