@@ -28,8 +28,8 @@ test: $(STAMP) ohif ## install and run all tests
 test-slow: $(STAMP) ohif ## the long sets: fault loops, giant uploads
 	@$(PY) -m pytest --runslow -m slow $(ARGS)
 
-fuzz: $(STAMP) ## over 10,000 cases drawn from the OpenAPI document by schemathesis
-	@READINGROOM_FUZZ=10 $(PY) -m pytest -n auto --dist worksteal tests/server/test_openapi.py $(ARGS)
+fuzz: $(STAMP) ## over 15,000 cases drawn from the OpenAPI documents by schemathesis
+	@READINGROOM_FUZZ=10 $(PY) -m pytest -n auto --dist worksteal tests/server/test_openapi.py tests/server/fhir/test_openapi.py $(ARGS)
 
 check: $(STAMP) ## format, lint, types, architecture
 	@$(VENV)/bin/ruff format --check .

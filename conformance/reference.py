@@ -13,6 +13,7 @@ from conformance import hooks, orthanc, routing, triage
 from conformance.statement import statement_page
 from conformance.transcoding import transcoding_page
 from server.dicomweb.openapi import openapi
+from server.fhir.openapi import openapi as openapi_of_fhir
 from server.settings import ClientSettings, PluginSettings, Settings
 from storage.catalog.keys import KEYS, LEVELS, MATCHED_VRS, Key, Level
 from storage.catalog.matching import MATCHING
@@ -201,11 +202,17 @@ def openapi_document() -> str:
     return document.decode() + "\n"
 
 
+def fhir_openapi_document() -> str:
+    """The OpenAPI document of the FHIR service, as it is served but for its server."""
+    return orjson.dumps(openapi_of_fhir("http://127.0.0.1:8780/fhir"), option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
 PAGE_MAKERS: Mapping[str, Callable[[], str]] = {
     "ai-triage.md": triage.page,
     "conformance-orthanc.md": orthanc.page,
     "conformance-statement.md": statement_page,
     "hooks.md": hooks.page,
+    "openapi-fhir.json": fhir_openapi_document,
     "openapi.json": openapi_document,
     "routing.md": routing.page,
     "search.md": search_page,

@@ -17,9 +17,12 @@ _BOTH = (wire.JSON, wire.XML)
 _MEANING = {
     200: "Done",
     201: "A new resource was made, or one that was deleted is there again",
+    202: "Begun; Content-Location says where to ask how far it is",
     204: "Done, or there was nothing to do; there is nothing to tell",
     304: "The client has this version already",
     400: "The request cannot be understood; the issues say why",
+    401: "A token is needed, or the one that came is not good",
+    403: "The caller may not do that",
     404: "There is no such resource",
     405: "Resources of this type are made from other things and cannot be written",
     406: "Neither JSON nor XML of FHIR R4 would do for the client",
@@ -37,6 +40,7 @@ _COMMON: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("_summary", "Which part of each resource is sent", {"enum": ["true", "text", "data", "count", "false"]}),
     ("_total", "Whether matches are counted", {"enum": ["none", "estimate", "accurate"]}),
 )
+_ALWAYS = (400, 401, 403, 406, 503)
 _READ_STATUSES = (200, 304, 400, 404, 406, 409, 410, 503)
 _WRITE_STATUSES = (400, 403, 404, 405, 406, 409, 410, 412, 415, 422, 428, 503)
 
@@ -45,13 +49,16 @@ def openapi(root: str) -> dict[str, Any]:
     """The document of the service at that address."""
     paths: dict[str, dict[str, Any]] = {
         "/": {"post": _described("Batch", "A batch or a transaction", (200, *_WRITE_STATUSES), body=("Bundle",))},
-        "/metadata": {"get": _described("Capabilities", "What this server can do", (200, 400, 406, 503))},
-        "/_history": {"get": _described("HistoryOfAll", "All versions of everything", (200, 400, 406, 503), _paging())},
+        "/metadata": {"get": _described("Capabilities", "What this server can do", (200,))},
+        **_history_paths(),
     }
     for type in REGISTRY.values():
         paths |= _type_paths(type)
     for operation in OPERATIONS.values():
         paths |= _operation_paths(operation)
+    parameters: dict[str, dict[str, Any]] = {}
+    for described in (one for path in paths.values() for one in path.values()):
+        described["parameters"] = [_shared(one, parameters) for one in described["parameters"]]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -62,7 +69,21 @@ def openapi(root: str) -> dict[str, Any]:
         },
         "servers": [{"url": root}],
         "paths": paths,
+        "components": {
+            "parameters": parameters,
+            "requestBodies": {"Patch": _patch_body()},
+            "responses": {str(status): _response(status) for status in _MEANING},
+        },
     }
+
+
+def _shared(parameter: dict[str, Any], known: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A reference to a parameter, told once for all that have it; those of one name that differ have numbers."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", parameter["name"])
+    number = 1
+    while known.setdefault(key := f"{name}{number if number > 1 else ''}", parameter) != parameter:
+        number += 1
+    return {"$ref": f"#/components/parameters/{key}"}
 
 
 def _type_paths(type: ResourceType) -> dict[str, dict[str, Any]]:
@@ -70,30 +91,11 @@ def _type_paths(type: ResourceType) -> dict[str, dict[str, Any]]:
     searched = [_query(*common) for common in _COMMON]
     searched += [_searched(one) for one in PARAMETERS.get(name, {}).values()]
     search = (200, 400, 403, 406, 503)
-    one, of_type, version = f"/{name}/{{id}}", f"/{name}", f"/{name}/{{id}}/_history/{{version}}"
+    one, of_type = f"/{name}/{{id}}", f"/{name}"
     paths: dict[str, dict[str, Any]] = {
         of_type: {"get": _described(f"Search{name}", f"Search {name}", search, searched)},
         f"{of_type}/_search": {"post": _search_by_post(name, search)},
-        f"{of_type}/_history": {
-            "get": _described(f"HistoryOf{name}", f"Versions of every {name}", (200, 400, 406, 503), _paging())
-        },
         one: {"get": _described(f"Read{name}", f"Read a {name}", _READ_STATUSES, [_path("id", _ID)])},
-        f"{one}/_history": {
-            "get": _described(
-                f"HistoryOfOne{name}",
-                f"Versions of a {name}",
-                (200, 400, 404, 406, 409, 503),
-                [_path("id", _ID), *_paging()],
-            )
-        },
-        version: {
-            "get": _described(
-                f"ReadVersionOf{name}",
-                f"Read a version of a {name}",
-                _READ_STATUSES,
-                [_path("id", _ID), _path("version", _VERSION)],
-            )
-        },
     }
     if not type.read_only_because:
         paths[of_type]["post"] = _described(
@@ -109,21 +111,44 @@ def _type_paths(type: ResourceType) -> dict[str, dict[str, Any]]:
     return paths
 
 
+def _history_paths() -> dict[str, dict[str, Any]]:
+    of = [_path("type", {"enum": list(REGISTRY)})]
+    one = [*of, _path("id", _ID)]
+    version = [*one, _path("version", _VERSION)]
+    return {
+        "/_history": {"get": _described("HistoryOfAll", "All versions of everything", (200,), _paging())},
+        "/{type}/_history": {
+            "get": _described("HistoryOfType", "Versions of all of a type", (200,), [*of, *_paging()])
+        },
+        "/{type}/{id}/_history": {
+            "get": _described("HistoryOfOne", "Versions of one", (200, 404, 409, 412), [*one, *_paging()])
+        },
+        "/{type}/{id}/_history/{version}": {
+            "get": _described("ReadVersion", "Read a version", _READ_STATUSES, version)
+        },
+    }
+
+
 def _operation_paths(operation: Operation) -> dict[str, dict[str, Any]]:
+    """Where an operation is; one of several types is told once."""
+    statuses = (200, 202, *_WRITE_STATUSES) if operation.is_write else (200, 202, 404, 409, 410, 412, 415, 422)
+    types = [
+        type.name
+        for type in REGISTRY.values()
+        if operation.is_of(type.name) and not (operation.is_write and type.read_only_because)
+    ]
+    of = [_path("type", {"enum": types})]
+    begins = "/{type}"
+    if len(types) == 1:
+        of, begins = [], f"/{types[0]}"
+    name = operation.name
     paths: dict[str, dict[str, Any]] = {}
-    statuses = (
-        (200, 202, *_WRITE_STATUSES) if operation.is_write else (200, 202, 400, 403, 404, 406, 409, 410, 415, 422, 503)
-    )
     if "system" in operation.levels:
-        paths[f"/${operation.name}"] = _methods(operation, "", statuses, [])
-    for type in REGISTRY.values():
-        if not operation.is_of(type.name) or (operation.is_write and type.read_only_because):
-            continue
-        if "type" in operation.levels:
-            paths[f"/{type.name}/${operation.name}"] = _methods(operation, type.name, statuses, [])
-        if "instance" in operation.levels:
-            of = [_path("id", _ID)]
-            paths[f"/{type.name}/{{id}}/${operation.name}"] = _methods(operation, f"One{type.name}", statuses, of)
+        paths[f"/${name}"] = _methods(operation, "", statuses, [])
+    if "type" in operation.levels:
+        paths[f"{begins}/${name}"] = _methods(operation, "OfType", statuses, of)
+    if "instance" in operation.levels:
+        paths[f"{begins}/{{id}}/${name}"] = _methods(operation, "OfOne", statuses, [*of, _path("id", _ID)])
     return paths
 
 
@@ -154,7 +179,9 @@ def _described(
         "summary": summary,
         "tags": ["FHIR"],
         "parameters": parameters or [],
-        "responses": {str(status): _response(status) for status in sorted(set(statuses))},
+        "responses": {
+            str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted({*statuses, *_ALWAYS})
+        },
     }
     if body:
         schema = {"type": "object", "properties": {"resourceType": {"const": body[0]}}, "required": ["resourceType"]}
@@ -165,6 +192,11 @@ def _described(
 
 def _patch(name: str) -> dict[str, Any]:
     told = _described(f"Patch{name}", f"Change parts of a {name}", (200, *_WRITE_STATUSES), [_path("id", _ID)])
+    told["requestBody"] = {"$ref": "#/components/requestBodies/Patch"}
+    return told
+
+
+def _patch_body() -> dict[str, Any]:
     step = {
         "type": "object",
         "properties": {
@@ -178,14 +210,11 @@ def _patch(name: str) -> dict[str, Any]:
         "properties": {"resourceType": {"const": "Parameters"}},
         "required": ["resourceType"],
     }
-    told["requestBody"] = {
-        "required": True,
-        "content": {
-            "application/json-patch+json": {"schema": {"type": "array", "items": step}},
-            wire.JSON: {"schema": parameters},
-        },
+    content = {
+        "application/json-patch+json": {"schema": {"type": "array", "items": step}},
+        wire.JSON: {"schema": parameters},
     }
-    return told
+    return {"required": True, "content": content}
 
 
 def _search_by_post(name: str, statuses: tuple[int, ...]) -> dict[str, Any]:

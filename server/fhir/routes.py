@@ -12,6 +12,7 @@ from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import anyio.to_thread
+import orjson
 import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +23,7 @@ from server.auth import Caller, caller_of
 from server.fhir import binary, capability, export_routes, wire
 from server.fhir.bundle import perform_bundle, version_of
 from server.fhir.interactions import Answer, Interaction, is_write, perform
+from server.fhir.openapi import openapi
 from server.fhir.outcome import issues_of, outcome
 from server.fhir.parsing import splice
 from server.fhir.patching import fhirpath_patch, json_patch
@@ -204,7 +206,14 @@ def _failed(error: ReadingRoomError, how: wire.Wanted, request: Request) -> Resp
     return _response(request, how, http_status(error), outcome(issues_of(error)), headers)
 
 
+async def openapi_document(request: Request) -> Response:
+    """The OpenAPI document of the service."""
+    headers = {"cache-control": "private, max-age=300"}
+    return Response(orjson.dumps(openapi(caller_of(request).fhir_root)), headers=headers, media_type="application/json")
+
+
 routes = [
+    Route("/openapi.json", openapi_document, methods=["GET"]),
     *export_routes.routes,
     Route("/", fhir, methods=_METHODS),
     Route("/{path:path}", fhir, methods=_METHODS),
