@@ -330,7 +330,7 @@ class Searcher:
         order = [key.desc() if sort.is_descending else key for key, sort in zip(keys, search.sort, strict=True)]
         # Where ids are given there is little to sort, and no index for the order is to be thought of.
         has_ids = any(isinstance(one, Ids) and not one.is_negated for one in search.conditions)
-        key = sa.cast(source.key, sa.Text) if has_ids else source.key
+        key = _not_by_index(source.key) if has_ids else source.key
         statement = statement.order_by(*order, _tied(search.sort, key)).limit(search.limit)
         return [
             Found(id=id, place=(*map(_plain, values), number, key))
@@ -469,16 +469,22 @@ class Searcher:
                     held = sa.false()
                 else:
                     is_range = isinstance(condition, Match) and any(isinstance(one, Range) for one in condition.tests)
-                    held = _exists(source, relation, (self._value_test(relation, condition),), is_range=is_range)
+                    test = self._value_test(relation, condition, is_led=True)
+                    held = _exists(source, relation, (test,), is_range=is_range)
                 return sa.not_(held) if isinstance(condition, Match) and condition.is_negated else held
         raise TypeError(condition)  # pragma: no cover
 
-    def _value_test(self, relation: Relation, condition: Match | Chain) -> sa.ColumnElement[bool]:
+    def _value_test(
+        self, relation: Relation, condition: Match | Chain, *, is_led: bool = False
+    ) -> sa.ColumnElement[bool]:
         if isinstance(condition, Match):
             return sa.or_(sa.false(), *(self._holds(relation, test) for test in condition.tests))
         if relation.text is None or relation.target not in (None, condition.target):
             return sa.false()
         referred = relation.text if relation.held is None else relation.held
+        if is_led:
+            # A resource refers to few, and a chain may lead to many: these are not looked up one by one.
+            referred = _not_by_index(referred)
         return referred.in_(self._referring(condition, are_addresses=relation.held is None))
 
     def _holds(self, relation: Relation, test: Test) -> sa.ColumnElement[bool]:
@@ -666,6 +672,11 @@ def _compare(sorts: Sequence[Sort], one: Found, other: Found) -> int:
 def _newest_first(sorts: Sequence[Sort]) -> bool:
     """How what is the same otherwise is ordered: as the last of the values is, so that one index gives both."""
     return not sorts or sorts[-1].is_descending
+
+
+def _not_by_index(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The same value, as no index has it."""
+    return column + 0 if isinstance(column.type, sa.Integer) else column.concat("")
 
 
 def _tied(sorts: Sequence[Sort], key: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
