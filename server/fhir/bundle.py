@@ -11,10 +11,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from readingroom.errors import Invalid, NotSelective, ReadingRoomError
+from readingroom.errors import Invalid, NotSelective, ReadingRoomError, ReadOnly
 from server.auth import Caller
 from server.fhir import searching
-from server.fhir.interactions import Answer, Interaction, is_write, perform
+from server.fhir.interactions import Answer, Interaction, is_write, perform, same_as
 from server.fhir.outcome import BadResource, BrokenRule, Issue, issues_of, outcome, placed
 from server.fhir.patching import Patch, fhirpath_patch, json_patch
 from server.fhir.registry import REGISTRY
@@ -211,8 +211,14 @@ def _named(session: Session, entry: _Entry) -> _Entry:
         return entry
     name = asked.path[0]
     type = REGISTRY.get(name)
-    if type is None or type.read_only_because or asked.resource.get("resourceType") != name:
+    if type is None or asked.resource.get("resourceType") != name:
         return entry
+    if type.read_only_because:
+        if asked.method != "POST":
+            return entry
+        if (same := same_as(session, type, asked.resource)) is None:
+            raise ReadOnly(f"{name} cannot be written, and nothing here is the same: {type.read_only_because}")
+        return replace(entry, asked=replace(asked, resource={**asked.resource, "id": same}))
     condition = asked.if_none_exist if asked.method == "POST" else searching.encoded(asked.query)
     found = searching.ids_of(session, name, condition, limit=2) if condition else []
     if len(found) > 1:

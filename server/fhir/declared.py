@@ -36,6 +36,10 @@ class DeclaredType:
     takes_ids: bool = False
     sources: tuple[Source, ...] = ()
 
+    def condition_of(self, resource: Resource) -> str | None:
+        """Nothing of a client's is the same."""
+        return None
+
     def all(self, root: str) -> dict[str, Shown]:
         """All of them by id."""
         return {one["id"]: _shown(self.name, one) for one in self.make(root)}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 import sqlalchemy as sa
@@ -171,6 +172,14 @@ class ImagingStudyType:
         "An ImagingStudy is made from the images of a study; store, correct or delete these over DICOMweb."
     )
     takes_ids: bool = False
+
+    def condition_of(self, resource: Resource) -> str | None:
+        """By its Study Instance UID."""
+        identifiers = resource.get("identifier")
+        for identifier in identifiers if isinstance(identifiers, list) else ():
+            if isinstance(identifier, dict) and identifier.get("system") == "urn:dicom:uid" and "value" in identifier:
+                return urlencode({"identifier": f"urn:dicom:uid|{identifier['value']}"})
+        return None
 
     @property
     def sources(self) -> Sequence[Source]:

@@ -161,6 +161,9 @@ def read_version(session: Session, type: ResourceType, id: str, version: str) ->
 
 def create(session: Session, type: ResourceType, asked: Interaction) -> Answer:
     """A new resource (3.1.0.8), unless one meets the condition that comes with it (3.1.0.8.1)."""
+    if (same := same_as(session, type, asked.resource)) is not None:
+        shown = current(session, type, same)
+        return Answer(shown=shown, location=_location(session, shown))
     require(session, type.name, "c")
     resource, rest = _body(type, asked)
     condition = asked.if_none_exist
@@ -176,6 +179,18 @@ def create(session: Session, type: ResourceType, asked: Interaction) -> Answer:
             shown = current(session, type, found[0])
             return Answer(shown=shown, location=_location(session, shown))
     return _create(session, type, resource, rest, asked.chosen_id)
+
+
+def same_as(session: Session, type: ResourceType, resource: Resource | None) -> str | None:
+    """The id of what a client would make that is here already, and of which the server alone makes resources.
+
+    Whoever sends a report sends the ImagingStudy of its images with it (IHE RAD-141): that is the one of this archive.
+    """
+    condition = None if resource is None or not type.read_only_because else type.condition_of(resource)
+    if condition is None:
+        return None
+    found = searching.ids_of(session, type.name, condition, limit=2)
+    return found[0] if len(found) == 1 else None
 
 
 def _create(

@@ -41,6 +41,10 @@ USUAL, MOST = 50, 500
 _UNWRITABLE = re.compile("[\0\ufffd]")  # U+FFFD stands where bytes were no UTF-8
 _MOST_CONDITIONS, _MOST_VALUES, _MOST_STEPS, _MOST_SORTS = 60, 500, 5, 4
 SUMMARIES = get_args(Summary)
+_ALSO_CALLED = {("DiagnosticReport", "basedOn"): "based-on", ("DiagnosticReport", "imagingStudy"): "imaging-study"}
+"""What IHE RAD-143 calls parameters that R4 and this server call otherwise."""
+_NAMES = frozenset((("name", "given"), ("name", "family")))
+"""``patient.name.given`` of IHE RAD-143 looks like a chain, and is the parameter `given` of the patient."""
 _ABOUT = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9.-]{1,64})")
 _ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _PREFIX = re.compile(r"(" + "|".join(COMPARATORS) + r")(?=[0-9+-])")
@@ -233,6 +237,10 @@ def condition_of(type: str, name: str, value: str, root: str, *, depth: int = 0)
         return _has(type, name, value, root, depth)
     head, dot, rest = name.partition(".")
     plain, _colon, modifier = head.partition(":")
+    if (type, plain) in _ALSO_CALLED:
+        return condition_of(type, _ALSO_CALLED[type, plain] + name[len(plain) :], value, root, depth=depth + 1)
+    if (plain, rest) in _NAMES:
+        return condition_of(type, rest, value, root, depth=depth + 1)
     parameter = PARAMETERS.get(type, {}).get(plain)
     if parameter is None:
         return None

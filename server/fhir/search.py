@@ -17,6 +17,9 @@ from storage.catalog.fhir_search import Ids, Search, Searcher, Source
 
 _MOST_INCLUDED = 1000
 _MOST_ROUNDS = 5
+_COUNTED = frozenset(("DiagnosticReport", "ImagingStudy"))
+"""Of these a first page says how many there are, as IHE RAD-143 has it, up to `_MOST_COUNTED`."""
+_MOST_COUNTED = 10_000
 _MOST_FACILITIES = 10  # that have a resource of one id
 
 Key = tuple[str, str]
@@ -74,6 +77,9 @@ def run(session: Session, query: Query) -> Page:
     total = len(shown) if is_all else None
     if total is None and query.total in ("accurate", "estimate"):
         total = searcher.count(search)
+    elif total is None and query.total is None and query.type in _COUNTED and query.after is None:
+        total = searcher.count(search, _MOST_COUNTED)
+        total = None if total > _MOST_COUNTED else total
     ignored = [f"{query.type} has no search parameter {name[:60]!r}; it was ignored." for name in query.ignored]
     ignored += unfinished(session.connection, query.type, query.conditions)
     included, is_cut = _included(session, searcher, query.includes, matches)

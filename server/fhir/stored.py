@@ -33,6 +33,10 @@ class StoredType:
     read_only_because: str = ""
     takes_ids: bool = True
 
+    def condition_of(self, resource: Resource) -> str | None:
+        """Clients say by a condition of their own."""
+        return None
+
     @property
     def sources(self) -> Sequence[Source]:
         """The resources that are kept."""

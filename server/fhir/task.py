@@ -191,6 +191,10 @@ class TaskType:
     read_only_because: str = ""
     takes_ids: bool = False
 
+    def condition_of(self, resource: Resource) -> str | None:
+        """Clients say by a condition of their own."""
+        return None
+
     @property
     def sources(self) -> Sequence[Source]:
         """The work items."""

@@ -37,6 +37,9 @@ class ResourceType(Protocol):
     def takes_ids(self) -> bool:
         """Whether a client may choose the id of a new one."""
 
+    def condition_of(self, resource: Resource) -> str | None:
+        """A search that finds what this resource of a client's is here; None where nothing says so."""
+
     @property
     def sources(self) -> Sequence[Source]:
         """Where searches look for it."""

@@ -276,14 +276,18 @@ class Searcher:
         found.sort(key=cmp_to_key(partial(_compare, search.sort)))
         return found[: search.limit]
 
-    def count(self, search: Search) -> int:
-        """How many matches there are."""
+    def count(self, search: Search, most: int | None = None) -> int:
+        """How many matches there are; where `most` is given, not beyond one more than that."""
         total = 0
         for source in self.sources(search.type):
             conditions = self._limited(search.type, search.conditions)
             tests = self._tests(source, conditions, self._leader(source, conditions))
-            counted = sa.select(sa.func.count()).select_from(source.rows).where(*tests)
-            total += int(self.connection.execute(counted).scalar_one())
+            found = sa.select(source.key).select_from(source.rows).where(*tests)
+            if most is not None:
+                found = found.limit(most + 1 - total)
+            total += int(self.connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one())
+            if most is not None and total > most:
+                break
         return total
 
     def pointing(self, type: str, parameter: str, ids: Sequence[str], limit: int) -> list[str]:
