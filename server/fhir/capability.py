@@ -33,14 +33,17 @@ async def metadata(request: Request, how: wire.Wanted) -> Response:
     mode = request.query_params.get("mode", "full")
     if mode not in ("full", "normative", "terminology"):
         raise Invalid("'mode' is one of full, normative, terminology.")
-    body = (
-        terminology(caller_of(request).fhir_root) if mode == "terminology" else statement(caller_of(request).fhir_root)
-    )
+    root = caller_of(request).fhir_root
+    needs_tokens: bool = request.app.state.room.settings.require_auth
+    body = terminology(root) if mode == "terminology" else statement(root, needs_tokens=needs_tokens)
     return Response(wire.written(body, how), media_type=how.media_type, headers={"cache-control": "max-age=300"})
 
 
-def statement(root: str) -> Resource:
-    """The CapabilityStatement of the service at that address."""
+def statement(root: str, *, needs_tokens: bool = False) -> Resource:
+    """The CapabilityStatement of the service at that address.
+
+    Where `needs_tokens`, it says where programs get them; clients that read so do nothing without one.
+    """
     operations = [_operation(one) for one in OPERATIONS.values() if "system" in one.levels]
     return {
         "resourceType": "CapabilityStatement",
@@ -62,7 +65,7 @@ def statement(root: str) -> Resource:
             {
                 "mode": "server",
                 "documentation": "One truth, seen over DICOMweb and FHIR alike.",
-                "security": security(root),
+                **({"security": security(root)} if needs_tokens else {}),
                 "resource": [_resource(type, root) for type in REGISTRY.values()],
                 "interaction": [{"code": code} for code in ("transaction", "batch", "history-system")],
                 **({"operation": operations} if operations else {}),

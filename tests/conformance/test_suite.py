@@ -113,7 +113,7 @@ def test_the_exit_status_tells_what_failed(some: Results) -> None:
 def test_the_curl_line_asks_the_same_again(live: Live, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         absent("the program curl")
-    with httpx.Client(headers={"Authorization": "Bearer secret"}) as client:
+    with httpx.Client(headers={"Authorization": "Basic secret"}) as client:
         peer = Peer(client, live.dicomweb)
         answers = [
             peer.get("/studies", "limit=ten&PatientID=a%20b*", accept="application/dicom+json"),

@@ -294,7 +294,7 @@ def catalog_of(engine: sa.Engine) -> dict[str, set[tuple[Any, ...]]]:
     """What a catalog says of what was received, without ids of its own and without what depends on grouping."""
     of_study, of_series = t.study.c.study_uid, t.series.c.series_uid
     tables: dict[str, tuple[sa.FromClause, Sequence[sa.ColumnElement[Any]]]] = {
-        "patient": (t.patient, _columns(t.patient, "version received_at")),
+        "patient": (t.patient, _columns(t.patient, "version received_at updated_at")),
         "study": (t.study, _columns(t.study, "patient version received_at updated_at settle_due_at settled_at")),
         "study_value": (t.study.join(t.study_value), [of_study, *_columns(t.study_value, "entity")]),
         "series": (

@@ -12,6 +12,7 @@ import pytest
 
 from readingroom.model import Actor, Scope
 from server.auth import Caller
+from server.fhir.capability import statement
 from server.fhir.notify import resource_of
 from server.fhir.session import reading
 from server.room import Room
@@ -293,7 +294,9 @@ def test_links_in_a_transaction_are_resolved_among_what_may_be_searched(room: Ro
 def test_what_says_how_the_server_works_is_for_everybody(room: Room, client: httpx.Client) -> None:
     headers = register(room).headers(client, "system/Slot.r")
     assert client.get("/fhir/metadata", headers=headers).status_code == 200
-    [security] = [rest["security"] for rest in client.get("/fhir/metadata").json()["rest"]]
+    # Where nobody has to have a token, clients that ask what they need are not told to get one.
+    assert "security" not in client.get("/fhir/metadata").json()["rest"][0]
+    security = statement("http://127.0.0.1:8780/fhir", needs_tokens=True)["rest"][0]["security"]
     assert security["service"][0]["coding"][0]["code"] == "SMART-on-FHIR"
 
 
