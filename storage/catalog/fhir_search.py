@@ -300,7 +300,9 @@ class Searcher:
             keys = sa.select(source.key).select_from(source.rows)
             keys = keys.where(*self._tests(source, self._limited(type), None), source.id.in_(list(ids)))
             statement = sa.select(relation.text).distinct().select_from(relation.rows)
-            statement = statement.where(*relation.where, relation.text.is_not(None), relation.key.in_(keys))
+            statement = statement.where(
+                *(relation.seen or relation.where), relation.text.is_not(None), relation.key.in_(keys)
+            )
             statement = statement.order_by(relation.text)
             found += self.connection.execute(statement.limit(limit)).scalars()
         return found

@@ -38,9 +38,13 @@ def read_resources(connection: sa.Connection, scope: Scope, type: str, ids: Sequ
     """The current versions of those that are there and in scope, deleted ones too."""
     if not ids:
         return []
-    found = _CURRENT.where(t.resource.c.type == type, *_in(scope))
-    found = found.where(t.resource.c.id == ids[0] if len(ids) == 1 else t.resource.c.id.in_(list(ids)))
-    return [_stored(row) for row in connection.execute(found)]
+    asked: dict[str, Any] = {"type": type, "ids": list(ids)}
+    if scope.facilities is None:
+        found = _ONE if len(ids) == 1 else _SOME
+        asked["id"] = ids[0]
+    else:
+        found = _SOME.where(*_in(scope))
+    return [_stored(row) for row in connection.execute(found, asked)]
 
 
 def lock_resource(connection: sa.Connection, scope: Scope, type: str, id: str) -> StoredResource | None:
@@ -198,6 +202,13 @@ _COLUMNS = (
 )
 _ALL = sa.select(*_COLUMNS).join_from(t.resource_version, t.resource, t.resource.c.rid == t.resource_version.c.rid)
 _CURRENT = _ALL.where(t.resource_version.c.version == t.resource.c.version)
+_ONE = _CURRENT.where(
+    t.resource.c.type == sa.bindparam("type", type_=t.Text), t.resource.c.id == sa.bindparam("id", type_=t.Text)
+)
+_SOME = _CURRENT.where(
+    t.resource.c.type == sa.bindparam("type", type_=t.Text),
+    t.resource.c.id.in_(sa.bindparam("ids", type_=t.Text, expanding=True)),
+)
 
 
 def _in(scope: Scope) -> Sequence[sa.ColumnElement[bool]]:
