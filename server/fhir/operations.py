@@ -9,7 +9,7 @@ from typing import Any, Literal
 from readingroom.errors import Invalid, NotFound, ReadOnly, Refused
 from server.fhir import exporting, searching, subscription_operations
 from server.fhir.access import may, require
-from server.fhir.outcome import outcome
+from server.fhir.outcome import Issue, outcome
 from server.fhir.parameters import PARAMETERS
 from server.fhir.registry import REGISTRY
 from server.fhir.search import is_allowed
@@ -186,13 +186,14 @@ _MOST = 1000
 
 
 def _everything(session: Session, asked: Asked) -> dict[str, Any]:
-    """A patient and all that is about the patient (R4 patient-operation-everything), in pages of one Bundle a type."""
+    """A patient and all that is about the patient (R4 patient-operation-everything); says where that is too much."""
     assert asked.type is not None
     assert asked.id is not None
     [patient] = _current(session, asked.type, asked.id)
     wanted = set((asked.parameter("_type") or ",".join(PARAMETERS)).split(","))
     since = asked.parameter("_since")
     found: list[tuple[str, str]] = [(patient.type, patient.id)]
+    cut: list[Issue] = []
     for type, parameters in PARAMETERS.items():
         if type not in wanted or type not in REGISTRY or type == patient.type or "patient" not in parameters:
             continue
@@ -201,13 +202,19 @@ def _everything(session: Session, asked: Asked) -> dict[str, Any]:
         pairs = [("patient", f"Patient/{patient.id}"), ("_count", str(_MOST))]
         if since:
             pairs.append(("_lastUpdated", f"ge{since}"))
-        found += searching.matches_of(session, type, pairs, most=_MOST)
+        some = searching.matches_of(session, type, pairs, most=_MOST + 1)
+        if len(some) > _MOST:
+            rest = f"Of {type} the {_MOST} newest are here; ask for the others by {type}?patient={patient.id}."
+            cut.append(Issue(severity="warning", code="incomplete", diagnostics=rest))
+        found += some[:_MOST]
     shown = searching.shown_of(session, found)
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"fullUrl": f"{session.root}/{one.type}/{one.id}", "resource": one, "search": {"mode": "match"}}
         for one in shown
     ]
-    bundle = {"resourceType": "Bundle", "type": "searchset", "total": len(entries), "entry": entries}
+    if cut:
+        entries.append({"resource": outcome(cut), "search": {"mode": "outcome"}})
+    bundle = {"resourceType": "Bundle", "type": "searchset", "total": len(shown), "entry": entries}
     return {"body": bundle}
 
 

@@ -8,6 +8,8 @@ from urllib.parse import urlencode
 
 import pytest
 
+from server.fhir import operations
+
 pytestmark = pytest.mark.rooms("sqlite", "postgres")
 
 LOINC = "http://loinc.org"
@@ -417,3 +419,13 @@ def test_all_about_a_patient_comes_together(kept: Any) -> None:
     assert {entry["resource"]["id"] for entry in everything["entry"]} == {"p1", "r1", "o1", "o2"}
     some = kept.get("/fhir/Patient/p1/$everything?_type=Observation").json()
     assert {entry["resource"]["id"] for entry in some["entry"]} == {"p1", "o1", "o2"}
+
+
+def test_where_there_is_too_much_about_a_patient_the_rest_is_told_of(
+    kept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "_MOST", 1)
+    told = kept.get("/fhir/Patient/p1/$everything").json()
+    assert (told["total"], len(told["entry"])) == (3, 4)
+    [issue] = told["entry"][-1]["resource"]["issue"]
+    assert "Observation?patient=p1" in issue["diagnostics"]
