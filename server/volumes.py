@@ -19,12 +19,12 @@ from readingroom.context import Dataset, SharedVolume, new_volume
 from readingroom.errors import NotAcceptable, NotFound, TooLarge
 from readingroom.model import Scope
 from server.codecs import Codecs
-from storage.arrays import ArraySpec, frame_payload
+from storage.arrays import ArraySpec, FrameRef, frame_payload
 from storage.blobs import Blobs
 from storage.catalog.find import StoredInstance, StoredSeries, each_metadata, find_series, list_instances
 from storage.catalog.overlays import load_metadata
 from storage.objects import read_index
-from storage.volumes import FrameRef, read_into, slice_order
+from storage.slices import slice_order
 
 MAX_VOLUME_BYTES = 4 << 30
 _THREADS = 2
@@ -109,6 +109,9 @@ class ShownStudies:
         return [load_metadata(one) for one in each_metadata(connection, instances)]
 
     def _fill(self, target: NDArray[Any], images: Sequence[_Image]) -> None:
+        # zarr takes a good part of a second to load, which the server's start does not wait for.
+        from storage.volumes import read_into
+
         def read(part: tuple[NDArray[Any], FrameRef, ArraySpec]) -> None:
             rows, frame, spec = part
             if spec.encoding != "encapsulated":

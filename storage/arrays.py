@@ -68,6 +68,15 @@ class Chunks(Sequence[Chunk]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FrameRef:
+    """Where the bytes of one zarr chunk lie: a frame, or all 1-bit frames of an instance of encoding ``bits``."""
+
+    key: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySpec:
     """What all instances in one zarr array have in common; one array holds only equal specs.
 

@@ -17,7 +17,7 @@ from storage.blobs import Blobs
 from storage.catalog import schema as t
 from storage.catalog.find import StoredSeries
 from storage.catalog.writers import OPAQUE
-from storage.volumes import slice_order
+from storage.slices import slice_order
 
 
 def describe_series(connection: sa.Connection, blobs: Blobs, series: StoredSeries) -> list[str]:

@@ -12,9 +12,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import repeat
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,8 +24,9 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.registry import register_codec
 
 from readingroom.errors import Invalid, NotDicom, NotFound
+from storage.arrays import FrameRef
 from storage.codecs import CODEC_NAME, DicomFrame
-from storage.objects import ArraySpec, MetadataJson
+from storage.objects import ArraySpec
 from storage.pixels import decode_chunk, keep_bits, lies_as_stored
 
 if TYPE_CHECKING:
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 _METADATA_KEY = "zarr.json"
 _FUSED_PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"}
-_SAME_DIRECTION = 1e-4
-"""How far direction cosines of one stack may differ; modalities write them with six digits or fewer."""
 
 _opening = threading.Lock()  # zarr's configuration is one for the process
 
@@ -51,15 +48,6 @@ class ByteSource(Protocol):
 
     def local_path(self, key: str) -> Path | None:
         """The object's file, where it is one on this machine."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrameRef:
-    """Where the bytes of one zarr chunk lie: a frame, or all 1-bit frames of an instance of encoding ``bits``."""
-
-    key: str
-    offset: int
-    length: int
 
 
 class SortedVolumeStore(Store):
@@ -204,7 +192,7 @@ def open_volume(
     source
         Where their objects lie.
     frames
-        One for each chunk, in slice order (`slice_order`). Not copied: do not change it while the array is in use.
+        One for each chunk, in slice order (`storage.slices`). Not copied: do not change it while the array is in use.
     spec
         What they have in common.
     attributes
@@ -234,56 +222,6 @@ def read_volume(source: ByteSource, frames: Sequence[FrameRef], spec: ArraySpec,
         for _ in pool.map(read_into, targets, repeat(source), frames, repeat(spec)):
             pass  # the first error is raised here and cancels what has not begun
     return volume
-
-
-def slice_order(instances: Sequence[MetadataJson]) -> list[int]:
-    """Sort the instances of a series as slices of a stack.
-
-    By the projection of Image Position (Patient) on the normal of Image Orientation (Patient), PS3.3 C.7.6.2.1.1, if
-    all instances have both and one orientation; slices at one place (phases, echoes) by Instance Number. Else by
-    Instance Number if all have one; else as given.
-
-    Parameters
-    ----------
-    instances
-        Their metadata in the DICOM JSON model, in order of arrival.
-
-    Returns
-    -------
-    list of int
-        Indices into `instances`. The first slice is the one that lies furthest against the normal (row direction x
-        column direction): the most inferior one of an axial stack in standard orientation.
-    """
-    numbers = [_numbers(instance, "00200013", 1) for instance in instances]
-    projections = _projections(instances)
-    keys: list[tuple[float, ...]] = [()] * len(instances)
-    if all(numbers):
-        keys = [(number,) for (number,) in numbers]
-    if projections is not None:
-        keys = [(round(at, 3), *then) for at, then in zip(projections, keys, strict=True)]  # to a micrometre
-    return sorted(range(len(instances)), key=keys.__getitem__)
-
-
-def _projections(instances: Sequence[MetadataJson]) -> list[float] | None:
-    positions = [_numbers(instance, "00200032", 3) for instance in instances]
-    directions = [_numbers(instance, "00200037", 6) for instance in instances]
-    if not instances or not all(positions) or not all(directions):
-        return None
-    if np.ptp(directions, axis=0).max() > _SAME_DIRECTION:
-        return None
-    normal = np.cross(directions[0][:3], directions[0][3:])
-    if np.linalg.norm(normal) < 0.5:  # row and column directions that are no right angle, or no directions at all
-        return None
-    return [float(at) for at in np.asarray(positions) @ normal]
-
-
-def _numbers(instance: MetadataJson, tag: str, count: int) -> tuple[float, ...]:
-    """Give the finite numbers of an element if there are `count`, else none: real files hold text here as well."""
-    try:
-        numbers = tuple(float(value) for value in instance[tag]["Value"])
-    except (KeyError, TypeError, ValueError):
-        return ()
-    return numbers if len(numbers) == count and all(map(isfinite, numbers)) else ()
 
 
 def _array_metadata(chunks: int, spec: ArraySpec, attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from readingroom.errors import Conflict
 from storage.catalog import migrate, schema
@@ -236,3 +237,10 @@ def test_studies_and_patients_that_are_there_get_their_ids_and_names(empty: sa.E
         named = connection.execute(sa.select(patient)).one()
     assert orjson.loads(named.header) == {"00100010": name}
     assert named.updated_at == at
+
+
+def test_the_revisions_are_those_that_alembic_finds(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        walked = ScriptDirectory.from_config(migrate._config(connection)).walk_revisions()
+    assert migrate.head() == migrate._known()[-1]
+    assert migrate._known() == [script.revision for script in walked][::-1]

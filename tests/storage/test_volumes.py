@@ -20,9 +20,11 @@ from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteReques
 from zarr.core.buffer import cpu, default_buffer_prototype
 
 from readingroom.errors import NotDicom, NotFound, Refused
+from storage.arrays import FrameRef
 from storage.blobs import LocalBlobs
 from storage.objects import ArraySpec, scan
-from storage.volumes import FrameRef, SortedVolumeStore, open_volume, read_volume, slice_order
+from storage.slices import slice_order
+from storage.volumes import SortedVolumeStore, open_volume, read_volume
 from tests.corpus import each_file
 from tests.storage.reference_pixels import difference, with_frames
 from tests.storage.shards import spec_of
