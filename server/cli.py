@@ -124,7 +124,7 @@ def serve(
     os.environ |= {f"READINGROOM_{name.upper()}": str(value) for name, value in options.items() if value is not None}
 
     def ready(root: str) -> None:
-        rows = [("DICOMweb", f"{root}/dicomweb"), ("Health", f"{root}/healthz")]
+        rows = [("DICOMweb", f"{root}/dicomweb"), ("FHIR", f"{root}/fhir"), ("Health", f"{root}/healthz")]
         if is_installed():
             rows.insert(0, ("Viewer", f"{root}/ohif/"))
         out.print(f"[bold]readingroom[/] serves {escape(str(settings.data.resolve()))}")

@@ -132,5 +132,7 @@ def test_the_curl_lines_of_the_readme_work_as_printed(live: Live, tmp_path: Path
     stored = json.loads(answer("f=@slice.dcm"))
     assert len(stored["00081199"]["Value"]) == 1
     assert "00081198" not in stored
+    bundle = json.loads(answer("/fhir/ImagingStudy"))
+    assert [entry["resource"]["resourceType"] for entry in bundle["entry"]] == ["ImagingStudy", "Patient"]
     assert answer("/readyz") == "ready"
     assert "readingroom_http_requests_total" in answer("/metrics")
