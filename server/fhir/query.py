@@ -148,7 +148,10 @@ class _Reader:
                     raise Invalid("'_count' has to be a whole number, 0 or more.")
                 self._count = min(int(value), MOST)
             case "_sort":
-                self._sort = tuple(self._sorted(one) for one in value.split(",")[:_MOST_SORTS])
+                names = value.split(",")
+                if len(names) > _MOST_SORTS:
+                    raise Invalid(f"'_sort' may name {_MOST_SORTS} parameters.")
+                self._sort = tuple(map(self._sorted, names))
             case "_include" | "_revinclude":
                 self._includes.append(self._include(plain == "_revinclude", modifier, value))
             case "_summary":

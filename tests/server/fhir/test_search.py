@@ -226,6 +226,7 @@ def test_each_kind_of_condition_finds_what_it_says(kept: Any) -> None:
         "Patient?identifier=a|b|c",
         "Patient?identifier=|",
         "Patient?_sort=nothing",
+        "Patient?_sort=name,gender,birthdate,family,given",
         "Patient?_count=-1",
         "Patient?_total=some",
         "Patient?_summary=all",
