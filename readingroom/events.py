@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from readingroom.errors import Invalid
 from readingroom.jsonio import TAG, from_json, to_json
-from readingroom.model import ItemState, SlaMark
+from readingroom.model import ItemState, ReportKind, ReportStatus, SlaMark
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +92,19 @@ class EscalationAcknowledged(Event):
     study_uid: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSigned(Event):
+    """A version of a report was signed; `number` says which, and `status` as what."""
+
+    report: str
+    number: int
+    status: ReportStatus
+    kind: ReportKind = "report"
+    reader: str = ""
+    item: str | None = None
+    study_uid: str | None = None
+
+
 EVENTS: Mapping[str, type[Event]] = {
     kind.__name__: kind
     for kind in (
@@ -102,6 +115,7 @@ EVENTS: Mapping[str, type[Event]] = {
         SlaCrossed,
         EscalationOpened,
         EscalationAcknowledged,
+        ReportSigned,
     )
 }
 """The classes by the type that rows and messages name."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
-Permission = Literal["remove", "correct", "original", "supervise"]
+Permission = Literal["remove", "correct", "original", "supervise", "sign"]
 """What not everybody may do: delete and restore, change what was received, see what a correction hides, give work that
-one reader has to another."""
+one reader has to another, have reports signed in the name of a reader."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,6 +291,151 @@ class Finding:
     evidence: tuple[Evidence, ...] = ()
     algorithm: Algorithm | None = None
     measurements: Mapping[str, float] = field(default_factory=dict)
+
+
+# -- reports -----------------------------------------------------------------------------------------------------------
+
+ReportStatus = Literal[
+    "registered", "preliminary", "final", "amended", "corrected", "appended", "cancelled", "entered-in-error"
+]
+"""The words of FHIR's diagnostic-report-status that a report of ours goes through."""
+
+ReportKind = Literal["report", "addendum", "amendment", "correction"]
+"""What a version of a report is: the first text, something added to it, or another text in its place. A correction
+takes back an error, an amendment does not."""
+
+Origin = Literal["human", "ai", "edited", "template", "macro", "measurement", "prior"]
+"""Where a sentence comes from; `edited` is one that an algorithm wrote and a person has changed."""
+
+SignatureRole = Literal["resident", "attending", "facility"]
+"""As what a reader signs: in training, so that somebody else has to sign too; responsible for the reading; as the
+facility's own radiologist, who finishes what a service has read before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A sentence of a report, with the white space behind it.
+
+    `source` names where it comes from: the plugin, the template, the macro, the study. `is_accepted` is True once a
+    person has said of what an algorithm wrote that it holds. `evidence` is where in the images it is to be seen.
+    """
+
+    text: str
+    origin: Origin = "human"
+    source: str = ""
+    is_accepted: bool = False
+    evidence: tuple[Evidence, ...] = ()
+    algorithm: Algorithm | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of a report under a heading; `name` is a word such as ``findings``, `code` the LOINC code of it."""
+
+    name: str
+    title: str
+    code: Code | None = None
+    passages: tuple[Passage, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What it says, as it was written."""
+        return "".join(passage.text for passage in self.passages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticalResult:
+    """A finding that somebody has to hear of in time: within minutes, hours or days (ACR category 1, 2, 3)."""
+
+    category: Category
+    text: str
+    code: Code | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowUp:
+    """What is recommended to be done, and by which day: ``2027-05-24``."""
+
+    text: str
+    due_on: str
+    procedure: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """Who has signed, as what, when, and by which licence; `reader` is an id of the directory."""
+
+    reader: str
+    name: str
+    role: SignatureRole
+    at: datetime
+    licence: str = ""
+    state: str = ""
+    npi: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addendum:
+    """What was added to a signed report, in the version that `number` names."""
+
+    number: int
+    passages: tuple[Passage, ...]
+    signatures: tuple[Signature, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What it says, as it was written."""
+        return "".join(passage.text for passage in self.passages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One version of a report, complete in itself: whoever has it needs no other to read it.
+
+    `number` counts the signed versions: 0 is a report that nobody has signed. `status` is that of this version, and
+    `kind` what it is to the one before. Patient and study are as they were when it was signed; `patient_name` is a
+    DICOM PN, days are ``20261124`` as DICOM has them. `discrepancy` says how a final text differs from the preliminary
+    one that another reader had signed. `facility_name`, `state` and `zone` are of the facility. `procedure` is what was
+    done, in words.
+    """
+
+    id: str
+    facility: str
+    status: ReportStatus
+    number: int = 0
+    kind: ReportKind = "report"
+    facility_name: str = ""
+    state: str | None = None
+    zone: str = "UTC"
+    item: str | None = None
+    study_uid: str | None = None
+    accession_number: str | None = None
+    patient_id: str | None = None
+    issuer: str | None = None
+    patient_name: str | None = None
+    birth_date: str | None = None
+    sex: str | None = None
+    study_date: str | None = None
+    study_time: str | None = None
+    modalities: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    procedure: str | None = None
+    reason: str | None = None
+    language: str = "en"
+    sections: tuple[Section, ...] = ()
+    addenda: tuple[Addendum, ...] = ()
+    critical_results: tuple[CriticalResult, ...] = ()
+    follow_ups: tuple[FollowUp, ...] = ()
+    codes: tuple[Code, ...] = ()
+    signatures: tuple[Signature, ...] = ()
+    signed_at: datetime | None = None
+    discrepancy: Literal["none", "minor", "major"] | None = None
+    because: str = ""
+    """Why this version was made, where it is an amendment, a correction or withdrawn."""
+
+    def section(self, name: str) -> str:
+        """The text of a section; empty where there is none."""
+        return "".join(section.text for section in self.sections if section.name == name)
 
 
 # -- people and places -------------------------------------------------------------------------------------------------

@@ -639,6 +639,71 @@ escalation_attempt = sa.Table(
     sa.UniqueConstraint("escalation", "rung", "channel", "address"),
 )
 
+report = sa.Table(
+    "report",
+    metadata,
+    _id(),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("study_uid", Text),
+    sa.Column("accession_number", Text),
+    sa.Column("item", sa.ForeignKey("work_item.id"), doc="the reading that it is the result of"),
+    sa.Column("patient", Text, doc="the catalog's key of the patient"),
+    sa.Column("modality", Text),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False, doc="of the last signed version; 0: nobody has signed"),
+    sa.Column("version", sa.Integer, nullable=False, doc="of this row: its ETag"),
+    sa.Column("awaits", sa.String(16), nullable=False, doc="whose signature is still to come: attending, facility"),
+    sa.Column("draft", sa.LargeBinary, doc="JSON of what is being written; NULL where all is signed"),
+    sa.Column("author", Text, doc="id of the reader who writes it, or has last"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Column("signed_at", UtcDateTime, doc="when the last version was"),
+    sa.Column("final_at", UtcDateTime, doc="when it was first signed as final"),
+    # Of one study there is one report that counts.
+    sa.Index(
+        "uq_report_study",
+        *("facility", "study_uid"),
+        unique=True,
+        **_where("study_uid IS NOT NULL AND status NOT IN ('cancelled', 'entered-in-error')"),
+    ),
+    sa.Index("ix_report_item", "item"),
+    sa.Index("ix_report_study_uid", "study_uid"),
+    sa.Index("ix_report_author", "author", "status"),
+    sa.Index("ix_report_changed", "changed_at", "id"),
+    sa.Index("ix_report_final", "final_at", "id", **_where("final_at IS NOT NULL")),
+)
+
+report_version = sa.Table(
+    "report_version",
+    metadata,
+    sa.Column("report", sa.ForeignKey("report.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False, doc="1, 2 ... in the order of signing"),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False, doc="report, addendum, amendment, correction"),
+    sa.Column("reader", Text, nullable=False, doc="id of who signed it last"),
+    sa.Column("signed_at", UtcDateTime, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False, doc="the bytes that were signed: JSON of a `Report`"),
+    sa.Column("signature", Text, nullable=False, doc="JSON Web Signature over them, detached (RFC 7515 appendix F)"),
+    sa.Index("ix_report_version_signed", "signed_at", "report", "number"),
+)
+"""Signed versions of reports. A row is added and never changed; triggers of the database see to that."""
+
+report_template = sa.Table(
+    "report_template",
+    metadata,
+    _id(),
+    sa.Column("kind", sa.String(16), nullable=False, doc="template, or macro: a text for a name"),
+    sa.Column("name", Text, nullable=False),
+    sa.Column("reader", Text, nullable=False, doc="id of whose own it is; empty: everybody's"),
+    sa.Column("language", sa.String(16), nullable=False),
+    sa.Column("modality", Text, nullable=False, doc="that it is for; empty: any"),
+    sa.Column("body_part", Text, nullable=False, doc="the same"),
+    sa.Column("content", sa.LargeBinary, nullable=False, doc="JSON: sections with title and text, or the text"),
+    sa.Column("source", Text, nullable=False, doc="where it comes from, such as its address at radreport.org"),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("kind", "name", "reader", "language"),
+)
+
 resource = sa.Table(
     "resource",
     metadata,
