@@ -19,7 +19,7 @@ from readingroom.errors import Invalid, Refused
 from server.fhir.query import parse_query
 from server.fhir.session import Session
 from server.scopes import Letter, Limit, limits, require_facility
-from storage.catalog.fhir_search import AllOf, AnyOf, Chain, Condition, Has, Ids, Match, Text
+from storage.catalog.fhir_conditions import AllOf, AnyOf, Chain, Condition, Has, Ids, Match, Text
 
 COMPARTMENT = frozenset(
     (

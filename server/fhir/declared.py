@@ -16,7 +16,8 @@ from server.fhir.query import Query, cursor_of
 from server.fhir.session import Session
 from server.fhir.shown import Shown
 from server.fhir.types import Kind, Resource
-from storage.catalog.fhir_search import AllOf, AnyOf, Condition, Ids, Match, Missing, Op, Source, Test, Text, Updated
+from storage.catalog.fhir_conditions import AllOf, AnyOf, Condition, Ids, Match, Missing, Op, Test, Text, Updated
+from storage.catalog.fhir_search import Source
 from storage.catalog.fhir_values import Value
 
 DATE = datetime(2026, 11, 24, tzinfo=UTC)

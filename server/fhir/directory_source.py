@@ -28,7 +28,8 @@ from server.fhir.extract import values_of
 from server.fhir.parsing import read_json
 from server.fhir.values import UNDERSCORE
 from storage.catalog import schema as t
-from storage.catalog.fhir_search import Op, Range, Relation, Source, Test
+from storage.catalog.fhir_conditions import Op, Range, Test
+from storage.catalog.fhir_search import Relation, Source
 from storage.catalog.fhir_values import LONGEST, Value
 
 _BEFORE = datetime(1970, 1, 1, tzinfo=UTC)

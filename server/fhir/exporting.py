@@ -29,6 +29,7 @@ from server.queue import Job, reason_of
 from server.room import Room
 from server.scopes import Limit, limits
 from storage.catalog.engine import begin_write, is_writing
+from storage.catalog.fhir_conditions import AllOf, AnyOf, Condition, Missing, Updated
 from storage.catalog.fhir_exports import (
     Export,
     File,
@@ -41,7 +42,6 @@ from storage.catalog.fhir_exports import (
     fail_export,
     find_export,
 )
-from storage.catalog.fhir_search import AllOf, AnyOf, Condition, Missing, Updated
 
 if TYPE_CHECKING:
     from server.fhir.operations import Asked

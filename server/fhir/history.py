@@ -21,7 +21,7 @@ from server.fhir.session import Session
 from server.fhir.shown import Shown, instant
 from server.fhir.types import Resource, ResourceType
 from server.scopes import Letter
-from storage.catalog.fhir_search import Condition, Ids, Search, Sort, Updated
+from storage.catalog.fhir_conditions import Condition, Ids, Search, Sort, Updated
 
 Pairs = Sequence[tuple[str, str]]
 _Read = Callable[..., list[Shown]]

@@ -16,7 +16,7 @@ from server.fhir.dates import moments, range_of
 from server.fhir.extract import normal, relative
 from server.fhir.parameters import COMPARATORS, PARAMETERS, Parameter
 from server.fhir.summary import Summary
-from storage.catalog.fhir_search import (
+from storage.catalog.fhir_conditions import (
     AllOf,
     AnyOf,
     Chain,

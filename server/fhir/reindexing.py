@@ -23,7 +23,7 @@ from server.room import Room
 from server.settings import Settings
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
-from storage.catalog.fhir_search import AllOf, AnyOf, Chain, Condition, Has
+from storage.catalog.fhir_conditions import AllOf, AnyOf, Chain, Condition, Has
 from storage.catalog.fhir_values import list_resource
 from storage.catalog.writers import insert_for
 

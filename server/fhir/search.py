@@ -13,7 +13,8 @@ from server.fhir.registry import REGISTRY
 from server.fhir.reindexing import unfinished
 from server.fhir.session import Session
 from server.scopes import Letter
-from storage.catalog.fhir_search import Ids, Search, Searcher, Source
+from storage.catalog.fhir_conditions import Ids, Search
+from storage.catalog.fhir_search import Searcher, Source
 
 _MOST_INCLUDED = 1000
 _MOST_ROUNDS = 5

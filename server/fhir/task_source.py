@@ -19,7 +19,8 @@ from server.fhir.study_source import named_relation
 from server.fhir.task_commands import PROFILE, REFERENCE, STATE, STATUS
 from server.fhir.values import DCM, UID, code_system, designators, issuer_of, local_id
 from storage.catalog import schema as t
-from storage.catalog.fhir_search import Range, Relation, Source, Test, Text, compared
+from storage.catalog.fhir_conditions import Range, Test, Text
+from storage.catalog.fhir_search import Relation, Source, compared
 from storage.catalog.fhir_values import Value
 from storage.catalog.ups import KINDS
 

@@ -14,147 +14,46 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache, cmp_to_key, partial
-from typing import Any, Literal
+from functools import cache, cmp_to_key, lru_cache, partial
+from typing import Any, Literal, cast
 
 import sqlalchemy as sa
 
 from readingroom.errors import Invalid
 from readingroom.model import Scope
 from storage.catalog import schema as t
+from storage.catalog.fhir_conditions import (
+    AllOf,
+    AnyOf,
+    Chain,
+    Condition,
+    Found,
+    Has,
+    Ids,
+    Match,
+    Missing,
+    Op,
+    Range,
+    Search,
+    Sort,
+    Test,
+    Text,
+    Updated,
+    bound,
+    is_plain,
+    shape_of,
+)
 from storage.catalog.fhir_values import LONGEST
 
-Op = Literal["eq", "ne", "lt", "le", "gt", "ge", "sa", "eb", "ap"]
-_RARE, _FEW = 2000, 50
+Part = Literal["keys", "page", "walk", "valueless", "count"]
+_RARE, _FEW, _ALL = 2000, 50, 2**31 - 1
+_MOST_VALUES = 40  # of a search whose statements are kept
 _HELD: Any = sa.text("NOT r.is_deleted")
 """As the partial indexes have it, word for word."""
 _LAST_TEXT = "\uffff"
 _LAST_NUMBER = 1e300
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-
-
-# -- what is asked -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
-    """The value is this text, begins with it, or contains it; a token or a URI is, with its system where given."""
-
-    text: str
-    space: str | None = None
-    how: Literal["is", "begins", "contains", "exact", "in space", "below"] = "is"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """The value stands so to the range from `low` to `high`; of a quantity, in this unit and system where given."""
-
-    op: Op
-    low: float
-    high: float
-    text: str | None = None
-    space: str | None = None
-
-
-Test = Text | Range
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """One of the tests holds for a value of the parameter; negated, for none of its values."""
-
-    parameter: str
-    tests: tuple[Test, ...]
-    is_negated: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
-    """The resource has no value of the parameter, or has one."""
-
-    parameter: str
-    is_missing: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chain:
-    """The parameter refers to a resource of a type that meets conditions."""
-
-    parameter: str
-    target: str
-    conditions: tuple[Condition, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Has:
-    """A resource of a type refers by a parameter to this one, and meets conditions."""
-
-    source: str
-    parameter: str
-    conditions: tuple[Condition, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ids:
-    """The id is one of these."""
-
-    ids: tuple[str, ...]
-    is_negated: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Updated:
-    """The resource was last changed within a range of times."""
-
-    op: Op
-    low: datetime
-    high: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnyOf:
-    """One of these holds."""
-
-    conditions: tuple[Condition, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllOf:
-    """All of these hold."""
-
-    conditions: tuple[Condition, ...]
-
-
-Condition = Match | Missing | Chain | Has | Ids | Updated | AnyOf | AllOf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sort:
-    """An order; by the parameter, by id, or by time of change (``_lastUpdated``)."""
-
-    parameter: str
-    is_descending: bool = False
-    is_text: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """What is searched; `after` is where the page before ended: the values of `sort`, the source, its key."""
-
-    type: str
-    conditions: tuple[Condition, ...] = ()
-    sort: tuple[Sort, ...] = ()
-    limit: int
-    after: tuple[Any, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """One match; `place` is what `Search.after` takes."""
-
-    id: str
-    place: tuple[Any, ...]
 
 
 # -- where it is looked for --------------------------------------------------------------------------------------------
@@ -279,14 +178,13 @@ class Searcher:
     def count(self, search: Search, most: int | None = None) -> int:
         """How many matches there are; where `most` is given, not beyond one more than that."""
         total = 0
+        conditions = self._limited(search.type, search.conditions)
         for source in self.sources(search.type):
-            conditions = self._limited(search.type, search.conditions)
-            tests = self._tests(source, conditions, self._leader(source, conditions))
-            found = sa.select(source.key).select_from(source.rows).where(*tests)
-            if most is not None:
-                found = found.limit(most + 1 - total)
-            total += int(self.connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one())
-            if most is not None and total > most:
+            limit = _ALL if most is None else most + 1 - total
+            asked = Search(type=search.type, conditions=conditions, limit=limit)
+            leader = None if self._are_keys(source, conditions) else self._leader(source, conditions)
+            total += int(self._run("count", source, asked, leader).scalar_one())
+            if total > (_ALL if most is None else most):
                 break
         return total
 
@@ -328,6 +226,65 @@ class Searcher:
         leader = self._leader(source, search.conditions)
         if leader is None and len(search.sort) == 1 and source.can_walk and search.sort[0].parameter[0] != "_":
             return self._walked(search, source, number)
+        return [
+            Found(id=id, place=(*map(_plain, values), number, key))
+            for id, key, *values in self._run("page", source, search, leader, number)
+        ]
+
+    def _walked(self, search: Search, source: Source, number: int) -> list[Found]:
+        """The page cut from the index of what it is sorted by; then what has no value of it."""
+        [sort] = search.sort
+        if source.relation(sort.parameter) is None:
+            return self._valueless(search, source, number)
+        after = search.after
+        found: list[Found] = []
+        if after is None or after[0] != _last(sort):
+            rows = self._run("walk", source, search, None, number)
+            found = [Found(id=id, place=(value, number, key)) for id, key, value in rows]
+            after = None
+        if len(found) < search.limit:
+            rest = replace(search, limit=search.limit - len(found), after=after)
+            found += self._valueless(rest, source, number)
+        return found
+
+    def _valueless(self, search: Search, source: Source, number: int) -> list[Found]:
+        if search.after is not None and number < search.after[1]:
+            return []
+        rows = self._run("valueless", source, search, None, number)
+        return [Found(id=id, place=(_last(search.sort[0]), number, key)) for id, key in rows]
+
+    # -- statements ----------------------------------------------------------------------------------------------------
+
+    def _run(
+        self, part: Part, source: Source, search: Search, leader: int | None = None, number: int = 0
+    ) -> sa.CursorResult[*tuple[Any, ...]]:
+        """Run one of the statements of a search; `leader` is the place of a condition, `number` that of the source.
+
+        To write a statement takes longer than to run it, so those of stored resources are kept by their shape.
+        """
+        if source.can_walk and is_plain(search):
+            shape, values = shape_of(search)
+            if len(values) <= _MOST_VALUES:
+                statement = _kept(part, source.type, shape, leader, number, self.scope)
+                return self.connection.execute(statement, values)
+        return self.connection.execute(self._statement(part, source, search, leader, number))
+
+    def _statement(self, part: Part, source: Source, search: Search, leader: int | None, number: int) -> sa.Select[Any]:
+        match part:
+            case "keys":
+                [condition] = search.conditions
+                some = self._keys(source, condition).limit(search.limit).subquery()
+                return sa.select(sa.func.count()).select_from(some)
+            case "page":
+                return self._page_statement(source, search, leader, number)
+            case "walk":
+                return self._walk_statement(source, search, number)
+            case "valueless":
+                return self._valueless_statement(source, search, number)
+            case "count":
+                return self._count_statement(source, search, leader)
+
+    def _page_statement(self, source: Source, search: Search, leader: int | None, number: int) -> sa.Select[Any]:
         tests = self._tests(source, search.conditions, leader)
         keys = [self._sort_key(source, sort) for sort in search.sort]
         statement = sa.select(source.id, source.key, *keys).select_from(source.rows).where(*tests)
@@ -337,45 +294,30 @@ class Searcher:
         # Where ids are given there is little to sort, and no index for the order is to be thought of.
         has_ids = any(isinstance(one, Ids) and not one.is_negated for one in search.conditions)
         key = _not_by_index(source.key) if has_ids else source.key
-        statement = statement.order_by(*order, _tied(search.sort, key)).limit(search.limit)
-        return [
-            Found(id=id, place=(*map(_plain, values), number, key))
-            for id, key, *values in self.connection.execute(statement)
-        ]
+        return statement.order_by(*order, _tied(search.sort, key)).limit(search.limit)
 
-    def _walked(self, search: Search, source: Source, number: int) -> list[Found]:
-        """The page cut from the index of what it is sorted by; then what has no value of it."""
+    def _walk_statement(self, source: Source, search: Search, number: int) -> sa.Select[Any]:
         [sort] = search.sort
         relation = source.relation(sort.parameter)
-        if relation is None:
-            return self._valueless(search, source, number)
+        assert relation is not None
         tests = self._tests(source, search.conditions, None, is_led=True)
         column = _sorted_column(relation, sort)
-        after = search.after
-        found: list[Found] = []
-        if after is None or after[0] != _last(sort):
-            # Of several values of a resource the one counts that comes first in this order.
-            other = t.resource_value.alias("other")
-            its = other.c[column.name]
-            earlier = its > column if sort.is_descending else its < column
-            same = (other.c.rid == relation.key, other.c.key.concat("") == f"{source.type}.{sort.parameter}", earlier)
-            statement = sa.select(source.id, relation.key, column).select_from(
-                relation.rows.join(source.rows, source.key == relation.key)
-            )
-            statement = statement.where(*relation.where, column.is_not(None), *tests)
-            statement = statement.where(~sa.select(sa.literal(1)).where(*same).correlate(relation.rows).exists())
-            if after is not None:
-                statement = statement.where(_after(search.sort, after, number, [column], relation.key))
-            ordered = column.desc() if sort.is_descending else column
-            statement = statement.distinct().order_by(ordered, _tied(search.sort, relation.key)).limit(search.limit)
-            found = [Found(id=id, place=(value, number, key)) for id, key, value in self.connection.execute(statement)]
-            after = None
-        if len(found) < search.limit:
-            rest = replace(search, limit=search.limit - len(found), after=after)
-            found += self._valueless(rest, source, number)
-        return found
+        # Of several values of a resource the one counts that comes first in this order.
+        other = t.resource_value.alias("other")
+        its = other.c[column.name]
+        earlier = its > column if sort.is_descending else its < column
+        same = (other.c.rid == relation.key, other.c.key.concat("") == f"{source.type}.{sort.parameter}", earlier)
+        statement = sa.select(source.id, relation.key, column).select_from(
+            relation.rows.join(source.rows, source.key == relation.key)
+        )
+        statement = statement.where(*relation.where, column.is_not(None), *tests)
+        statement = statement.where(~sa.select(sa.literal(1)).where(*same).correlate(relation.rows).exists())
+        if search.after is not None:
+            statement = statement.where(_after(search.sort, search.after, number, [column], relation.key))
+        ordered = column.desc() if sort.is_descending else column
+        return statement.distinct().order_by(ordered, _tied(search.sort, relation.key)).limit(search.limit)
 
-    def _valueless(self, search: Search, source: Source, number: int) -> list[Found]:
+    def _valueless_statement(self, source: Source, search: Search, number: int) -> sa.Select[Any]:
         [sort] = search.sort
         tests = self._tests(source, search.conditions, None)
         relation = source.relation(sort.parameter)
@@ -384,12 +326,23 @@ class Searcher:
             statement = statement.where(~_exists(source, relation, ()))
         if search.after is not None:
             _value, before, key = search.after
-            if number < before:
-                return []
             if number == before:
                 statement = statement.where(source.key < key if _newest_first(search.sort) else source.key > key)
-        statement = statement.order_by(_tied(search.sort, source.key)).limit(search.limit)
-        return [Found(id=id, place=(_last(sort), number, key)) for id, key in self.connection.execute(statement)]
+        return statement.order_by(_tied(search.sort, source.key)).limit(search.limit)
+
+    def _count_statement(self, source: Source, search: Search, leader: int | None) -> sa.Select[Any]:
+        if self._are_keys(source, search.conditions):
+            found = self._keys(source, search.conditions[0]).distinct()
+        else:
+            tests = self._tests(source, search.conditions, leader)
+            found = sa.select(source.key).select_from(source.rows).where(*tests)
+        return sa.select(sa.func.count()).select_from(found.limit(search.limit).subquery())
+
+    def _are_keys(self, source: Source, conditions: Sequence[Condition]) -> bool:
+        """Whether the values alone say what meets the conditions: there are none of what is deleted."""
+        if not source.can_walk or self.scope.facilities is not None or len(conditions) != 1:
+            return False
+        return isinstance(conditions[0], Match) and not conditions[0].is_negated
 
     def _sort_key(self, source: Source, sort: Sort) -> sa.ColumnElement[Any]:
         if sort.parameter == "_id":
@@ -415,28 +368,28 @@ class Searcher:
         return (*conditions, *(() if limit is None else (limit,)))
 
     def _tests(
-        self, source: Source, conditions: Sequence[Condition], leader: Condition | None, *, is_led: bool = False
+        self, source: Source, conditions: Sequence[Condition], leader: int | None, *, is_led: bool = False
     ) -> list[sa.ColumnElement[bool]]:
         led = replace(source, visible=source.seen) if source.seen and (is_led or leader is not None) else source
         tests = led.within(self.scope)
         if leader is not None:
-            tests.append(source.key.in_(self._keys(source, leader)))
-        return tests + [self._test(source, condition) for condition in conditions if condition is not leader]
+            tests.append(source.key.in_(self._keys(source, conditions[leader])))
+        return tests + [self._test(source, one) for place, one in enumerate(conditions) if place != leader]
 
-    def _leader(self, source: Source, conditions: Sequence[Condition]) -> Condition | None:
-        """The rarest of the conditions, if it is rare at all."""
-        best: tuple[int, Condition] | None = None
-        for condition in sorted(conditions, key=_costs_to_count):
+    def _leader(self, source: Source, conditions: Sequence[Condition]) -> int | None:
+        """The place of the rarest of the conditions, if it is rare at all."""
+        best: tuple[int, int] | None = None
+        for place, condition in sorted(enumerate(conditions), key=lambda one: _costs_to_count(one[1])):
             if not isinstance(condition, Match | Chain | Has) or (
                 isinstance(condition, Match) and condition.is_negated
             ):
                 continue
             if best is not None and _costs_to_count(condition) > 0:
                 break  # what is dear to count is not counted where something cheap is rare
-            some = self._keys(source, condition).limit(_RARE + 1).subquery()
-            number = int(self.connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+            some = Search(type=source.type, conditions=(condition,), limit=_RARE + 1)
+            number = int(self._run("keys", source, some).scalar_one())
             if number <= _RARE and (best is None or number < best[0]):
-                best = number, condition
+                best = number, place
             if number <= _FEW:
                 break
         return None if best is None else best[1]
@@ -456,7 +409,7 @@ class Searcher:
     def _test(self, source: Source, condition: Condition) -> sa.ColumnElement[bool]:
         match condition:
             case Ids(ids=ids, is_negated=is_negated):
-                return source.id.not_in(list(ids)) if is_negated else source.id.in_(list(ids))
+                return source.id.not_in(ids) if is_negated else source.id.in_(ids)
             case Updated(op=op, low=low, high=high):
                 return compared(op, source.updated_at, source.updated_at, low, high)
             case AnyOf(conditions=some):
@@ -528,6 +481,13 @@ class Searcher:
         if not some:
             return sa.select(sa.null()).where(sa.false())
         return some[0] if len(some) == 1 else sa.union_all(*some)
+
+
+@lru_cache(maxsize=512)
+def _kept(part: Part, type: str, shape: Search, leader: int | None, number: int, scope: Scope) -> sa.Select[Any]:
+    """A statement of this shape. What is plain asks nothing of the database, or of other types, to be written."""
+    searcher = Searcher(connection=cast(sa.Connection, None), scope=scope, sources=lambda _type: ())
+    return searcher._statement(part, stored(type), bound(shape), leader, number)
 
 
 # -- values ------------------------------------------------------------------------------------------------------------

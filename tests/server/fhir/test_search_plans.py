@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from readingroom.model import Scope
 from server.fhir.query import parse_query
 from server.fhir.registry import REGISTRY
 from server.fhir.search import run
+from server.fhir.session import writing
 from server.room import Room
+from storage.catalog import fhir_search
 from tests import fhir
 
 
@@ -56,3 +60,60 @@ def test_the_newest_of_a_type_are_cut_from_an_index(room: Room, pairs: list[tupl
             plans += [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {said}", values)]
     assert any(index in step for step in plans), plans
     assert not any("TEMP B-TREE" in step for step in plans), plans
+
+
+@pytest.mark.rooms("sqlite", "postgres")
+def test_searches_of_one_shape_share_a_statement_and_find_each_its_own(room: Room) -> None:
+    ids = [
+        fhir.create(
+            room,
+            REGISTRY["Observation"],
+            {
+                "status": status,
+                "code": {"coding": [{"system": "http://a", "code": code}, {"system": "http://b", "code": code}]},
+                "subject": {"reference": f"Patient/{patient}"},
+                "effectiveDateTime": day,
+            },
+        ).id
+        for status, code, patient, day in (
+            ("final", "x", "p", "2026-01-01"),
+            ("amended", "x", "q", "2026-02-01"),
+            ("final", "y", "q", "2026-03-01"),
+        )
+    ]
+
+    def found(*pairs: tuple[str, str]) -> tuple[set[int], int | None]:
+        with fhir.looking(room) as session:
+            query = parse_query("Observation", (*pairs, ("_total", "accurate"), ("_count", "1")), root=session.root)
+            one = run(session, query)
+            all = run(session, parse_query("Observation", pairs, root=session.root))
+        assert [id for _, id in one.matches] == [id for _, id in all.matches][:1]
+        return {ids.index(id) for _, id in all.matches}, one.total
+
+    shapes = {
+        ("code",): [(("x",), {0, 1}), (("y",), {2}), (("z",), set())],
+        ("code", "patient"): [(("http://a|x", "Patient/p"), {0}), (("http://b|y", "Patient/q"), {2})],
+        ("date", "status:not"): [(("ge2026-01-01", "amended"), {0, 2}), (("ge2026-02-01", "final"), {1})],
+        ("_id", "_sort"): [((",".join(ids[:2]), "-date"), {0, 1}), ((ids[2], "-date"), {2})],
+    }
+    for names, searches in shapes.items():
+        for number, (values, places) in enumerate(searches):
+            before = fhir_search._kept.cache_info().misses
+            assert found(*zip(names, values, strict=True)) == (places, len(places)), (names, values)
+            assert number == 0 or fhir_search._kept.cache_info().misses == before
+
+
+@pytest.mark.rooms("sqlite", "postgres")
+def test_what_is_deleted_or_of_another_facility_is_not_counted(room: Room) -> None:
+    ids = made(room, 3)
+    with fhir.looking(room) as session:
+        query = parse_query("Flag", [("patient", "Patient/p"), ("_count", "0")], root=session.root)
+        assert run(session, query).total == 3
+    with writing(room, fhir.caller()) as session:
+        gone = REGISTRY["Flag"].lock(session, ids[1])
+        assert gone is not None
+        REGISTRY["Flag"].delete(session, gone)
+    with fhir.looking(room) as session:
+        assert run(session, query).total == 2
+        elsewhere = replace(session, scope=Scope(facilities=frozenset(("elsewhere",))))
+        assert run(elsewhere, query).total == 0
