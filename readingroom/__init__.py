@@ -56,6 +56,8 @@ from readingroom.model import (
 )
 from readingroom.results import (
     Coerce,
+    Draft,
+    Issue,
     Metric,
     Notified,
     Prior,
@@ -82,6 +84,7 @@ __all__ = [
     "Contact",
     "Context",
     "CriticalResult",
+    "Draft",
     "Escalation",
     "Evidence",
     "Facility",
@@ -90,6 +93,7 @@ __all__ = [
     "FramePlace",
     "GiveUp",
     "Invalid",
+    "Issue",
     "Layout",
     "Metric",
     "NotFound",

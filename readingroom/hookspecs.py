@@ -15,8 +15,10 @@ from readingroom.model import (
     Contact,
     Escalation,
     Facility,
+    Finding,
     Order,
     Patient,
+    Report,
     Rung,
     Sla,
     SlaMark,
@@ -27,6 +29,8 @@ from readingroom.model import (
 )
 from readingroom.results import (
     Coerce,
+    Draft,
+    Issue,
     Metric,
     Notified,
     Prior,
@@ -221,6 +225,38 @@ def ladder_for(escalation: Escalation, facility: Facility, ctx: Context) -> tupl
                 Rung(number=3, role="supervisor", after=timedelta(minutes=20)),
             )
     """
+
+
+@decide(answers="all", fails="open", milliseconds=500)
+def check_report(report: Report, study: Study | None) -> tuple[Issue, ...]:
+    """What is amiss with a report that is about to be signed.
+
+    Fired: before a report is signed, with the text that will be, and when a client asks what stands against it. `study`
+    is None where the report is of none.
+
+    Runs: inline; the reader waits for it.
+
+    Returns: `Issue` values; none is a good answer. One to block does so where the setting ``blocking_checks`` has its
+    code; all of them are shown to the reader.
+
+    If it fails: the report can be signed, and the reader is told that this check did not run.
+
+    Delivered again: with every attempt to sign; the answer has to depend on the arguments alone.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import Issue, hookimpl
+
+        @hookimpl
+        def check_report(report):
+            text = report.section("impression").lower()
+            if "left" in text and "right" in report.section("findings").lower():
+                return (Issue(code="laterality", text="The findings say right, the impression says left."),)
+            return ()
+    """
+    raise NotImplementedError
 
 
 @decide(answers="all", fails="closed", milliseconds=100)
@@ -428,6 +464,66 @@ def summarize_priors(study: Study, priors: tuple[Prior, ...], ctx: Context) -> P
                 return None
             text = f"{len(priors)} earlier studies, the last of {priors[0].study_date or 'an unknown day'}."
             return PriorSummary(text=text, cites=tuple(prior.study_uid for prior in priors))
+    """
+
+
+@react(answers="all", seconds=120)
+def draft_report(
+    study: Study, item: WorkItem, findings: tuple[Finding, ...], priors: tuple[Prior, ...], ctx: Context
+) -> Draft | None:
+    """What the report of a study could say.
+
+    Fired: when all have answered what is to be seen in a study, or their time is over; once for each revision of it.
+    `findings` are those of all plugins whose algorithms may be used for this study.
+
+    Runs: from the queue, for at most two minutes.
+
+    Returns: a `Draft`, or None. It is offered to whoever reads the study. Each sentence of it that gets into the report
+    is known to be an algorithm's, and has to be accepted by a person before the report can be signed.
+
+    If it fails: it is tried again; the report is written without.
+
+    Delivered again: yes, with the same ``ctx.delivery``. A draft that was offered once stays as it is.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import Draft, Passage, Section, hookimpl
+
+        @hookimpl
+        def draft_report(findings):
+            if not findings:
+                return None
+            said = tuple(Passage(text=f"{one.text}. ", evidence=one.evidence) for one in findings)
+            return Draft(sections=(Section(name="findings", title="Findings", passages=said),))
+    """
+
+
+@react()
+def report_signed(report: Report, ctx: Context) -> None:
+    """A version of a report was signed.
+
+    Fired: with every version: preliminary, final, each addendum, amendment and correction, and where it was withdrawn
+    as entered in error.
+
+    Runs: from the queue, for at most a minute.
+
+    Returns: nothing.
+
+    If it fails: it is tried again, later each time, and given up as a dead letter that an operator sees.
+
+    Delivered again: yes, with the same ``ctx.delivery``.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import hookimpl
+
+        @hookimpl
+        def report_signed(report, ctx):
+            ctx.log.info("version %d of report %s is %s", report.number, report.id, report.status)
     """
 
 

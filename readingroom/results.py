@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from readingroom.model import Finding, Priority
+from readingroom.model import Algorithm, Finding, Priority, Section
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,32 @@ class Proposal:
     reader: str
     score: float = 0.0
     because: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """What a report could say, for a person to take over or not.
+
+    Its sections are offered beside the report and never put into it. `algorithm` is who has written it; a passage that
+    names one of its own, or `evidence`, keeps that.
+    """
+
+    sections: tuple[Section, ...]
+    algorithm: Algorithm | None = None
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issue:
+    """What is amiss with a report that is about to be signed.
+
+    `code` is a word such as ``laterality``. One that is to `block` keeps the report from being signed where the
+    operator has named its code among `blocking_checks`; any other is shown.
+    """
+
+    code: str
+    text: str
+    severity: Literal["note", "warning", "block"] = "warning"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,12 +55,14 @@ from server.gauges import measure
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
 from server.renditions import open_renditions
+from server.reports.reports import Reports
+from server.reports.signing import SigningKeys
 from server.room import Room
 from server.settings import Settings
 from server.settle import register_describing
 from server.tokens import Tokens, configured_clients
 from server.volumes import ShownStudies
-from server.web import commands, desk, oauth, worklist
+from server.web import commands, desk, oauth, reports, worklist
 from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
@@ -146,6 +148,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     clock=clock,
                     queue=queue,
                     flow=flow,
+                    reports=Reports(keys=SigningKeys(settings.signing_keys or settings.data / "keys" / "reports.jwks")),
                     tokens=Tokens(engine, clock, configured_clients(settings), settings.private_networks),
                     ingest=ingest,
                     codecs=decoding,
@@ -211,6 +214,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *desk.routes,
             *worklist.routes,
             *commands.routes,
+            *reports.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

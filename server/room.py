@@ -16,6 +16,7 @@ from server.codecs import Codecs
 from server.hooks import Hooks
 from server.queue import Queue
 from server.renditions import Renditions
+from server.reports.reports import Reports
 from server.settings import Settings
 from server.tokens import Tokens
 from server.worklist.flow import Flow
@@ -39,6 +40,7 @@ class Room:
     codecs: Codecs
     hooks: Hooks
     flow: Flow
+    reports: Reports
     tokens: Tokens
     renditions: Renditions
     db: anyio.CapacityLimiter

@@ -219,6 +219,12 @@ class Settings(BaseSettings):
     research_mode: bool = Field(
         False, description="Whether algorithms without clearance may flag and promote studies; never for clinical use"
     )
+    signing_keys: Path | None = Field(
+        None, description="File of the keys that sign reports; default: keys/reports.jwks in the data folder"
+    )
+    blocking_checks: tuple[str, ...] = Field(
+        (), description="Codes of check_report that keep a report from being signed; others are only shown"
+    )
     log_level: str = Field("info", description="debug, info, warning, error")
 
     @classmethod

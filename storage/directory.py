@@ -359,7 +359,11 @@ class Contract(Entry):
 
 
 class FacilityEntry(Entry):
-    """A facility with its contracts; `state` is where its patients are, unless an item says otherwise."""
+    """A facility with its contracts; `state` is where its patients are, unless an item says otherwise.
+
+    `final_by` says who makes its reports final: the `service` that reads for it, or the `facility` by its own
+    radiologist, for whom what a service signs is preliminary.
+    """
 
     id: Id
     name: Line
@@ -373,6 +377,7 @@ class FacilityEntry(Entry):
     postal_code: Line | None = None
     npi: Npi | None = None
     clia: Clia | None = None
+    final_by: Literal["service", "facility"] = "service"
     contacts: tuple[ContactEntry, ...] = ()
     contracts: Annotated[tuple[Contract, ...], AfterValidator(_sorted)] = ()
 
@@ -465,7 +470,11 @@ class Leave(Entry):
 
 
 class ReaderEntry(Entry):
-    """A reader with all that decides what he or she may read, and when."""
+    """A reader with all that decides what he or she may read, and when.
+
+    What one who `is_trainee` signs is preliminary until an attending signs it too. `home` is the facility whose own
+    radiologist this is; those who read for others have none.
+    """
 
     id: Id
     name: Line
@@ -474,6 +483,8 @@ class ReaderEntry(Entry):
     subspecialties: tuple[Subspecialty, ...] = ()
     skills: tuple[Skill, ...] = ()
     is_overflow: bool = Field(False, alias="overflow")
+    is_trainee: bool = Field(False, alias="trainee")
+    home: Id | None = None
     contacts: tuple[ContactEntry, ...] = ()
     licences: Annotated[tuple[Licence, ...], AfterValidator(_sorted)] = ()
     credentials: Annotated[tuple[Credential, ...], AfterValidator(_sorted)] = ()

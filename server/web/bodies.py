@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 import orjson
 from starlette.requests import Request
 
-from readingroom.errors import Invalid, Refused, UnsupportedMedia
+from readingroom.errors import Invalid, Refused, TooLarge, UnsupportedMedia
 
 _MOST_BODY = 64 << 10
 
@@ -17,6 +17,16 @@ _MOST_BODY = 64 << 10
 def is_form(request: Request) -> bool:
     """Whether a page's form was sent."""
     return request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+
+
+async def read_body(request: Request, most: int = _MOST_BODY) -> bytes:
+    """The bytes of a body; raises `TooLarge`, before it is read whole, where there are too many."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise TooLarge(f"At most {most} bytes are read here.")
+    return bytes(body)
 
 
 async def body_of(request: Request, kinds: Mapping[str, type]) -> dict[str, Any]:
@@ -34,11 +44,7 @@ async def body_of(request: Request, kinds: Mapping[str, type]) -> dict[str, Any]
     Refused
         The form was sent from a page of another site.
     """
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BODY:
-            raise Invalid(f"At most {_MOST_BODY} bytes are read here.")
+    body = await read_body(request)
     told: Any
     if is_form(request):
         if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":

@@ -18,7 +18,7 @@ from readingroom.errors import Refused
 from readingroom.model import Contact, Facility, Reader
 from server.worklist.hours import moment, span_on
 from storage.catalog.directory import Directory, has_readers, read_chain, read_reader
-from storage.directory import DAYS, STATES, FacilityEntry, ReaderEntry, Shift, zone_of
+from storage.directory import DAYS, STATES, FacilityEntry, Licence, ReaderEntry, Shift, zone_of
 
 Kind = Literal["place", "licence", "credential", "shift", "leave"]
 
@@ -146,6 +146,32 @@ def require_lawful(connection: sa.Connection, item: Located, reader: str, at: da
     chain = read_chain(connection, item.facility).chain(item.facility)
     for reason in lawful_reasons(chain, item, entry, at):
         raise Refused(f"Reader {reader} may not read for facility {item.facility}: {reason.text}.")
+
+
+def licence_for(
+    connection: sa.Connection, item: Located, reader: str, at: datetime
+) -> tuple[ReaderEntry, Licence, FacilityEntry]:
+    """The licence by which a reader may read for an item; asks, other than `require_lawful`, whoever the readers are.
+
+    Raises
+    ------
+    Refused
+        There is none, or no privileges at the facility, or no such reader or facility; says which.
+    """
+    entry = read_reader(connection, reader)
+    if entry is None:
+        raise Refused(f"{reader[:64]} is no active reader of the directory; see `readingroom directory`.")
+    chain = read_chain(connection, item.facility).chain(item.facility)
+    for reason in lawful_reasons(chain, item, entry, at):
+        raise Refused(f"Reader {reader} may not read for facility {item.facility}: {reason.text}.")
+    place, today = place_of(item.patient_state, chain[0]), at.astimezone(zone_of(chain[0].zone)).date()
+    holding = [one for one in entry.licences if _covers(one.state, place) and one.holds_on(today)]
+    return entry, holding[0], chain[0]
+
+
+def is_at_home(connection: sa.Connection, reader: ReaderEntry, facility: str) -> bool:
+    """Whether a reader is the own radiologist of a facility, or of one above it."""
+    return any(one.id == reader.home for one in read_chain(connection, facility).chain(facility))
 
 
 def lawful_reasons(

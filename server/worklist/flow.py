@@ -23,7 +23,7 @@ from readingroom.errors import NotFound, ReadingRoomError, RetryLater
 from readingroom.events import ItemChanged, SlaCrossed, StudyChanged, StudySettled
 from readingroom.jsonio import dumps, from_json, to_json
 from readingroom.model import Actor, Contact, Escalation, Rung, Sla, SlaMark, Study, WorkItem
-from readingroom.results import Prior, Triage
+from readingroom.results import Draft, Prior, Triage
 from server.announce import announce, on_event
 from server.hooks import Hooks
 from server.queue import Job, Policy, Queue
@@ -50,7 +50,9 @@ ANSWERED, MISSED = "TriageAnswered", "TriageMissed"
 _SCHEDULES = ("created", "ready", "reprioritised")
 """What has been done with an item that may change when it is due."""
 _ASKED = ("find_priors", "triage_study")
-_SUMMARIZED = "summarize_priors"
+_SUMMARIZED, _DRAFTED = "summarize_priors", "draft_report"
+OFFERED = "offered"
+"""The note of a draft that whoever reads the study may be shown; any other says why not."""
 _RULES = Policy(attempts=20, first=timedelta(seconds=2), most=timedelta(minutes=1))
 _PLUGINS = Policy(attempts=5, first=timedelta(seconds=2), most=timedelta(minutes=1), within=timedelta(days=1))
 _ONCE = Policy(attempts=1)
@@ -180,6 +182,7 @@ class Flow:
                 ask(connection, hook=hook, plugins=plugins, at=now, **told)
                 for plugin in plugins:
                     self._have_asked(connection, {**told, "hook": hook, "plugin": plugin})
+            self._have_drafted(connection, told)
             self.queue.enqueue(connection, "flow.late", told, run_at=now + TRIAGE_DEADLINE)
             work.tell()
 
@@ -188,6 +191,62 @@ class Flow:
         lane = _lane(asked["plugin"], asked["facility"], asked["study_uid"])
         key = f"{asked['hook']} {lane} {asked['revision']}"
         self.queue.enqueue(connection, "flow.ask", asked, lane=lane, priority=_SOON, key=key)
+
+    def _have_drafted(self, connection: sa.Connection, told: Mapping[str, Any]) -> None:
+        """Have the report drafted once all have said what is to be seen in a study, or their time is over."""
+        plugins = self.hooks.having(_DRAFTED)
+        if not plugins:
+            return
+        about = {name: told[name] for name in ("facility", "study_uid", "revision")}
+        kept = read_answers(connection, about["facility"], about["study_uid"])
+        asked = [one for one in kept if one.revision == about["revision"]]
+        if any(one.hook == "triage_study" and one.state == "asked" for one in asked):
+            return
+        ask(connection, hook=_DRAFTED, plugins=plugins, at=self.clock.now(), **about)
+        # A draft that was offered stays: sentences of it may be in the report by now.
+        drafted = {one.plugin for one in asked if one.hook == _DRAFTED and one.state == "answered"}
+        for plugin in plugins:
+            if plugin not in drafted:
+                self._have_asked(connection, {**about, "hook": _DRAFTED, "plugin": plugin})
+
+    def _draft(self, job: Job, study: Study, priors: tuple[Prior, ...]) -> None:
+        """Keep what a plugin would write, to be offered or not as its algorithm may be used for this study."""
+        plugin = job.payload["plugin"]
+        with self.engine.connect() as connection:
+            item = reading_of(connection, study.facility, study.study_uid)
+            kept = read_answers(connection, study.facility, study.study_uid)
+        if item is None:
+            return
+        if any(
+            (one.hook, one.plugin, one.revision) == (_DRAFTED, plugin, study.revision) and one.answer for one in kept
+        ):
+            return
+        found = [
+            from_json(Triage, orjson.loads(one.answer)) for one in kept if one.hook == "triage_study" and one.answer
+        ]
+        findings = tuple(
+            one
+            for triage in found
+            for one in triage.findings
+            if self.is_research_mode or not gate.fault(one.algorithm, study)
+        )
+        draft: Draft | None = self.hooks.react(
+            plugin,
+            _DRAFTED,
+            delivery=job.delivery,
+            attempt=job.attempt,
+            study=study,
+            item=item.shown,
+            findings=findings,
+            priors=priors,
+        )
+        note = OFFERED
+        if draft is not None and not self.is_research_mode:
+            passages = [passage for section in draft.sections for passage in section.passages]
+            algorithms = {passage.algorithm or draft.algorithm for passage in passages}
+            note = "; ".join(sorted({gate.fault(one, study) for one in algorithms} - {""})) or OFFERED
+        with job.finishing() as connection:
+            self._keep(connection, job, draft, note="nothing to say" if draft is None else note)
 
     def _schedule(self, job: Job) -> None:
         """Give an item its due time: as a plugin says, else as the contract does."""
@@ -227,6 +286,9 @@ class Flow:
                 for summarizer in self.hooks.having(_SUMMARIZED):
                     self._have_asked(connection, {**told, "hook": _SUMMARIZED, "plugin": summarizer})
             return
+        if hook == _DRAFTED:
+            self._draft(job, study, priors)
+            return
         if hook == _SUMMARIZED:
             summary = self.hooks.react(
                 plugin, hook, delivery=job.delivery, attempt=job.attempt, study=study, priors=priors
@@ -239,6 +301,7 @@ class Flow:
         )
         with job.finishing() as connection:
             self._apply(connection, job, study, answer)
+            self._have_drafted(connection, told)
 
     def _priors(self, connection: sa.Connection, study: Study) -> tuple[Prior, ...]:
         """What is known so far: of each study the best that a plugin said."""
@@ -277,6 +340,7 @@ class Flow:
         told = {name: job.payload[name] for name in ("facility", "study_uid", "revision")}
         with job.finishing() as connection:
             missed = [name for hook in _ASKED for name in miss(connection, hook=hook, note="no answer in time", **told)]
+            self._have_drafted(connection, told)
             item = reading_of(connection, told["facility"], told["study_uid"]) if missed else None
             if item is None:
                 return

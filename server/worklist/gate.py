@@ -32,7 +32,7 @@ def decide(triage: Triage, study: Study, *, is_research_mode: bool) -> Decision:
     """
     if not triage.findings:
         return Decision(may_promote=False, because="it has no finding")
-    faults = sorted({_fault(finding.algorithm, study) for finding in triage.findings} - {""})
+    faults = sorted({fault(finding.algorithm, study) for finding in triage.findings} - {""})
     if not faults:
         names = sorted({f"{one.algorithm.name} {one.algorithm.clearance}" for one in triage.findings if one.algorithm})
         return Decision(may_promote=True, because=f"cleared: {', '.join(names)}")
@@ -41,7 +41,7 @@ def decide(triage: Triage, study: Study, *, is_research_mode: bool) -> Decision:
     return Decision(may_promote=False, because="; ".join(faults))
 
 
-def _fault(algorithm: Algorithm | None, study: Study) -> str:
+def fault(algorithm: Algorithm | None, study: Study) -> str:
     """Why an algorithm may not promote a study; empty where it may."""
     if algorithm is None:
         return "a finding names no algorithm"

@@ -155,7 +155,7 @@ def write_facility(connection: sa.Connection, entry: FacilityEntry, now: datetim
         raise Conflict(
             f"Facility {entry.id} has studies whose patient ids are of issuer {before!r}; it cannot become {issuer!r}."
         )
-    details = _json(entry, {"address", "city", "postal_code", "npi", "clia", "contacts"})
+    details = _json(entry, {"address", "city", "postal_code", "npi", "clia", "contacts", "final_by"})
     values = {
         "name": entry.name,
         "issuer": issuer,
@@ -270,7 +270,7 @@ def write_reader(connection: sa.Connection, entry: ReaderEntry, now: datetime | 
         "zone": entry.zone,
         "is_overflow": entry.is_overflow,
         "is_active": True,
-        "details": _json(entry, {"npi", "subspecialties", "skills", "contacts"}),
+        "details": _json(entry, {"npi", "subspecialties", "skills", "contacts", "is_trainee", "home"}),
         "updated_at": now,
     }
     insert = insert_for(connection)(t.reader).values(id=entry.id, version=1, **values)

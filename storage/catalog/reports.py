@@ -66,6 +66,7 @@ class SignedVersion:
 _R, _V = t.report.c, t.report_version.c
 _REPORTS = sa.select(*(_R[field.name] for field in fields(StoredReport)))
 _VERSIONS = sa.select(*(_V[field.name] for field in fields(SignedVersion)))
+_ALL: Mapping[str, None] = {}
 _OVER: tuple[ReportStatus, ...] = ("cancelled", "entered-in-error")
 
 
@@ -108,18 +109,18 @@ def list_reports(
     connection: sa.Connection,
     scope: Scope,
     *,
+    known: Mapping[str, str | Sequence[str] | None] = _ALL,
     before: tuple[datetime, str] | None = None,
     limit: int = MOST,
-    **known: str | Sequence[str] | None,
 ) -> list[StoredReport]:
     """Reports in scope, the one that was changed last at first.
 
     Parameters
     ----------
+    known
+        Columns with the value that they have, or with several of which they have one; None: any.
     before
         Only those after this one in the list, named by when it was changed and its id.
-    known
-        Columns with the value that they have, or with several of which they have one.
     """
     statement = _REPORTS.where(*_in(scope))
     for name, value in known.items():

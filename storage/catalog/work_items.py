@@ -230,6 +230,13 @@ def reading_of(
     return None if row is None else _item(row)
 
 
+def items_of_study(connection: sa.Connection, facility: str, study_uid: str) -> list[StoredItem]:
+    """All items of a study, locked, the oldest first."""
+    c = t.work_item.c
+    found = _ROWS.where(c.facility == facility, c.study_uid == study_uid).order_by(c.id).with_for_update()
+    return [_item(row) for row in connection.execute(found)]
+
+
 def ordered_reading(connection: sa.Connection, facility: str, accession_number: str) -> StoredItem | None:
     """The item to read what was ordered under an accession number, locked: the newest that is not over, else of all."""
     c = t.work_item.c
