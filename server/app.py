@@ -57,12 +57,13 @@ from server.ingest import Ingest
 from server.renditions import open_renditions
 from server.reports.reports import Reports
 from server.reports.signing import SigningKeys
+from server.reports.telling import tell_plugins
 from server.room import Room
 from server.settings import Settings
 from server.settle import register_describing
 from server.tokens import Tokens, configured_clients
 from server.volumes import ShownStudies
-from server.web import commands, desk, oauth, reports, worklist
+from server.web import commands, desk, oauth, reports, templates, worklist
 from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
@@ -148,7 +149,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     clock=clock,
                     queue=queue,
                     flow=flow,
-                    reports=Reports(keys=SigningKeys(settings.signing_keys or settings.data / "keys" / "reports.jwks")),
+                    reports=Reports(keys=SigningKeys(settings.signing_keys_path)),
                     tokens=Tokens(engine, clock, configured_clients(settings), settings.private_networks),
                     ingest=ingest,
                     codecs=decoding,
@@ -160,6 +161,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     upload=upload,
                     keys=with_configured(attribute.key for attribute in settings.search_attributes),
                 )
+                tell_plugins(engine, queue, hooks, room.reports.keys)
                 watch(room)
                 deliver_from(room)
                 export_from(room)
@@ -215,6 +217,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *worklist.routes,
             *commands.routes,
             *reports.routes,
+            *templates.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

@@ -30,6 +30,7 @@ from server.console import Config, Data, Database, err, load_settings, out, prin
 from server.directory_command import directory_app, readers_app
 from server.jobs_command import jobs_app, work
 from server.plugins_command import plugins_app
+from server.reports_command import reports_app, templates_app
 
 if TYPE_CHECKING:
     from storage.catalog.corrections import Target
@@ -59,6 +60,8 @@ app.add_typer(readers_app, name="readers")
 app.add_typer(clients_app, name="clients")
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(reports_app, name="reports")
+app.add_typer(templates_app, name="templates")
 
 Facility = Annotated[str | None, typer.Option(help="The facility that owns it.", show_default="the setting 'facility'")]
 

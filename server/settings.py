@@ -227,6 +227,11 @@ class Settings(BaseSettings):
     )
     log_level: str = Field("info", description="debug, info, warning, error")
 
+    @property
+    def signing_keys_path(self) -> Path:
+        """Where the keys that sign reports are: never in the database."""
+        return self.signing_keys or self.data / "keys" / "reports.jwks"
+
     @classmethod
     def settings_customise_sources(
         cls,

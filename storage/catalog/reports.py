@@ -132,6 +132,11 @@ def list_reports(
     return [StoredReport(**row._mapping) for row in rows]
 
 
+def all_reports(connection: sa.Connection) -> list[str]:
+    """The ids of all that were signed, the oldest first."""
+    return list(connection.execute(sa.select(_R.id).where(_R.number > 0).order_by(_R.id)).scalars())
+
+
 # -- signed versions ---------------------------------------------------------------------------------------------------
 
 
