@@ -14,8 +14,8 @@ from pydicom import FileDataset
 from readingroom.clock import SetClock
 from readingroom.errors import PluginFailed, RetryLater
 from readingroom.jsonio import from_json
-from readingroom.model import Algorithm, Contact, Finding, Rung, Scope, Sla
-from readingroom.results import Notified, Prior, PriorSummary, Proposal, Triage
+from readingroom.model import Algorithm, Contact, Finding, Passage, Rung, Scope, Section, Sla
+from readingroom.results import Draft, Notified, Prior, PriorSummary, Proposal, Triage
 from server.announce import announce
 from server.archive import open_queue
 from server.ingest import Ingest
@@ -225,6 +225,64 @@ def test_priors_that_are_known_are_summarized(room: Room, work: Flow, hooks: Hoo
     with room.engine.connect() as connection:
         (kept,) = read_answers(connection, "local", study_uid, "summarize_priors")
     assert from_json(PriorSummary, orjson.loads(kept.answer)) == PriorSummary(text="2 before", cites=("1.2.8", "1.2.9"))
+
+
+SECTION = Section(name="findings", title="Findings", passages=(Passage(text="There is blood."),))
+
+
+def test_a_report_is_drafted_once_all_have_answered_from_what_may_be_used(
+    room: Room, work: Flow, hooks: Hooks, clock: SetClock
+) -> None:
+    research = Finding(text="Tumour", algorithm=replace(CLEARED, is_research=True))
+    state = {"fails": True}
+
+    def slow(**_: Any) -> Triage:
+        if state["fails"]:
+            raise RetryLater("busy", after=timedelta(seconds=1))
+        return Triage(findings=(research,))
+
+    hooks.plugins["triage_study"] = {"bleed": lambda **_: BLOOD, "slow": slow}
+    hooks.plugins["draft_report"] = {"writer": lambda **_: Draft(sections=(SECTION,), algorithm=CLEARED)}
+    study = settle(room, work)
+    assert notes(room, study, "draft_report") == {}
+    state["fails"] = False
+    clock.advance(timedelta(seconds=2))
+    work.queue.drain()
+    assert notes(room, study, "draft_report") == {"writer": ("answered", flow.OFFERED)}
+    (asked,) = [told for _, hook, told in hooks.asked if hook == "draft_report"]
+    assert [one.text for one in asked["findings"]] == ["Blood"]
+    assert asked["item"].id == item_of(room, study).id
+
+
+def test_a_draft_of_an_algorithm_that_is_not_cleared_is_kept_and_not_offered(
+    room: Room, work: Flow, hooks: Hooks
+) -> None:
+    research = replace(CLEARED, clearance=None)
+    hooks.plugins["draft_report"] = {"writer": lambda **_: Draft(sections=(SECTION,), algorithm=research)}
+    study = settle(room, work)
+    ((state, note),) = notes(room, study, "draft_report").values()
+    assert (state, "no clearance" in note) == ("answered", True)
+
+
+def test_a_draft_that_was_offered_stays_when_a_late_triage_comes(
+    room: Room, work: Flow, hooks: Hooks, clock: SetClock
+) -> None:
+    state = {"fails": True}
+
+    def late(**_: Any) -> Triage:
+        if state["fails"]:
+            raise RetryLater("busy", after=flow.TRIAGE_DEADLINE + MINUTE)
+        return BLOOD
+
+    hooks.plugins["triage_study"] = {"late": late}
+    hooks.plugins["draft_report"] = {"writer": lambda **_: Draft(sections=(SECTION,), algorithm=CLEARED)}
+    settle(room, work)
+    clock.advance(flow.TRIAGE_DEADLINE + timedelta(seconds=1))
+    work.queue.drain()
+    state["fails"] = False
+    clock.advance(2 * MINUTE)
+    work.queue.drain()
+    assert [hook for _, hook, _ in hooks.asked].count("draft_report") == 1
 
 
 def test_the_due_time_is_the_plugin_s_word_else_the_contract_s(
