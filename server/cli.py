@@ -146,17 +146,22 @@ app.command()(work)
 def demo(data: Data = None, database: Database = None, config: Config = None) -> None:
     """Load the demo studies: a made 200-slice CT, and the real images that installed packages bring along.
 
+    Where the directory has no readers, one is put there who may read and sign them, ada.
+
     Loads nothing twice: run it as often as you like.
     """
     settings = load_settings(config, data=data, database=database)
     from server.app import build_room
-    from server.demo import demo_objects
+    from server.demo import demo_objects, furnish
     from storage.catalog import schema as t
+    from storage.catalog.engine import begin_write
 
     objects = demo_objects()
     results: Counter[str] = Counter()
     failures: list[tuple[str, str]] = []
     with build_room(settings) as room:
+        with begin_write(room.engine) as connection:
+            furnish(connection, settings.facility, room.clock.now())
         there = sa.select(sa.func.count()).where(t.instance.c.source == _DEMO, t.instance.c.is_current)
         with room.engine.connect() as connection:
             if connection.execute(there).scalar_one() == len(objects):

@@ -5,16 +5,21 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import sqlalchemy as sa
 from pydicom import dcmwrite
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from storage.catalog.directory import has_readers, write_facility, write_reader
+from storage.directory import FacilityEntry, ReaderEntry
 
 type Volume = npt.NDArray[np.float64]
 type Mask = npt.NDArray[np.bool_]
@@ -68,6 +73,9 @@ DIGITS = (
 DIGIT_CELL = 6
 DIGIT_HU = 1000
 NUMBER_TOP, NUMBER_LEFT = 12, 96
+
+DEMO_READER = "ada"
+"""Who may read and sign the demo studies, where nobody else is in the directory."""
 
 # Real images of the packages pydicom-data and pydicom, one for each thing a viewer should be able to show.
 REAL_FILES = (
@@ -339,3 +347,25 @@ def made_header(number: int, slices: int, thickness_mm: float, z_mm: float) -> D
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return image
+
+
+def furnish(connection: sa.Connection, facility: str, now: datetime) -> bool:
+    """Have somebody who may read the demo studies; False where there are readers already.
+
+    Without a reader of the directory nothing can be signed.
+    """
+    if has_readers(connection):
+        return False
+    place = FacilityEntry(id=facility, name="Demo Hospital", kind="hospital", state="US-TX", zone="America/Chicago")
+    always = {"starts": "00:00", "ends": "00:00"}
+    reader = {
+        "id": DEMO_READER,
+        "name": "Ada Demo, MD",
+        "zone": "America/Chicago",
+        "licences": [{"state": "US-TX", "number": "DEMO-1"}],
+        "credentials": [{"facility": facility}],
+        "shifts": [always],
+    }
+    write_facility(connection, place, now)
+    write_reader(connection, ReaderEntry.model_validate(reader), now)
+    return True

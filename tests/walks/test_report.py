@@ -1,0 +1,171 @@
+"""A head with blood from the scanner to the signed report and on: the whole life of a report on a live server.
+
+The plugins are those that come with the server, each in a process of its own. The algorithm is the built-in detector,
+which is for research only, so the server is in research mode; whatever it writes has to be accepted by a person.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from pydicom import FileDataset
+
+from conformance.heads import FIELD_MM, SLICE_MM, make_head
+from tests.multipart import content_type, encode
+from tests.servers import Live, environment, live_server
+from tests.synthetic import ct_series, part10
+
+PATIENCE_SECONDS = 120.0
+pytestmark = pytest.mark.timeout(600)
+
+DIRECTORY = """
+[[facilities]]
+id = "local"
+name = "Local Hospital"
+kind = "hospital"
+state = "US-TX"
+zone = "America/Chicago"
+
+[[readers]]
+id = "neuro"
+name = "Nora Neuro"
+zone = "America/Chicago"
+licences = [{ state = "US-TX", number = "T1" }]
+credentials = [{ facility = "local" }]
+shifts = [{ starts = "00:00", ends = "00:00" }]
+
+[[readers]]
+id = "elsewhere"
+name = "Ella Elsewhere"
+zone = "America/Los_Angeles"
+licences = [{ state = "US-CA", number = "C1" }]
+credentials = [{ facility = "local" }]
+shifts = [{ starts = "00:00", ends = "00:00" }]
+"""
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    home = tmp_path_factory.mktemp("report")
+    (home / "directory.toml").write_text(DIRECTORY)
+    command = [sys.executable, "-m", "server.cli", "directory", "import", str(home / "directory.toml")]
+    subprocess.run([*command, "--data", str(home / "data")], check=True, env=environment(), capture_output=True)
+    plugins = {"ai_triage": {}, "drafting": {}}
+    settings = {"settle_seconds": 0.5, "research_mode": True, "plugins": json.dumps(plugins)}
+    with live_server(home / "data", settings={**settings, "blocking_checks": '["blank"]'}) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def http(live: Live) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=live.base, timeout=60) as client:
+        yield client
+
+
+def expect[T](read: Callable[[], T], is_right: Callable[[T], bool], what: str) -> T:
+    """Read until it is right."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not is_right(seen := read()):
+        assert time.monotonic() < give_up, f"{seen!r:.2000} is not {what}"
+        time.sleep(0.1)
+    return seen
+
+
+def head_with_blood() -> list[FileDataset]:
+    head = make_head(4_711, bleed="parenchymal")
+    count, rows, columns = head.hu.shape
+    about = {"BodyPartExamined": "HEAD", "SliceThickness": SLICE_MM, "PatientName": "Müller^Jürgen", "PatientSex": "M"}
+    slices = ct_series(count, rows, columns, AccessionNumber="ACC1", **about)
+    for index, (one, hounsfield) in enumerate(zip(slices, head.hu, strict=True)):
+        one.ImagePositionPatient = [0, 0, index * SLICE_MM]
+        one.PixelSpacing = [FIELD_MM / rows, FIELD_MM / columns]
+        one.PixelData = (hounsfield - int(one.RescaleIntercept)).astype("<i2").tobytes()
+    return slices
+
+
+def send(http: httpx.Client, report: dict[str, Any], command: str, **told: Any) -> httpx.Response:
+    return http.post(f"/reports/{report['id']}/{command}", json=told, headers={"If-Match": report["etag"]})
+
+
+def noted(answer: httpx.Response) -> dict[str, Any]:
+    assert answer.status_code in (200, 201), answer.text
+    return {**answer.json(), "etag": answer.headers["etag"]}
+
+
+@pytest.fixture(scope="module")
+def drafted(http: httpx.Client) -> dict[str, Any]:
+    """The report of a head, begun once a draft of it is there; with the draft."""
+    slices = head_with_blood()
+    body = encode([part10(one) for one in slices])
+    stored = http.post("/dicomweb/studies", content=body, headers={"Content-Type": content_type()})
+    assert stored.status_code == 200, stored.text
+    study = str(slices[0].StudyInstanceUID)
+    (item,) = expect(
+        lambda: [one for one in http.get("/worklist", params={"limit": 5}).json() if one["is_flagged"]],
+        bool,
+        "the head, flagged",
+    )
+    claimed = http.post(f"/worklist/{item['workitem'].rsplit('/', 1)[1]}/claim", json={"reader": "neuro"})
+    assert claimed.status_code == 200, claimed.text
+    report = noted(http.post("/reports", json={"study": study}))
+    assert (report["status"], report["item"]) == ("registered", item["id"])
+    material = expect(
+        lambda: http.get(f"/reports/{report['id']}/material").json(), lambda one: bool(one["drafts"]), "a draft"
+    )
+    return {**report, "study": study, "draft": material["drafts"][0]}
+
+
+@pytest.fixture(scope="module")
+def signed(http: httpx.Client, drafted: dict[str, Any]) -> dict[str, Any]:
+    """The report, with a sentence of the algorithm that was accepted, one that was changed, and one of the reader's."""
+    sections = {one["name"]: one["text"] for one in drafted["draft"]["sections"]}
+    texts = [
+        {"name": "findings", "text": f"{sections['findings'].strip()}\nThe midline is not shifted."},
+        {"name": "impression", "text": f"{sections['impression'].strip()}\nNo other finding."},
+    ]
+    told = {"sections": texts, "reader": "neuro"}
+    report = noted(http.put(f"/reports/{drafted['id']}", json=told, headers={"If-Match": drafted["etag"]}))
+    assert http.put(f"/reports/{drafted['id']}", json=told, headers={"If-Match": drafted["etag"]}).status_code == 412
+    assert send(http, report, "sign", reader="elsewhere").status_code == 403
+    refused = send(http, report, "sign", reader="neuro")
+    assert (refused.status_code, "accepted" in refused.text) == (409, True)
+    left = http.get(f"/reports/{report['id']}/checks").json()["unaccepted"]
+    assert left
+    report = noted(send(http, report, "accept", passages=left))
+    report = noted(send(http, report, "sign", reader="neuro"))
+    return {**report, "study": drafted["study"]}
+
+
+def test_what_the_algorithm_wrote_is_known_in_the_signed_report(signed: dict[str, Any]) -> None:
+    assert (signed["status"], signed["number"]) == ("final", 1)
+    (findings, impression) = signed["signed"]["sections"]
+    for section in (findings, impression):
+        origins = [one["origin"] for one in section["passages"]]
+        assert origins[-1] == "human"
+        assert set(origins[:-1]) == {"ai"}
+        assert all(one["is_accepted"] and one["algorithm"] and one["evidence"] for one in section["passages"][:-1])
+    assert signed["signed"]["signatures"][0]["name"] == "Nora Neuro"
+
+
+def test_the_reading_is_completed_by_the_signature(http: httpx.Client, signed: dict[str, Any]) -> None:
+    rows = http.get("/dicomweb/workitems", params={"ProcedureStepState": "COMPLETED"}).json()
+    assert len(rows) == 1
+    assert signed["item"]
+
+
+def test_an_addendum_is_a_version_of_its_own(http: httpx.Client, signed: dict[str, Any]) -> None:
+    report = noted(http.get(f"/reports/{signed['id']}"))
+    report = noted(send(http, report, "revise", kind="addendum", reader="neuro"))
+    told = {"kind": "addendum", "addendum": "Compared with the study of yesterday: no change."}
+    report = noted(http.put(f"/reports/{report['id']}", json=told, headers={"If-Match": report["etag"]}))
+    report = noted(send(http, report, "sign", reader="neuro"))
+    assert (report["status"], report["number"]) == ("appended", 2)
+    first = http.get(f"/reports/{report['id']}/versions/1").json()
+    assert first["report"]["addenda"] == []
