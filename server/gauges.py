@@ -1,4 +1,5 @@
-"""What is counted when somebody asks, and so is the same whichever process is asked: jobs, and what is to be listed."""
+"""What is counted when somebody asks, and so is the same whichever process is asked: jobs, and what is to be listed,
+and how soon critical results are told."""
 
 from __future__ import annotations
 
@@ -7,17 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from readingroom.model import Scope
 from server.queue import Tally
+from server.reports.critical import MEASURED, Measured, measure_criticals
 from server.room import Room
+from storage.catalog.escalations import timings_of
 from storage.catalog.listed import Progress, progress
 
 
 class Gauges(Collector):
     """Gauges of a room, as they were when this was made."""
 
-    def __init__(self, tallies: Sequence[Tally], listing: Sequence[Progress]) -> None:
+    def __init__(self, tallies: Sequence[Tally], listing: Sequence[Progress], criticals: Sequence[Measured]) -> None:
         self._tallies = tallies
         self._listing = listing
+        self._criticals = criticals
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The families, for a registry."""
@@ -39,11 +44,34 @@ class Gauges(Collector):
             ("attribute",),
             (((one.name,), one.remaining) for one in self._listing),
         )
+        yield _family(
+            "readingroom_criticals",
+            "Critical results that nobody has read back yet, and of those the ones that are past their time",
+            ("category", "state"),
+            (
+                ((str(one.category), state), getattr(one, state))
+                for one in self._criticals
+                for state in ("open", "overdue")
+            ),
+        )
+        yield _family(
+            "readingroom_critical_seconds",
+            f"From a signature until its critical result was read back, over {MEASURED.days} days",
+            ("category", "quantile"),
+            (
+                ((str(one.category), quantile), seconds)
+                for one in self._criticals
+                for quantile, seconds in (("0.5", one.p50_seconds), ("0.95", one.p95_seconds))
+                if seconds is not None
+            ),
+        )
 
 
 def measure(room: Room) -> Gauges:
     """Count what there is now."""
-    return Gauges(room.queue.tallies(), room.query(progress))
+    now = room.clock.now()
+    criticals = measure_criticals(room.query(timings_of, Scope(), now - MEASURED), now)
+    return Gauges(room.queue.tallies(), room.query(progress), criticals)
 
 
 def _family(

@@ -45,7 +45,7 @@ from storage.catalog import schema as t
 from storage.catalog.fhir_items import Links, links_of
 from storage.catalog.fhir_search import Source
 from storage.catalog.fhir_values import list_task
-from storage.catalog.ups import KINDS, SCHEME
+from storage.catalog.ups import KINDS, SCHEME, TOLD
 from storage.catalog.work_items import StoredItem, item_by_id, item_versions, items_by_id
 
 _ORDERED, _FLAGGED = profile("ordered-priority"), profile("flagged")
@@ -127,6 +127,8 @@ def _described(item: StoredItem, study: Any, attributes: Mapping[str, Any]) -> s
     if item.kind == "external":
         return text(first(attributes, "00741204"))
     told = study.study_description if study is not None else None
+    if item.kind in TOLD:
+        told = text(item.findings) or told
     described = told or " ".join(filter(None, (item.modality, item.body_part)))
     label = KINDS[item.kind][1]
     return f"{label}: {described}" if text(described) else label

@@ -360,7 +360,7 @@ class Flow:
             before = None if was is None else replace(shown, state=was)
             told = {"item": to_json(shown), "before": None if before is None else to_json(before)}
             self._tell_all(connection, "item_changed", told, lane=f"item {item.id}")
-            if event.payload["what"] in _SCHEDULES and item.kind != "external":
+            if event.payload["what"] in _SCHEDULES and item.kind in items.READINGS:
                 key = f"schedule {item.id}"
                 self.queue.enqueue(connection, "flow.schedule", {"item": item.id}, key=key, priority=_FIRST)
             if after in ("ready", "completed", "cancelled"):
@@ -371,25 +371,29 @@ class Flow:
         mark: SlaMark = event.payload["mark"]
         with self.engine.connect() as connection:
             item = item_by_id(connection, event.payload["item"])
-        reason = f"The reading of item {item.workitem_uid} is late."
+        reason, category = f"The reading of item {item.workitem_uid} is late.", None
+        if item.kind == "followup":
+            reason, category = f"Follow-up {item.workitem_uid} was due, and nobody has closed it.", 3
+        # A critical result that was not told in time has an escalation of its own, which climbs.
+        is_late = mark == "breached" and item.kind != "critical" and item.state not in ("completed", "cancelled")
         ladder = None
-        if mark == "breached":
-            ladder = self.ladder(facility=item.facility, item=item.id, study_uid=item.study_uid, reason=reason)
+        about: dict[str, Any] = {"item": item.id, "study_uid": item.study_uid, "category": category}
+        if is_late:
+            ladder = self.ladder(facility=item.facility, reason=reason, **about)
         with job.finishing() as connection:
             if item.due_at is not None:
                 sla = Sla(due_at=item.due_at, warn_at=item.warn_at)
                 told = {"item": to_json(item.shown), "sla": to_json(sla), "mark": mark}
                 self._tell_all(connection, "sla_crossed", told, lane=f"item {item.id}")
-            if mark == "breached" and item.state not in ("completed", "cancelled"):
+            if is_late:
                 work = self._work(connection)
                 escalations.open_escalation(
                     work,
                     key=f"late {item.id} {item.due_at}",
                     facility=item.facility,
-                    item=item.id,
-                    study_uid=item.study_uid,
                     reason=reason,
                     ladder=ladder or _LATE_LADDER,
+                    **about,
                 )
                 work.tell()
             self.assign(connection)

@@ -39,6 +39,7 @@ from server.worklist.states import Command, check
 from storage.catalog import schema as t
 from storage.catalog.directory import names_of
 from storage.catalog.engine import begin_write
+from storage.catalog.escalations import is_open_escalation
 from storage.catalog.events import append_events
 from storage.catalog.studies import ensure_facility
 from storage.catalog.work_items import (
@@ -447,7 +448,14 @@ def annotate_item(work: Work, item: StoredItem, extras: bytes, *, token: str | N
 
 
 def complete_item(work: Work, item: StoredItem, *, token: str) -> StoredItem:
-    """End an item with its work done."""
+    """End an item with its work done.
+
+    Raises
+    ------
+    Conflict
+        It is to tell a critical result, which nobody has read back.
+    """
+    _require_told(work, item)
     return _step(work, item, "complete", token=token, claim_expires_at=None)
 
 
@@ -459,7 +467,14 @@ def cancel_item(
     token: str | None = None,
     attributes: MetadataJson | None = None,
 ) -> StoredItem:
-    """End an item without; what is claimed is cancelled by its claimant. `attributes` are set with it."""
+    """End an item without; what is claimed is cancelled by its claimant. `attributes` are set with it.
+
+    Raises
+    ------
+    Conflict
+        It is to tell a critical result, whose escalation is still open.
+    """
+    _require_told(work, item)
     merged = orjson.loads(item.attributes) | (attributes or {})
     return _step(
         work,
@@ -580,6 +595,12 @@ def _reader(reader: str) -> str:
 def _require_lawful(work: Work, item: StoredItem, reader: str) -> None:
     if item.kind in READINGS:
         require_lawful(work.connection, item, reader, work.now)
+
+
+def _require_told(work: Work, item: StoredItem) -> None:
+    """The call of a critical result ends with its escalation, which has the id of the item."""
+    if item.kind == "critical" and is_open_escalation(work.connection, item.id):
+        raise Conflict(f"Work item {item.workitem_uid} ends when escalation {item.id} is acknowledged or cancelled.")
 
 
 def _line(text: str) -> str:

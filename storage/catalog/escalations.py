@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
@@ -16,6 +16,9 @@ from storage.catalog import schema as t
 from storage.catalog.writers import insert_for
 
 EscalationState = Literal["open", "acknowledged", "cancelled"]
+AttemptState = Literal["notified", "failed", "reached", "no-answer", "left-message", "read-back", "handed-over"]
+"""What became of an attempt: the first two are of messages that the server sends, the others are what people say."""
+Order = Literal["opened", "time-left"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,12 @@ class StoredEscalation:
     closed_by: str | None = None
     read_back: str = ""
     version: int = 1
+    report: str | None = None
+    result: str | None = None
+    reach_by: datetime | None = None
+    reached_at: datetime | None = None
+    withdrawn_at: datetime | None = None
+    holder: str | None = None
 
     def shown(self) -> Escalation:
         """As plugins see it."""
@@ -58,16 +67,32 @@ class StoredEscalation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One attempt to reach one contact."""
+    """One attempt to reach one contact: by the server, or by the person whose id is in `by`.
+
+    Of what a person has done the channel of the contact says how, such as by telephone.
+    """
 
     escalation: str
     rung: int
     contact: Contact
     at: datetime
-    state: Literal["notified", "failed"]
+    state: AttemptState
     plugin: str = ""
     reference: str = ""
     error: str = ""
+    by: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long it took to reach somebody, or that it has not been done."""
+
+    category: Category
+    state: EscalationState
+    opened_at: datetime
+    reach_by: datetime | None
+    reached_at: datetime | None
 
 
 _NAMES = tuple(field.name for field in fields(StoredEscalation))
@@ -108,6 +133,12 @@ def find_escalation(connection: sa.Connection, scope: Scope, id: str, *, locked:
     return StoredEscalation(**row._mapping)
 
 
+def is_open_escalation(connection: sa.Connection, id: str) -> bool:
+    """Whether there is one of that id, and it is open."""
+    c = t.escalation.c
+    return connection.execute(sa.select(c.id).where(c.id == id, c.state == "open")).first() is not None
+
+
 def escalation_of(connection: sa.Connection, key: str) -> StoredEscalation | None:
     """The one that was opened for a cause."""
     row = connection.execute(_COLUMNS.where(t.escalation.c.key == key)).one_or_none()
@@ -120,16 +151,42 @@ def list_escalations(
     *,
     state: EscalationState | None = "open",
     item: str | None = None,
+    category: Category | None = None,
+    order: Order = "opened",
     limit: int = 100,
 ) -> list[StoredEscalation]:
-    """Those in scope, the one that was opened first at first."""
+    """Those in scope, the one that was opened first at first, or the one that has the least time left."""
     statement = _COLUMNS.where(*_in(scope))
+    if category is not None:
+        statement = statement.where(t.escalation.c.category == category)
     if state is not None:
         statement = statement.where(t.escalation.c.state == state)
     if item is not None:
         statement = statement.where(t.escalation.c.item == item)
-    ordered = statement.order_by(t.escalation.c.opened_at, t.escalation.c.id).limit(limit)
+    first = () if order == "opened" else (t.escalation.c.reach_by.nulls_last(),)
+    ordered = statement.order_by(*first, t.escalation.c.opened_at, t.escalation.c.id).limit(limit)
     return [StoredEscalation(**row._mapping) for row in connection.execute(ordered)]
+
+
+def escalations_of(
+    connection: sa.Connection, reports: Collection[str], *, state: EscalationState | None = None, locked: bool = False
+) -> list[StoredEscalation]:
+    """Those of the critical results of reports, the one that was opened first at first."""
+    statement = _COLUMNS.where(t.escalation.c.report.in_(sorted(reports)), t.escalation.c.report.is_not(None))
+    if state is not None:
+        statement = statement.where(t.escalation.c.state == state)
+    if locked:
+        statement = statement.with_for_update()
+    ordered = statement.order_by(t.escalation.c.opened_at, t.escalation.c.id)
+    return [StoredEscalation(**row._mapping) for row in connection.execute(ordered)] if reports else []
+
+
+def timings_of(connection: sa.Connection, scope: Scope, since: datetime) -> list[Timing]:
+    """Of the critical results of reports signed since then, and of those that are still open, when what happened."""
+    c = t.escalation.c
+    names = (c.category, c.state, c.opened_at, c.reach_by, c.reached_at)
+    found = sa.select(*names).where(c.report.is_not(None), sa.or_(c.opened_at >= since, c.state == "open"), *_in(scope))
+    return [Timing(**row._mapping) for row in connection.execute(found.order_by(c.opened_at, c.id))]
 
 
 def due_escalations(connection: sa.Connection, now: datetime, limit: int) -> list[str]:
@@ -151,8 +208,35 @@ def keep_attempt(connection: sa.Connection, attempt: Attempt) -> None:
     connection.execute(statement.on_conflict_do_update(index_elements=key, set_=told))
 
 
+def keep_call(connection: sa.Connection, call: Attempt, now: datetime) -> None:
+    """Record what a person has done; nothing takes its place."""
+    contact = asdict(call.contact)
+    values = {name: getattr(call, name) for name in ("escalation", "rung", "at", "state", "by", "note")}
+    connection.execute(t.escalation_call.insert().values(id=t.new_id(), noted_at=now, **contact, **values))
+
+
 def list_attempts(connection: sa.Connection, escalation: str) -> list[Attempt]:
-    """The attempts of an escalation, in their order."""
+    """The attempts of an escalation, those of people among them, rung by rung in their order."""
+    found = [*_messages(connection, escalation), *_calls(connection, escalation)]
+    return sorted(found, key=lambda one: (one.rung, one.at))
+
+
+def _calls(connection: sa.Connection, escalation: str) -> Iterator[Attempt]:
+    c = t.escalation_call.c
+    calls = sa.select(t.escalation_call).where(c.escalation == escalation).order_by(c.at, c.id)
+    for row in connection.execute(calls):
+        yield Attempt(
+            escalation=row.escalation,
+            rung=row.rung,
+            contact=Contact(name=row.name, role=row.role, channel=row.channel, address=row.address),
+            at=row.at,
+            state=row.state,
+            by=row.by,
+            note=row.note,
+        )
+
+
+def _messages(connection: sa.Connection, escalation: str) -> list[Attempt]:
     c = _ATTEMPT
     rows = connection.execute(
         sa.select(t.escalation_attempt).where(c.escalation == escalation).order_by(c.rung, c.at, c.id)

@@ -615,10 +615,18 @@ escalation = sa.Table(
     sa.Column("closed_by", Text, doc="who acknowledged or cancelled it"),
     sa.Column("read_back", Text, nullable=False, doc="what the person reached said back; of a cancelled one, why"),
     sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("report", Text, doc="id of the report whose critical result it is about"),
+    sa.Column("result", sa.String(32), doc="digest of the text of that result"),
+    sa.Column("reach_by", UtcDateTime, doc="when the person has to be reached by; NULL where it has no category"),
+    sa.Column("reached_at", UtcDateTime, doc="when the person was reached who has read it back"),
+    sa.Column("withdrawn_at", UtcDateTime, doc="when a version was signed that has that result no more"),
+    sa.Column("holder", Text, doc="whom it was handed over to at the desk"),
     sa.Index("ix_escalation_due", "due_at", **_where("due_at IS NOT NULL")),
     sa.Index("ix_escalation_open", "facility", "opened_at", **_where("state = 'open'")),
     sa.Index("ix_escalation_item", "item"),
     sa.Index("ix_escalation_study_uid", "study_uid"),
+    sa.Index("ix_escalation_report", "report", **_where("report IS NOT NULL")),
+    sa.Index("ix_escalation_reported", "opened_at", **_where("report IS NOT NULL")),
 )
 
 escalation_attempt = sa.Table(
@@ -638,6 +646,26 @@ escalation_attempt = sa.Table(
     sa.Column("error", Text, nullable=False),
     sa.UniqueConstraint("escalation", "rung", "channel", "address"),
 )
+"""What the server has tried: of one message on one rung there is one row, however often it was sent."""
+
+escalation_call = sa.Table(
+    "escalation_call",
+    metadata,
+    _id(),
+    sa.Column("escalation", sa.ForeignKey("escalation.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("rung", sa.Integer, nullable=False, doc="that it was at"),
+    sa.Column("name", Text, nullable=False, doc="who was called; of a hand-over, to whom"),
+    sa.Column("role", Text, nullable=False),
+    sa.Column("channel", Text, nullable=False, doc="how: telephone, in person"),
+    sa.Column("address", Text, nullable=False, doc="such as the number"),
+    sa.Column("at", UtcDateTime, nullable=False, doc="when, as was said"),
+    sa.Column("state", sa.String(16), nullable=False, doc="reached, no-answer, left-message, read-back, handed-over"),
+    sa.Column("by", Text, nullable=False, doc="id of who has called"),
+    sa.Column("note", Text, nullable=False),
+    sa.Column("noted_at", UtcDateTime, nullable=False, doc="when it was written down"),
+    sa.Index("ix_escalation_call_escalation", "escalation", "at"),
+)
+"""What people have tried and done: every call is a row, and none is changed."""
 
 report = sa.Table(
     "report",
@@ -703,6 +731,34 @@ report_template = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("kind", "name", "reader", "language"),
 )
+
+follow_up = sa.Table(
+    "follow_up",
+    metadata,
+    sa.Column("item", sa.ForeignKey("work_item.id"), primary_key=True, doc="the work item that it is"),
+    sa.Column("report", sa.ForeignKey("report.id"), nullable=False, doc="that recommends it"),
+    sa.Column("number", sa.Integer, nullable=False, doc="of the signed version that was the first to do so"),
+    sa.Column("digest", sa.String(32), nullable=False, doc="of its text"),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("patient", Text, doc="the catalog's key of the patient"),
+    sa.Column("study_uid", Text, doc="that the report is of"),
+    sa.Column("text", Text, nullable=False),
+    sa.Column("procedure", Text),
+    sa.Column("due_on", sa.String(10), nullable=False, doc="2027-05-24"),
+    sa.Column("modalities", Text, nullable=False, doc="that what fulfils it may be of; each ends with a backslash"),
+    sa.Column("body_parts", Text, nullable=False, doc="the same"),
+    sa.Column("recommended_at", UtcDateTime, nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False, doc="done, declined, not-needed, died, withdrawn; empty: none"),
+    sa.Column("closed_by", Text),
+    sa.Column("closed_at", UtcDateTime),
+    sa.Column("note", Text, nullable=False),
+    sa.Column("fulfilled_by", Text, doc="Study Instance UID of the study that was the follow-up"),
+    sa.UniqueConstraint("report", "digest", "number"),
+    sa.Index("ix_follow_up_due", "due_on", "item", **_where("outcome = ''")),
+    sa.Index("ix_follow_up_recommended", "recommended_at", "item"),
+)
+"""Recommendations of signed reports; the work item says whether one is still open and when it is due."""
+
 
 resource = sa.Table(
     "resource",

@@ -31,6 +31,8 @@ KINDS: Mapping[str, tuple[tuple[str, str, str], str]] = {
     "followup": (("followup", SCHEME, "Follow-up of a recommendation"), "Follow-up"),
 }
 """What is done, as a code and in words, by kind of item."""
+TOLD = frozenset(("critical", "followup"))
+"""The kinds of item that are about something a report says: `findings` of the row has it."""
 _OF_STUDY = ("00100010", "00100020", "00100021", "00100030", "00100040", "00101002", "00380010", "00081080")
 _VRS = {
     "00100024": "SQ",
@@ -143,6 +145,8 @@ def _own(row: Mapping[str, Any], study: sa.Row[Any] | None, root: str) -> Metada
     header = header_of(study.row, study.extra) if study is not None else {}
     work, label = KINDS[row["kind"]]
     described = value_of(header, "00081030") or " ".join(filter(None, (row["modality"], row["body_part"])))
+    if row["kind"] in TOLD:
+        described = row["findings"] or described
     made: MetadataJson = {
         "00080005": element("CS", "ISO_IR 192"),
         **{tag: header[tag] for tag in _OF_STUDY if tag in header},
