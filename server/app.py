@@ -55,6 +55,7 @@ from server.gauges import measure
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
 from server.renditions import open_renditions
+from server.reports.critical import Criticals
 from server.reports.reports import Reports
 from server.reports.signing import SigningKeys
 from server.reports.telling import tell_plugins
@@ -150,6 +151,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     queue=queue,
                     flow=flow,
                     reports=Reports(keys=SigningKeys(settings.signing_keys_path)),
+                    criticals=Criticals(ask=flow.ladder),
                     tokens=Tokens(engine, clock, configured_clients(settings), settings.private_networks),
                     ingest=ingest,
                     codecs=decoding,
@@ -162,6 +164,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     keys=with_configured(attribute.key for attribute in settings.search_attributes),
                 )
                 tell_plugins(engine, queue, hooks, room.reports.keys)
+                room.reports.signed.append(room.criticals.follow)
                 watch(room)
                 deliver_from(room)
                 export_from(room)

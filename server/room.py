@@ -16,6 +16,7 @@ from server.codecs import Codecs
 from server.hooks import Hooks
 from server.queue import Queue
 from server.renditions import Renditions
+from server.reports.critical import Criticals
 from server.reports.reports import Reports
 from server.settings import Settings
 from server.tokens import Tokens
@@ -41,6 +42,7 @@ class Room:
     hooks: Hooks
     flow: Flow
     reports: Reports
+    criticals: Criticals
     tokens: Tokens
     renditions: Renditions
     db: anyio.CapacityLimiter

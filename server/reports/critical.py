@@ -8,19 +8,22 @@ one. What a later version has no more is not closed by that. The desk is told, a
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import ceil
-from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
 
+from readingroom.errors import Invalid
 from readingroom.model import Category, CriticalResult, Priority, Report, Rung
-from server.worklist.escalations import LIMITS, cut, open_escalation, restore_result, withdraw_result
+from server.worklist.escalations import LIMITS, checked_ladder, cut, open_escalation, restore_result, withdraw_result
 from server.worklist.items import Work, create_item
 from storage.catalog.escalations import StoredEscalation, Timing, escalations_of
+
+log = logging.getLogger(__name__)
 
 Ask = Callable[..., Sequence[Rung] | None]
 """Asks plugins whom to reach, given what is known of an escalation; `server.worklist.flow.Flow.ladder`."""
@@ -43,47 +46,48 @@ _DETAILS = ("accession_number", "patient_id", "patient_name", "birth_date", "stu
 _LINE = 1000
 
 
-def unpublished(_work: Work, _row: StoredEscalation) -> None:
-    """Nobody else keeps anything of it."""
-
-
 def digest_of(text: str) -> str:
     """What a text is known by: 32 hex digits, the same however its white space is."""
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:32]
 
 
-def ask_ladders(
-    ask: Ask,
-    results: Iterable[CriticalResult],
-    *,
-    facility: str,
-    study_uid: str | None = None,
-    item: str | None = None,
-) -> Ladders:
-    """Whom plugins would have reached for critical results; to be asked before the transaction that signs."""
-    found: dict[str, Sequence[Rung]] = {}
-    for result in results:
-        about = {"facility": facility, "study_uid": study_uid, "item": item}
-        ladder = ask(reason=result.text, category=result.category, **about)
-        if ladder is not None:
-            found[digest_of(result.text)] = ladder
-    return found
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criticals:
+    """The critical results of a room: who says whom to reach, and who is told, in the transaction, of what changes."""
+
+    ask: Ask
+    published: list[Publish] = field(default_factory=list)
+
+    def ladders(self, report: Report) -> Ladders:
+        """Whom plugins would have reached for what a report says; to be asked before the transaction that signs it."""
+        found: dict[str, Sequence[Rung]] = {}
+        about = {"facility": report.facility, "study_uid": report.study_uid, "item": report.item}
+        for result in report.critical_results:
+            ladder = self.ask(reason=cut(result.text), category=result.category, details=_details(report), **about)
+            if ladder is None:
+                continue
+            try:
+                found[digest_of(result.text)] = checked_ladder(ladder)
+            except Invalid as error:  # of a plugin: no reason not to sign, there is a ladder of ours
+                log.warning("the ladder of a plugin for category %d is of no use: %s", result.category, error.message)
+        return found
+
+    def follow(self, work: Work, _stored: object, report: Report) -> None:
+        """Open what a signed version calls for; as `server.reports.reports.Reports.signed` has it."""
+        for row in open_criticals(work, report):
+            self.publish(work, row)
+
+    def publish(self, work: Work, row: StoredEscalation) -> None:
+        """Tell that an escalation is another one now."""
+        for publish in self.published:
+            publish(work, row)
 
 
-def open_criticals(
-    work: Work,
-    report: Report,
-    ladders: Ladders = MappingProxyType({}),
-    publish: Publish = unpublished,
-) -> list[StoredEscalation]:
+def open_criticals(work: Work, report: Report) -> list[StoredEscalation]:
     """Have somebody told of the critical results of a version that is being signed; returns what changed by that.
 
-    Called in the transaction that signs, with the report locked, for versions that are withdrawn as well.
-
-    Parameters
-    ----------
-    ladders
-        Whom to reach and when, as `ask_ladders` found; by default those of the categories.
+    Called in the transaction that signs, with the report locked, for versions that are withdrawn as well. Whom to
+    reach is what `Work.ladders` has for the digest of a result; by default it is the ladder of the category.
     """
     wanted = {} if report.status in _VOID else _most_urgent(report.critical_results)
     known = {row.result: row for row in escalations_of(work.connection, [report.id], locked=True) if row.result}
@@ -92,9 +96,7 @@ def open_criticals(
         if result not in wanted and found.withdrawn_at is None:
             changed += _take_out(work, report, found)
     for result, told in wanted.items():
-        changed += _put_in(work, report, told, known.get(result), ladders.get(result))
-    for row in changed:
-        publish(work, row)
+        changed += _put_in(work, report, told, known.get(result))
     return changed
 
 
@@ -120,7 +122,7 @@ def _most_urgent(results: Iterable[CriticalResult]) -> dict[str, CriticalResult]
 
 
 def _put_in(
-    work: Work, report: Report, result: CriticalResult, found: StoredEscalation | None, ladder: Sequence[Rung] | None
+    work: Work, report: Report, result: CriticalResult, found: StoredEscalation | None
 ) -> list[StoredEscalation]:
     if found is not None and found.category is not None and found.category <= result.category:
         if found.withdrawn_at is None:
@@ -132,7 +134,7 @@ def _put_in(
         changed.append(withdraw_result(work, found, f"More urgent in version {report.number} of the report:"))
     key = digest_of(result.text)
     again = "" if found is None else f" {report.number}"
-    changed.append(_open(work, report, result, f"critical: {report.id} {key}{again}", key, ladder))
+    changed.append(_open(work, report, result, f"critical: {report.id} {key}{again}", key))
     return changed
 
 
@@ -148,14 +150,7 @@ def _take_out(work: Work, report: Report, found: StoredEscalation) -> list[Store
     return [gone, _open(work, report, heard, f"withdrawn: {found.id} {report.number}", None)]
 
 
-def _open(
-    work: Work,
-    report: Report,
-    result: CriticalResult,
-    key: str,
-    digest: str | None,
-    ladder: Sequence[Rung] | None = None,
-) -> StoredEscalation:
+def _open(work: Work, report: Report, result: CriticalResult, key: str, digest: str | None) -> StoredEscalation:
     row = open_escalation(
         work,
         key=key,
@@ -164,7 +159,7 @@ def _open(
         item=report.item,
         study_uid=report.study_uid,
         category=result.category,
-        ladder=ladder,
+        ladder=work.ladders.get(digest or ""),
         details=_details(report),
         report=report.id,
         result=digest,

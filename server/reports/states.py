@@ -28,18 +28,19 @@ class Step:
 
 
 _UNSIGNED: tuple[ReportStatus, ...] = ("registered", "preliminary")
-_FINAL: tuple[ReportStatus, ...] = ("final", "amended", "corrected", "appended")
+FINAL: tuple[ReportStatus, ...] = ("final", "amended", "corrected", "appended")
+"""The states of a report that somebody has signed for good."""
 
 STEPS: Mapping[Command, Step] = {
-    "write": Step((*_UNSIGNED, *_FINAL), None),
+    "write": Step((*_UNSIGNED, *FINAL), None),
     "sign preliminary": Step(_UNSIGNED, "preliminary"),
     "sign final": Step(_UNSIGNED, "final"),
-    "revise": Step(_FINAL, None),
-    "append": Step(_FINAL, "appended"),
-    "amend": Step(_FINAL, "amended"),
-    "correct": Step(_FINAL, "corrected"),
+    "revise": Step(FINAL, None),
+    "append": Step(FINAL, "appended"),
+    "amend": Step(FINAL, "amended"),
+    "correct": Step(FINAL, "corrected"),
     "cancel": Step(("registered",), "cancelled"),
-    "withdraw": Step(("preliminary", *_FINAL), "entered-in-error"),
+    "withdraw": Step(("preliminary", *FINAL), "entered-in-error"),
 }
 
 SIGNING: Mapping[ReportKind, Command] = {

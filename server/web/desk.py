@@ -233,7 +233,9 @@ async def _act(request: Request, act: Callable[[Work], StoredEscalation]) -> Sto
 
     def run() -> StoredEscalation:
         with working(room.engine, room.clock, caller.actor, caller.scope, queue=room.queue) as work:
-            return act(work)
+            row = act(work)
+            room.criticals.publish(work, row)
+            return row
 
     return await anyio.to_thread.run_sync(run, limiter=room.db)
 

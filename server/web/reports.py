@@ -8,7 +8,7 @@ is lost. The commands behind ``/reports/ID/`` want it too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
@@ -35,14 +35,17 @@ from readingroom.model import (
 )
 from server.auth import caller_of
 from server.reports.checking import Checked, check_report, require_passed
+from server.reports.critical import Ladders, is_finished, open_criticals_of
 from server.reports.drafting import Text, WrittenSection, digest, unaccepted
 from server.reports.material import material_for
 from server.reports.reports import Reports, find_written, text_of
 from server.reports.signing import SigningKeys, digest_of, read_history, read_signed
+from server.reports.states import FINAL
 from server.reports.templates import text_of_template
 from server.room import Room
 from server.web.bodies import body_of, read_body
 from server.worklist.items import Work, working
+from storage.catalog.escalations import StoredEscalation
 from storage.catalog.reports import MOST, SignedVersion, StoredReport, find_report, find_template, list_reports
 from storage.catalog.shown import read_study
 
@@ -141,8 +144,14 @@ async def listed(request: Request) -> Response:
         raise Invalid(
             f"The parameters here are {names}, limit (1 to {MOST}), and status: {', '.join(get_args(ReportStatus))}."
         )
-    found = await room.read_apart(list_reports, caller_of(request).scope, known=known, limit=int(limit))
-    return _json([_row(report) for report in found])
+    scope = caller_of(request).scope
+
+    def read(connection: sa.Connection) -> list[dict[str, Any]]:
+        reports = list_reports(connection, scope, known=known, limit=int(limit))
+        criticals = open_criticals_of(connection, [one.id for one in reports])
+        return [_row(one, criticals.get(one.id, ())) for one in reports]
+
+    return _json(await room.read_apart(read))
 
 
 async def shown(request: Request) -> Response:
@@ -260,21 +269,21 @@ async def signed(request: Request) -> Response:
         raise Invalid("Say which reader signs.")
     scope, id, number = caller_of(request).scope, request.path_params["id"], _seen(request)
 
-    def look() -> list[Checked]:
+    def look() -> tuple[list[Checked], Ladders]:
         with room.engine.connect() as connection:
             found = find_report(connection, scope, id)
             if found.version != number or found.draft is None:
-                return []  # the command says what is wrong
+                return [], {}  # the command says what is wrong
             report = room.reports.compose(connection, found)
-        return _checks(room, report)
+        return _checks(room, report), room.criticals.ladders(report)
 
-    checks = await anyio.to_thread.run_sync(look, limiter=room.db)
+    checks, ladders = await anyio.to_thread.run_sync(look, limiter=room.db)
     require_passed(checks, room.settings.blocking_checks)
 
     def act(reports: Reports, work: Work, found: StoredReport) -> StoredReport:
         return reports.sign(work, found, reader=told["reader"], status=status, discrepancy=discrepancy)
 
-    return await _command(request, act, checks=[asdict(one) for one in checks])
+    return await _command(request, act, ladders, checks=[asdict(one) for one in checks])
 
 
 async def cancelled(request: Request) -> Response:
@@ -294,12 +303,12 @@ async def withdrawn(request: Request) -> Response:
     )
 
 
-async def _command(request: Request, act: Act, **more: Any) -> Response:
+async def _command(request: Request, act: Act, ladders: Ladders | None = None, **more: Any) -> Response:
     room: Room = request.app.state.room
     caller, id, number = caller_of(request), request.path_params["id"], _seen(request)
 
     def run() -> None:
-        with working(room.engine, room.clock, caller.actor, caller.scope, queue=room.queue) as work:
+        with working(room.engine, room.clock, caller.actor, caller.scope, queue=room.queue, ladders=ladders) as work:
             act(room.reports, work, find_written(work, id, number))
 
     await anyio.to_thread.run_sync(run, limiter=room.db)
@@ -321,7 +330,7 @@ async def _answer(request: Request, id: str, *, status: int = 200, **more: Any) 
 def _read(connection: sa.Connection, scope: Scope, id: str, reports: Reports) -> tuple[StoredReport, dict[str, Any]]:
     found = find_report(connection, scope, id)
     history = read_history(connection, reports.keys, found)
-    body = _row(found)
+    body = _row(found, open_criticals_of(connection, [id]).get(id, ()))
     body["versions"] = [_signed_row(one) for one in history]
     body["signed"] = _shown(history[-1].shown) if history else None
     body["writing"] = None
@@ -369,10 +378,18 @@ def _version(connection: sa.Connection, scope: Scope, id: str, number: int, keys
     return {**_signed_row(kept), "signature": kept.signature, "report": _shown(report)}
 
 
-def _row(report: StoredReport) -> dict[str, Any]:
+def _row(report: StoredReport, criticals: Sequence[StoredEscalation]) -> dict[str, Any]:
     told = asdict(report)
     del told["draft"], told["patient"]
-    return {**told, "is_being_written": report.draft is not None}
+    # A report whose critical result nobody has read back is not finished, whatever its state.
+    return {
+        **told,
+        "is_being_written": report.draft is not None,
+        "is_finished": report.status in FINAL and is_finished(criticals),
+        "open_criticals": [
+            {"escalation": one.id, "category": one.category, "reach_by": one.reach_by} for one in criticals
+        ],
+    }
 
 
 def _signed_row(one: SignedVersion) -> dict[str, Any]:

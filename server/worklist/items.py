@@ -5,7 +5,7 @@ A command is given to a `Work`, which is one transaction by one actor; its event
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -24,6 +24,7 @@ from readingroom.model import (
     ItemState,
     Order,
     Priority,
+    Rung,
     Scope,
     SlaMark,
     Study,
@@ -91,6 +92,8 @@ class Work:
     claim_lasts: timedelta = CLAIM_LASTS
     queue: Queue | None = None
     """Gets the jobs of those who react to the events; without one they are told, and nobody reacts."""
+    ladders: Mapping[str, Sequence[Rung]] = field(default_factory=dict)
+    """Whom plugins would have reached for what it may come to open: they are asked before it begins, never within."""
     events: list[dict[str, Any]] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
 
@@ -141,11 +144,18 @@ def working(
     *,
     queue: Queue | None = None,
     claim_lasts: timedelta = CLAIM_LASTS,
+    ladders: Mapping[str, Sequence[Rung]] | None = None,
 ) -> Iterator[Work]:
     """A transaction of its own; what it did is durable, and told, when it ends."""
     with begin_write(engine) as connection:
         work = Work(
-            connection=connection, now=clock.now(), actor=actor, scope=scope, claim_lasts=claim_lasts, queue=queue
+            connection=connection,
+            now=clock.now(),
+            actor=actor,
+            scope=scope,
+            claim_lasts=claim_lasts,
+            queue=queue,
+            ladders=ladders or {},
         )
         yield work
         work.tell()

@@ -6,20 +6,33 @@ import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 import sqlalchemy as sa
 
 from readingroom.clock import SetClock
 from readingroom.errors import Conflict, Invalid
-from readingroom.model import Category, Contact, CriticalResult, Facility, Report, Rung, Scope, Signature
+from readingroom.model import (
+    LOCAL_OPERATOR,
+    Category,
+    Contact,
+    CriticalResult,
+    Facility,
+    Report,
+    Rung,
+    Scope,
+    Signature,
+)
 from server.reports import critical as do
 from server.reports.calling import ASK, call_of
+from server.room import Room
 from server.worklist import escalations, items
-from server.worklist.items import Work
+from server.worklist.items import Work, working
 from storage.catalog import schema as t
 from storage.catalog.escalations import StoredEscalation, Timing, escalations_of, list_attempts, timings_of
 from storage.catalog.work_items import StoredItem, item_by_id, ups_of
+from tests.reports import TEXT, Desk
 from tests.worklist import at_work
 
 MINUTE = timedelta(minutes=1)
@@ -56,10 +69,10 @@ def version(*results: CriticalResult, **changes: Any) -> Report:
     return Report(**known | changes)
 
 
-def signed(engine: sa.Engine, clock: SetClock, report: Report, **more: Any) -> list[StoredEscalation]:
+def signed(engine: sa.Engine, clock: SetClock, report: Report) -> list[StoredEscalation]:
     """What signing a version opens or changes."""
     with at_work(engine, clock) as work:
-        return do.open_criticals(work, report, **more)
+        return do.open_criticals(work, report)
 
 
 def known(engine: sa.Engine) -> list[StoredEscalation]:
@@ -144,30 +157,29 @@ def test_a_report_that_is_withdrawn_has_no_result_any_more(engine: sa.Engine, cl
 def test_the_ladder_is_what_a_plugin_says_else_that_of_the_category(engine: sa.Engine, clock: SetClock) -> None:
     asked: list[dict[str, Any]] = []
     ladder = (Rung(number=1, role="desk", after=MINUTE),)
+    worse = CriticalResult(category=2, text="Pneumothorax.")
 
     def ask(**about: Any) -> tuple[Rung, ...] | None:
         asked.append(about)
-        return ladder if about["category"] == 1 else None
+        return {1: ladder, 2: (), 3: None}[about["category"]]
 
-    report = version(BLEED, NODULE)
-    ladders = do.ask_ladders(ask, report.critical_results, facility="local", study_uid="1.2.3")
-    assert asked[0] == {
-        "reason": BLEED.text,
-        "category": 1,
-        "facility": "local",
-        "study_uid": "1.2.3",
-        "item": None,
-    }
-    bleed, nodule = signed(engine, clock, report, ladders=ladders)
-    assert escalations.rungs_of(bleed) == ladder
-    assert escalations.rungs_of(nodule) == escalations.LADDERS[3]
+    report = version(BLEED, worse, NODULE)
+    ladders = do.Criticals(ask=ask).ladders(report)
+    told = {name: asked[0][name] for name in ("reason", "category", "facility", "study_uid", "item")}
+    assert told == {"reason": BLEED.text, "category": 1, "facility": "local", "study_uid": "1.2.3", "item": None}
+    assert asked[0]["details"]["accession_number"] == "A1"
+    with working(engine, clock, LOCAL_OPERATOR, Scope(), ladders=ladders) as work:
+        opened = do.open_criticals(work, report)
+    assert [escalations.rungs_of(one) for one in opened] == [ladder, escalations.LADDERS[2], escalations.LADDERS[3]]
 
 
 def test_whatever_changed_is_published_in_the_transaction(engine: sa.Engine, clock: SetClock) -> None:
     seen: list[tuple[Work, str]] = []
+    criticals = do.Criticals(ask=lambda **_: None)
+    criticals.published.append(lambda work, row: seen.append((work, row.reason)))
     with at_work(engine, clock) as work:
-        (row,) = do.open_criticals(work, version(BLEED), publish=lambda *told: seen.append((told[0], told[1].id)))
-        assert seen == [(work, row.id)]
+        criticals.follow(work, None, version(BLEED))
+        assert seen == [(work, BLEED.text)]
 
 
 def test_a_report_with_an_open_category_1_is_not_finished(engine: sa.Engine, clock: SetClock) -> None:
@@ -183,6 +195,27 @@ def test_a_report_with_an_open_category_1_is_not_finished(engine: sa.Engine, clo
         left = do.open_criticals_of(connection, ["a" * 32])["a" * 32]
     assert [one.category for one in left] == [3]
     assert do.is_finished(left)
+
+
+def test_signing_over_http_opens_it_and_the_report_is_finished_when_it_was_read_back(
+    client: httpx.Client, room: Room
+) -> None:
+    desk = Desk(room=room, client=client)
+    desk.furnish()
+    desk.receive()
+    text = {**TEXT, "critical_results": [{"category": 1, "text": BLEED.text}]}
+    report = desk.give(desk.write(desk.begin(), text), "sign", reader="ada")
+    (told,) = report["open_criticals"]
+    assert (report["status"], report["is_finished"], told["category"]) == ("final", False, 1)
+    (listed,) = client.get("/reports").json()
+    assert (listed["is_finished"], listed["open_criticals"]) == (False, [told])
+    (call,) = client.get("/escalations").json()
+    assert (call["id"], call["report"]) == (told["escalation"], report["id"])
+    assert "Doe, Jane" in call["call"]["say"]
+    assert "It was read by Ada." in call["call"]["say"]
+    client.post(f"/escalations/{call['id']}/acknowledge", json={"by": "Dr. Ward", "read_back": "A bleed."})
+    assert client.get(f"/reports/{report['id']}").json()["is_finished"]
+    assert client.get("/reports").json()[0]["open_criticals"] == []
 
 
 # -- the item of a call ------------------------------------------------------------------------------------------------

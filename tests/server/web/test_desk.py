@@ -89,7 +89,7 @@ def test_another_site_s_form_acknowledges_nothing(client: httpx.Client) -> None:
         ({"json": {"reason": "x", "category": True}}, 400),
         ({"json": {"reason": ""}}, 400),
         ({"json": {"reason": "x", "else": "y"}}, 400),
-        ({"content": b"x" * 70_000, "headers": {"Content-Type": "application/json"}}, 400),
+        ({"content": b"x" * 70_000, "headers": {"Content-Type": "application/json"}}, 413),
         ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415),
     ],
 )
