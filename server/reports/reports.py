@@ -149,7 +149,7 @@ class Reports:
                 f"The text that is being written of report {found.id} is a {before.kind}, not a {text.kind}."
             )
         there = {digest(one) for one in _sentences(text)}
-        accepted = tuple(sorted(there.intersection((*before.accepted, *text.accepted))))
+        accepted = tuple(sorted(there.intersection(before.accepted)))
         return self._change(work, found, draft=dumps(replace(text, accepted=accepted)), author=reader or found.author)
 
     def accept(self, work: Work, found: StoredReport, digests: Iterable[str]) -> StoredReport:
@@ -212,7 +212,7 @@ class Reports:
                 because=text.because,
             )
         return replace(
-            self._about(connection, found),
+            self._about(connection, found, last),
             kind=text.kind,
             status=found.status,
             number=found.number,
@@ -223,6 +223,9 @@ class Reports:
             follow_ups=text.follow_ups,
             codes=text.codes,
             because=text.because,
+            signatures=(),
+            signed_at=None,
+            discrepancy=None,
         )
 
     def sign(
@@ -344,9 +347,14 @@ class Reports:
 
     # -- within ------------------------------------------------------------------------------------------------------
 
-    def _about(self, connection: sa.Connection, found: StoredReport) -> Report:
-        """Patient, study, order and place of a report, as they are now."""
-        study = _study(connection, found)
+    def _about(self, connection: sa.Connection, found: StoredReport, last: Report | None) -> Report:
+        """Patient, study, order and place of a report, as they are now; as signed last, where the study is purged."""
+        try:
+            study = _study(connection, found)
+        except NotFound:
+            if last is None:
+                raise
+            return last
         order = order_of(connection, found.facility, found.accession_number)
         facility = facility_of(connection, found.facility)
         item = item_by_id(connection, found.item) if found.item else None

@@ -95,7 +95,6 @@ class Written(_Model):
     language: str = "en"
     template: str = ""
     because: str = ""
-    accepted: tuple[str, ...] = ()
     reader: str | None = None
 
     @property
@@ -114,7 +113,6 @@ class Written(_Model):
             language=self.language,
             template=self.template,
             because=self.because,
-            accepted=self.accepted,
         )
 
 

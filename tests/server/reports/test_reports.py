@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -25,6 +26,7 @@ from storage.catalog.events import Wanted, read_events
 from storage.catalog.reports import find_report, list_versions
 from storage.catalog.work_items import items_of_study
 from tests.reports import TEXT, Desk, reader_at
+from tests.synthetic import new_uid
 from tests.worklist import add
 
 AI = Algorithm(name="Bleed", version="2", clearance="K123456")
@@ -332,6 +334,53 @@ def test_measurements_of_findings_are_offered_with_where_they_are_seen(desk: Des
     report = desk.begin()
     (measured,) = desk.client.get(f"/reports/{report['id']}/material").json()["measurements"]
     assert (measured["text"], measured["origin"]) == ("Subdural haematoma: volume ml 12.5. ", "measurement")
+
+
+def test_the_numbers_of_structured_reports_in_the_study_are_offered(desk: Desk) -> None:
+    number = {
+        "RelationshipType": "CONTAINS",
+        "ValueType": "NUM",
+        "ConceptNameCodeSequence": [
+            {"CodeValue": "G-A437", "CodingSchemeDesignator": "SRT", "CodeMeaning": "Diameter"}
+        ],
+        "MeasuredValueSequence": [
+            {
+                "NumericValue": "12.5",
+                "MeasurementUnitsCodeSequence": [
+                    {"CodeValue": "mm", "CodingSchemeDesignator": "UCUM", "CodeMeaning": "mm"}
+                ],
+            }
+        ],
+    }
+    group = {"RelationshipType": "CONTAINS", "ValueType": "CONTAINER", "ContentSequence": [number]}
+    desk.receive(Modality="SR", SeriesInstanceUID=new_uid(), SOPInstanceUID=new_uid(), ContentSequence=[group])
+    report = desk.begin()
+    (measured,) = desk.client.get(f"/reports/{report['id']}/material").json()["measurements"]
+    assert (measured["text"], measured["origin"]) == ("Length: 12.5 mm. ", "measurement")
+
+
+def test_of_many_who_write_at_once_on_one_version_one_is_kept(desk: Desk) -> None:
+    report = desk.begin()
+
+    def write(number: int) -> int:
+        text = {"sections": [{"name": "findings", "text": f"I am {number}."}]}
+        headers = {"If-Match": report["etag"]}
+        return desk.client.put(f"/reports/{report['id']}", json=text, headers=headers).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(write, range(16)))
+    assert sorted(statuses) == [200] + [412] * 15
+
+
+def test_a_report_outlives_its_study(desk: Desk) -> None:
+    report = desk.signed()
+    with begin_write(desk.room.engine) as connection:
+        for table in (t.instance_metadata, t.instance, t.series, t.study):
+            connection.execute(table.delete())
+    report = desk.give(report, "revise", kind="correction")
+    text = {"kind": "correction", "because": "x", "sections": [{"name": "impression", "text": "A bleed."}]}
+    report = desk.give(desk.write(report, text), "sign", reader="ada")
+    assert (report["signed"]["patient_name"], report["status"]) == ("Doe^Jane", "corrected")
 
 
 @pytest.mark.parametrize(
