@@ -340,9 +340,7 @@ def test_the_numbers_of_structured_reports_in_the_study_are_offered(desk: Desk) 
     number = {
         "RelationshipType": "CONTAINS",
         "ValueType": "NUM",
-        "ConceptNameCodeSequence": [
-            {"CodeValue": "G-A437", "CodingSchemeDesignator": "SRT", "CodeMeaning": "Diameter"}
-        ],
+        "ConceptNameCodeSequence": [{"CodeValue": "G-A437", "CodingSchemeDesignator": "SRT", "CodeMeaning": "Length"}],
         "MeasuredValueSequence": [
             {
                 "NumericValue": "12.5",
