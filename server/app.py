@@ -55,6 +55,7 @@ from server.gauges import measure
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
 from server.renditions import open_renditions
+from server.reports.charges import Charging
 from server.reports.critical import Criticals
 from server.reports.reports import Reports
 from server.reports.signing import SigningKeys
@@ -64,7 +65,7 @@ from server.settings import Settings
 from server.settle import register_describing
 from server.tokens import Tokens, configured_clients
 from server.volumes import ShownStudies
-from server.web import commands, desk, oauth, reports, templates, worklist
+from server.web import commands, desk, oauth, prices, reports, templates, worklist
 from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
@@ -139,6 +140,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 is_research_mode=settings.research_mode,
             )
             flow.register()
+            Charging(engine=engine, clock=clock, queue=queue).register()
             ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings, hooks=hooks, tell=flow.stored)
             register_describing(queue, blobs)
             renditions = open_renditions(settings)
@@ -221,6 +223,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *commands.routes,
             *reports.routes,
             *templates.routes,
+            *prices.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

@@ -30,6 +30,7 @@ from server.console import Config, Data, Database, err, load_settings, out, prin
 from server.directory_command import directory_app, readers_app
 from server.jobs_command import jobs_app, work
 from server.plugins_command import plugins_app
+from server.prices_command import prices_app, statement
 from server.reports_command import reports_app, templates_app
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ app.add_typer(plugins_app, name="plugins")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(reports_app, name="reports")
 app.add_typer(templates_app, name="templates")
+app.add_typer(prices_app, name="prices")
 
 Facility = Annotated[str | None, typer.Option(help="The facility that owns it.", show_default="the setting 'facility'")]
 
@@ -140,6 +142,7 @@ def serve(
 
 
 app.command()(work)
+app.command()(statement)
 
 
 @app.command()

@@ -41,7 +41,9 @@ _OPEN = re.compile(
 )
 """What is for everybody, so that no credentials are looked at."""
 _SOCKET = re.compile(r"/fhir(?:/f/[^/]+)?/ws")
-_FOR_TOKENS = re.compile(r"/(?:dicomweb|fhir)(?:/.*)?")
+_PUBLISHED = "/prices"
+"""What whoever has no token may see too; with one, a program sees more of it."""
+_FOR_TOKENS = re.compile(r"/(?:dicomweb|fhir)(?:/.*)?|/prices|/statements/.*")
 """What programs may use. The rest is for people."""
 
 Recognise = Callable[[str, str], Awaitable[Actor]]
@@ -179,12 +181,14 @@ class Edge:
         if token is None:
             if scope["type"] == "websocket" and self._settings.require_auth and _SOCKET.fullmatch(path):
                 return NOBODY  # who binds it with a token of its own, which says what of
+            if self._settings.require_auth and path == _PUBLISHED:
+                return NOBODY
             if self._settings.require_auth:
                 raise NotAuthenticated("Come with a token: Authorization: Bearer ...")
             return LOCAL_OPERATOR
         actor = await self._recognise(token, root)
         if not _FOR_TOKENS.fullmatch(path):
-            raise Refused("A token is for /fhir and /dicomweb.")
+            raise Refused("A token is for /fhir, /dicomweb, /prices and /statements.")
         return actor
 
     async def _caller(self, scope: Scope, headers: Headers, root: str) -> Caller:

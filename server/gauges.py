@@ -1,5 +1,5 @@
-"""What is counted when somebody asks, and so is the same whichever process is asked: jobs, and what is to be listed,
-and how soon critical results are told."""
+"""What is counted when somebody asks, and so is the same whichever process is asked: jobs, what is to be listed,
+how soon critical results are told, and what has no price."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from readingroom.model import Scope
 from server.queue import Tally
 from server.reports.critical import MEASURED, Measured, measure_criticals
 from server.room import Room
+from storage.catalog.charges import count_unpriced
 from storage.catalog.escalations import timings_of
 from storage.catalog.listed import Progress, progress
 
@@ -19,10 +20,17 @@ from storage.catalog.listed import Progress, progress
 class Gauges(Collector):
     """Gauges of a room, as they were when this was made."""
 
-    def __init__(self, tallies: Sequence[Tally], listing: Sequence[Progress], criticals: Sequence[Measured]) -> None:
+    def __init__(
+        self,
+        tallies: Sequence[Tally],
+        listing: Sequence[Progress],
+        criticals: Sequence[Measured],
+        unpriced: Sequence[tuple[str, int]],
+    ) -> None:
         self._tallies = tallies
         self._listing = listing
         self._criticals = criticals
+        self._unpriced = unpriced
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The families, for a registry."""
@@ -65,13 +73,19 @@ class Gauges(Collector):
                 if seconds is not None
             ),
         )
+        yield _family(
+            "readingroom_charges_unpriced",
+            "Readings that were charged, and that no published list has a price for",
+            ("facility",),
+            (((facility,), count) for facility, count in self._unpriced),
+        )
 
 
 def measure(room: Room) -> Gauges:
     """Count what there is now."""
     now = room.clock.now()
     criticals = measure_criticals(room.query(timings_of, Scope(), now - MEASURED), now)
-    return Gauges(room.queue.tallies(), room.query(progress), criticals)
+    return Gauges(room.queue.tallies(), room.query(progress), criticals, room.query(count_unpriced))
 
 
 def _family(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from io import StringIO
@@ -14,36 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from readingroom.errors import Invalid, NotFound
-from server.worklist import toml_lines
+from server.worklist.files import Place, Problem, WrongFile, read_toml, said, text_of
 from storage.catalog.directory import Directory
 from storage.directory import Entry, FacilityEntry, ReaderEntry
 
-_MOST_BYTES = 32 << 20
 _COLUMNS = ("id", "name", "state", "zone", "kind", "issuer", "address", "city", "postal_code", "npi", "clia")
 _OF_OPERATOR = ("kind", "state", "zone")
-_SHOWN = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Problem:
-    """Something that is wrong in a file, on a line."""
-
-    file: str
-    line: int
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.what}"
-
-
-class WrongFile(Invalid):
-    """The files of a directory are not right; `problems` has all that is wrong with them."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(sorted(problems))
-        more = f" (and {len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
-        super().__init__("\n".join(["The directory is not right:", *map(str, self.problems[:_SHOWN])]) + more)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,24 +29,13 @@ class Told:
     readers: Mapping[str, ReaderEntry]
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where something stands: in a file, and on which line each part of it does."""
-
-    file: str
-    line_of: Callable[[Sequence[str | int]], int]
-
-    def problem(self, what: str, *path: str | int) -> Problem:
-        return Problem(file=self.file, line=self.line_of(path), what=what)
-
-
 @dataclass(slots=True)
 class _Reading:
     """What has been read so far, and what was wrong with it."""
 
     problems: list[Problem] = field(default_factory=list)
-    facilities: dict[str, tuple[FacilityEntry, _Place]] = field(default_factory=dict)
-    readers: dict[str, tuple[ReaderEntry, _Place]] = field(default_factory=dict)
+    facilities: dict[str, tuple[FacilityEntry, Place]] = field(default_factory=dict)
+    readers: dict[str, tuple[ReaderEntry, Place]] = field(default_factory=dict)
     seen: dict[tuple[type[Entry], str], str] = field(default_factory=dict)
 
 
@@ -96,64 +60,25 @@ def read_files(paths: Sequence[Path], known: Directory | None = None) -> Told:
     facilities = {id: entry for id, (entry, _) in reading.facilities.items()}
     _check_names(reading, {**(known.facilities if known else {}), **facilities})
     if reading.problems:
-        raise WrongFile(reading.problems)
+        raise WrongFile("The directory is", reading.problems)
     return Told(facilities=facilities, readers={id: entry for id, (entry, _) in reading.readers.items()})
 
 
 def _read_file(reading: _Reading, path: Path) -> None:
-    if not path.is_file():
-        raise NotFound(f"There is no file {path}.")
-    text = _text_of(reading, path)
-    if text is None:
+    found = read_toml(reading.problems, path)
+    if found is None:
         return
-    try:
-        document = tomllib.loads(text)
-        lines = toml_lines.lines_of(text)
-    except tomllib.TOMLDecodeError as error:
-        line, what = _syntax_error(str(error), text)
-        reading.problems.append(Problem(file=str(path), line=line, what=f"this is no TOML: {what}"))
-        return
-    except RecursionError:
-        reading.problems.append(Problem(file=str(path), line=1, what="this is nested too deep"))
-        return
-    place = _Place(str(path), lambda path: toml_lines.line_of(lines, path))
+    document, place = found
     for key in document.keys() - {"facilities", "readers"}:
         reading.problems.append(place.problem(f"{key}: a directory has [[facilities]] and [[readers]] only", key))
     for number, given in _tables(reading, document, place, "facilities"):
-        _read_facility(reading, given, _within(place, "facilities", number), path.parent)
+        _read_facility(reading, given, place.within("facilities", number), path.parent)
     for number, given in _tables(reading, document, place, "readers"):
-        _read_entry(reading, ReaderEntry, given, _within(place, "readers", number), reading.readers)
-
-
-def _text_of(reading: _Reading, path: Path) -> str | None:
-    """The text of a file; None where it has none, which is noted."""
-    if path.stat().st_size > _MOST_BYTES:
-        reading.problems.append(Problem(file=str(path), line=1, what=f"a file has at most {_MOST_BYTES:,} bytes"))
-        return None
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        reading.problems.append(Problem(file=str(path), line=line, what="this is no UTF-8"))
-        return None
-
-
-def _syntax_error(said: str, text: str) -> tuple[int, str]:
-    """The line that `tomllib` names in its message, and what it says but for that."""
-    what, _, at = said.rpartition(" (at line ")
-    number = at.partition(",")[0]
-    if number.isdecimal():
-        return int(number), what
-    return text.count("\n") + 1, said.removesuffix(" (at end of document)") + ", at the end of the file"
-
-
-def _within(place: _Place, *prefix: str | int) -> _Place:
-    return _Place(place.file, lambda path: place.line_of((*prefix, *path)))
+        _read_entry(reading, ReaderEntry, given, place.within("readers", number), reading.readers)
 
 
 def _tables(
-    reading: _Reading, given: Mapping[str, Any], place: _Place, key: str
+    reading: _Reading, given: Mapping[str, Any], place: Place, key: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     tables = given.get(key, [])
     if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
@@ -162,14 +87,14 @@ def _tables(
     yield from enumerate(tables)
 
 
-def _read_facility(reading: _Reading, given: dict[str, Any], place: _Place, folder: Path) -> None:
+def _read_facility(reading: _Reading, given: dict[str, Any], place: Place, folder: Path) -> None:
     """A facility, and its sites: those that stand below it, and those of a CSV file that it names."""
     own = {name: value for name, value in given.items() if name not in ("sites", "sites_csv")}
     _read_entry(reading, FacilityEntry, own, place, reading.facilities)
     inherited = {name: own[name] for name in _OF_OPERATOR if name in own} | {"parent": own.get("id")}
     for number, site in _tables(reading, given, place, "sites"):
         _read_entry(
-            reading, FacilityEntry, inherited | site, _within(place, "sites", number), reading.facilities, inherited
+            reading, FacilityEntry, inherited | site, place.within("sites", number), reading.facilities, inherited
         )
     if "sites_csv" in given:
         named = given["sites_csv"]
@@ -177,13 +102,13 @@ def _read_facility(reading: _Reading, given: dict[str, Any], place: _Place, fold
             reading.problems.append(place.problem("sites_csv: there is no such file beside this one", "sites_csv"))
             return
         for site, line in _rows(reading, folder / named):
-            at = _Place(str(folder / named), lambda _, line=line: line)  # type: ignore[misc]
+            at = Place(str(folder / named), lambda _, line=line: line)  # type: ignore[misc]
             _read_entry(reading, FacilityEntry, inherited | site, at, reading.facilities, inherited)
 
 
 def _rows(reading: _Reading, path: Path) -> Iterator[tuple[dict[str, str], int]]:
     """The rows of a CSV file by the names of its first line, without what is empty, and their lines."""
-    text = _text_of(reading, path)
+    text = text_of(reading.problems, path)
     if text is None:
         return
     rows = csv.reader(StringIO(text, newline=""), strict=True)
@@ -213,8 +138,8 @@ def _read_entry[E: (FacilityEntry, ReaderEntry)](
     reading: _Reading,
     kind: type[E],
     given: dict[str, Any],
-    place: _Place,
-    into: dict[str, tuple[E, _Place]],
+    place: Place,
+    into: dict[str, tuple[E, Place]],
     inherited: Mapping[str, Any] | None = None,
 ) -> None:
     if isinstance(given.get("address"), str):
@@ -233,16 +158,10 @@ def _read_entry[E: (FacilityEntry, ReaderEntry)](
             if inherited and path and path[0] in inherited and given[str(path[0])] is inherited[str(path[0])]:
                 continue  # told of the operator
             name = ".".join(f"{part + 1}" if isinstance(part, int) else part for part in path)
-            reading.problems.append(place.problem(": ".join(filter(None, (name, _said(one)))), *path))
+            reading.problems.append(place.problem(": ".join(filter(None, (name, said(one)))), *path))
         return
     if first is None:
         into[entry.id] = entry, place
-
-
-def _said(error: Any) -> str:
-    """What pydantic says, in the words of a file."""
-    messages = {"missing": "is missing", "extra_forbidden": "there is no such key here"}
-    return str(messages.get(error["type"], error["msg"].removeprefix("Value error, ")))
 
 
 def _check_names(reading: _Reading, facilities: Mapping[str, FacilityEntry]) -> None:

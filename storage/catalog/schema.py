@@ -759,6 +759,44 @@ follow_up = sa.Table(
 )
 """Recommendations of signed reports; the work item says whether one is still open and when it is due."""
 
+price_list = sa.Table(
+    "price_list",
+    metadata,
+    _id(),
+    sa.Column("valid_from", sa.Date, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, doc="1, 2 ... of what was published for that day"),
+    sa.Column("is_current", sa.Boolean, nullable=False, doc="false: a later version holds"),
+    sa.Column("content", Text, nullable=False, doc="JSON of a `storage.prices.PriceList`"),
+    sa.Column("made_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("valid_from", "version"),
+    sa.Index("uq_price_list_current", "valid_from", unique=True, **_where("is_current")),
+)
+"""Published prices. A row stays as it is: what was charged by it is explained by it."""
+
+charge = sa.Table(
+    "charge",
+    metadata,
+    _id(),
+    sa.Column("report", sa.ForeignKey("report.id"), nullable=False),
+    sa.Column("kind", sa.String(8), nullable=False, doc="charge; credit: it is taken back"),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("study_uid", Text),
+    sa.Column("accession_number", Text),
+    sa.Column("number", sa.Integer, nullable=False, doc="of the version of the report that it is for"),
+    sa.Column("at", UtcDateTime, nullable=False, doc="when that was signed, or withdrawn"),
+    sa.Column("asked", Text, nullable=False, doc="JSON of the `storage.prices.Asked` that a price was looked for"),
+    sa.Column("state", sa.String(8), nullable=False, doc="priced; unpriced: no list has a price for it"),
+    sa.Column("price_list", sa.ForeignKey("price_list.id")),
+    sa.Column("price", Text, doc="JSON of the `storage.prices.Price` that applied"),
+    sa.Column("currency", sa.String(3)),
+    sa.Column("amount", sa.BigInteger, doc="in the smallest unit of the currency; of a credit, below 0"),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    # One charge for one report, and at most one credit, whatever is repeated.
+    sa.UniqueConstraint("report", "kind"),
+    sa.Index("ix_charge_facility", "facility", "at", "id"),
+    sa.Index("ix_charge_unpriced", "at", "id", **_where("state = 'unpriced'")),
+)
 
 resource = sa.Table(
     "resource",

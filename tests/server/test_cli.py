@@ -69,6 +69,10 @@ COMMANDS = (
     "plugins check",
     "plugins run",
     "plugins new",
+    "prices import",
+    "prices check",
+    "prices show",
+    "statement",
 )
 
 
