@@ -116,7 +116,7 @@ def list_(
     database: Database = None,
     config: Config = None,
 ) -> None:
-    """Show what there are."""
+    """Show the templates and macros that there are, with whose they are and what they are for."""
     settings = load_settings(config, data=data, database=database)
     from server.archive import open_new_archive
     from storage.catalog.reports import list_templates
