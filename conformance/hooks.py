@@ -50,9 +50,10 @@ _FAILS_OTHERWISE = {
     "stopping": "that is logged",
     "assign": "the built-in order holds",
     "notify_contact": "the next contact, the next rung",
+    "deliver_report": "it is tried again for a day",
 }
 _PARTS = ("Fired", "Runs", "Returns", "If it fails", "Delivered again", "Added in")
-_WORDS = ("Priority", "ItemKind", "ItemState", "SlaMark", "Category")
+_WORDS = ("Priority", "ItemKind", "ItemState", "SlaMark", "Category", "ReportStatus", "ReportKind", "Origin")
 
 
 def page() -> str:

@@ -19,6 +19,7 @@ from readingroom.errors import (
     Refused,
     RetryLater,
     Unavailable,
+    Unreachable,
 )
 from readingroom.hooks import hookimpl
 from readingroom.model import (
@@ -31,6 +32,7 @@ from readingroom.model import (
     Code,
     Contact,
     CriticalResult,
+    Destination,
     Escalation,
     Evidence,
     Facility,
@@ -63,6 +65,7 @@ from readingroom.results import (
     Prior,
     PriorSummary,
     Proposal,
+    Receipt,
     Reject,
     Triage,
     Veto,
@@ -84,6 +87,7 @@ __all__ = [
     "Contact",
     "Context",
     "CriticalResult",
+    "Destination",
     "Draft",
     "Escalation",
     "Evidence",
@@ -107,6 +111,7 @@ __all__ = [
     "Proposal",
     "Reader",
     "ReadingRoomError",
+    "Receipt",
     "Refused",
     "Reject",
     "Report",
@@ -124,6 +129,7 @@ __all__ = [
     "SystemClock",
     "Triage",
     "Unavailable",
+    "Unreachable",
     "Veto",
     "Waiting",
     "WorkItem",

@@ -23,7 +23,7 @@ from typing import Any
 from readingroom.channel import PROTOCOL, Json, Message, Messages, json_of, pack, send
 from readingroom.confine import Limits
 from readingroom.context import Archive, NoArchive
-from readingroom.errors import GiveUp, Invalid, PluginFailed, ReadingRoomError, RetryLater
+from readingroom.errors import GiveUp, Invalid, PluginFailed, ReadingRoomError, RetryLater, Unreachable
 from readingroom.hooks import Hook
 from readingroom.jsonio import to_json
 from readingroom.nursery import Forked, Nursery, environment
@@ -313,9 +313,10 @@ class Contained:
         """What a plugin says that a call came to."""
         text = str(told.get("message"))
         match told["failed"]:
-            case "retry":
+            case "retry" | "unreachable" as how:
                 after = told.get("after")
-                return RetryLater(text, after=timedelta(seconds=min(float(after), 86400)) if after else timedelta(0))
+                kind = RetryLater if how == "retry" else Unreachable
+                return kind(text, after=timedelta(seconds=min(float(after), 86400)) if after else timedelta(0))
             case "give up":
                 return GiveUp(text)
             case "memory":

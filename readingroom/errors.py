@@ -25,6 +25,7 @@
     ├── Unavailable             not now: full disk, busy, cold tier
     │   ├── OutOfSpace          the store cannot take more bytes
     │   └── RetryLater          a job that wants to be done again, not before a time
+    │       └── Unreachable     nobody answers where it is to be sent
     ├── GiveUp                  a job that will never succeed
     └── PluginFailed            a plugin raised, died, took too long, or gave what nobody can use
 """
@@ -147,6 +148,10 @@ class RetryLater(Unavailable):
     def __init__(self, message: str | None = None, *, after: timedelta = timedelta(minutes=1)) -> None:
         super().__init__(message, retry_after=ceil(after.total_seconds()))
         self.after = after
+
+
+class Unreachable(RetryLater):
+    """Nobody answers there."""
 
 
 class GiveUp(ReadingRoomError):

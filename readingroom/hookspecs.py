@@ -13,6 +13,7 @@ from readingroom.context import Context
 from readingroom.hooks import DECLARED, Hook, decide, react, register
 from readingroom.model import (
     Contact,
+    Destination,
     Escalation,
     Facility,
     Finding,
@@ -36,6 +37,7 @@ from readingroom.results import (
     Prior,
     PriorSummary,
     Proposal,
+    Receipt,
     Reject,
     Triage,
     Veto,
@@ -641,6 +643,40 @@ def notify_contact(escalation: Escalation, rung: Rung, contact: Contact, ctx: Co
                 return None
             ctx.log.warning("%s: %s", contact.name, escalation.reason)
             return Notified(reference=ctx.delivery, at=ctx.clock.now())
+    """
+
+
+@react(answers="first")
+def deliver_report(report: Report, destination: Destination, ctx: Context) -> Receipt | None:
+    """Hand a signed report over to where it is to go.
+
+    Fired: for each signed version of a report and each destination of its facility whose channel the server does not
+    carry itself, in the order of the versions.
+
+    Runs: from the queue, for at most a minute.
+
+    Returns: a `Receipt`, or None where the channel of the destination is not this plugin's. One that is not accepted
+    ends the delivery, and somebody is told.
+
+    If it fails: it is tried again, later each time, for a day; then the delivery is dead, and an escalation to the desk
+    of the facility is opened. `Unreachable` holds up all that goes to the destination, `RetryLater` this report alone;
+    after `GiveUp` it is dead at once.
+
+    Delivered again: yes, with the same ``ctx.delivery``: give it to what carries the report, so that nothing comes
+    twice.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import Receipt, hookimpl
+
+        @hookimpl
+        def deliver_report(report, destination, ctx):
+            if destination.channel != "log":
+                return None
+            ctx.log.info("version %d of report %s goes to %s", report.number, report.id, destination.id)
+            return Receipt(accepted=True, reference=ctx.delivery)
     """
 
 

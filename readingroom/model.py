@@ -438,6 +438,35 @@ class Report:
         return "".join(section.text for section in self.sections if section.name == name)
 
 
+DELIVERED: tuple[ReportStatus, ...] = (
+    "preliminary",
+    "final",
+    "amended",
+    "corrected",
+    "appended",
+    "cancelled",
+    "entered-in-error",
+)
+"""The statuses that a version of a report may be delivered with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where reports of a facility go: `channel` is the name of what carries them (hl7, fhir, mail, fax).
+
+    `facility` is the one whose directory entry has it: that of the reports, or one above it. `options` are for the
+    channel. Reports of these `statuses` go there first; what follows one that went there follows it whatever it is.
+    """
+
+    id: str
+    facility: str
+    channel: str
+    address: str
+    statuses: tuple[ReportStatus, ...] = DELIVERED
+    is_active: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 # -- people and places -------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
-from readingroom.errors import GiveUp, RetryLater
+from readingroom.errors import GiveUp, RetryLater, Unreachable
 
 type Address = IPv4Address | IPv6Address
 type Network = IPv4Network | IPv6Network
@@ -89,8 +89,10 @@ def call(
     ------
     GiveUp
         It is not sent, since the URL or what it resolves to is not allowed; or it is refused for good.
+    Unreachable
+        Nobody answered.
     RetryLater
-        It may be sent again: nobody answered, or the answer says so.
+        The answer says that it may be sent again.
     """
     origin = origin_of(url)
     parts = urlsplit(url)
@@ -108,7 +110,7 @@ def call(
             except (OSError, HTTPException):
                 return b""  # the request was taken, and is not to be sent again
     except (OSError, HTTPException) as error:
-        raise RetryLater(f"{origin.url} did not answer: {type(error).__name__}.") from None
+        raise Unreachable(f"{origin.url} did not answer: {type(error).__name__}.") from None
     finally:
         connection.close()
 
@@ -144,13 +146,13 @@ def allowed_addresses(origin: Origin, networks: Sequence[Network]) -> list[str]:
     ------
     GiveUp
         One of them is not, or is asked without TLS though it is in none of the networks.
-    RetryLater
+    Unreachable
         The name cannot be resolved.
     """
     try:
         found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise RetryLater(f"The name of {origin.url} cannot be resolved.") from None
+        raise Unreachable(f"The name of {origin.url} cannot be resolved.") from None
     addresses = [str(entry[4][0]) for entry in found]
     for text in addresses:
         address = ip_address(text.partition("%")[0])

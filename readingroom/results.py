@@ -124,6 +124,19 @@ class Notified:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What the receiver of a report answered: it has it now, or it will not take it.
+
+    `code` is its word for that (AA, 201, 250), `reference` what it knows the report by, `text` what it said besides.
+    """
+
+    accepted: bool
+    code: str = ""
+    reference: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """One number for the metrics page, in base units: seconds, bytes, a ratio from 0 to 1.
 

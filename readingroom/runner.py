@@ -27,7 +27,7 @@ from readingroom import errors
 from readingroom.channel import PROTOCOL, Channel, Message
 from readingroom.confine import Limits, confine, die_with_parent, limit_cpu
 from readingroom.context import Archive, Context, Dataset, SharedVolume
-from readingroom.errors import GiveUp, Invalid, ReadingRoomError, RetryLater
+from readingroom.errors import GiveUp, Invalid, ReadingRoomError, RetryLater, Unreachable
 from readingroom.hooks import Hook
 from readingroom.hookspecs import HOOKS
 from readingroom.jsonio import from_json
@@ -210,6 +210,8 @@ class Runner:
 def _failure_of(error: BaseException) -> Message:
     """What is said of what a plugin raised: whatever it is, SystemExit too, is the server's to record."""
     match error:
+        case Unreachable():
+            return _failed("unreachable", error) | {"after": error.after.total_seconds()}
         case RetryLater():
             return _failed("retry", error) | {"after": error.after.total_seconds()}
         case GiveUp():

@@ -57,8 +57,9 @@ from server.ingest import Ingest
 from server.renditions import open_renditions
 from server.reports.charges import Charging
 from server.reports.critical import Criticals
+from server.reports.delivery import Deliveries
 from server.reports.reports import Reports
-from server.reports.signing import SigningKeys
+from server.reports.signing import SigningKeys, read_signed
 from server.reports.telling import tell_plugins
 from server.room import Room
 from server.settings import Settings
@@ -166,6 +167,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     keys=with_configured(attribute.key for attribute in settings.search_attributes),
                 )
                 tell_plugins(engine, queue, hooks, room.reports.keys)
+                deliver_reports(room)
                 room.reports.signed.append(room.criticals.follow)
                 watch(room)
                 deliver_from(room)
@@ -179,6 +181,17 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 own_codecs.close()
     finally:
         engine.dispose()
+
+
+def deliver_reports(room: Room) -> None:
+    """Have signed reports go to their destinations; each is looked at once more before it does."""
+    Deliveries(
+        engine=room.engine,
+        clock=room.clock,
+        queue=room.queue,
+        hooks=room.hooks,
+        read=lambda connection, report, number: read_signed(connection, room.reports.keys, report, number),
+    ).register()
 
 
 def create_app(room: Room | None = None) -> ASGIApp:

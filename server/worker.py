@@ -23,6 +23,7 @@ from server.fhir.reindexing import reindex
 from server.listing import list_attributes
 from server.purging import purge_due
 from server.queue import Job, Queue
+from server.reports.delivery import remember_ways
 from server.room import Room
 from server.settle import describe_stale, settle_studies
 from server.worklist import escalations, items
@@ -141,6 +142,7 @@ TIMERS: tuple[Duty, ...] = (
         act=lambda room, now: climb_due(room.engine, now, room.flow.climbed, room.queue),
         at_once=escalations.AT_ONCE,
     ),
+    Duty(name="ways", act=lambda room, now: remember_ways(room.engine, room.queue, now), every=_SWEEP_SECONDS),
     Duty(name="subscribers", act=lambda room, now: look_due(room, now)),
     Duty(name="assign", act=lambda room, _: room.flow.assign_now(), every=_ASSIGN_SECONDS),
     Duty(name="clock", act=lambda room, _: _measure_clock(room), every=_CLOCK_SECONDS, is_of_each=True),

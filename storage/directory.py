@@ -7,6 +7,7 @@ catalog, and asked by the rules of `server.worklist.directory`; each says of its
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import pairwise
@@ -23,10 +24,13 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
-from readingroom.model import Contact, Facility, Priority, Reader
+from readingroom.model import DELIVERED, Contact, Destination, Facility, Priority, Reader, ReportStatus
+from storage.destinations import address_problem, options_problem
 
 FacilityKind = Literal["hospital", "imaging-centre", "urgent-care", "clinic", "mobile", "teleradiology"]
 """The six kinds: `mobile` is an operator of vans and each site that they come to, `teleradiology` a practice or night
@@ -276,6 +280,60 @@ class ContactEntry(Entry):
         return self
 
 
+class DestinationEntry(Entry):
+    """Where reports go: `channel` is hl7, fhir, stow, dicom, mail, fax, sms or one of a plugin.
+
+    A facility has those of the facilities above it too, but for one whose `id` it has itself: so it can say of one that
+    it is not `active`.
+    """
+
+    id: Id
+    channel: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,30}$")]
+    address: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
+    statuses: tuple[ReportStatus, ...] = Field(DELIVERED, min_length=1)
+    is_active: bool = Field(True, alias="active")
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+    def destination(self, facility: str) -> Destination:
+        """The noun; `facility` is the one that has this entry."""
+        return Destination(
+            id=self.id,
+            facility=facility,
+            channel=self.channel,
+            address=self.address,
+            statuses=self.statuses,
+            is_active=self.is_active,
+            options=self.options,
+        )
+
+    @field_validator("address")
+    @classmethod
+    def _can_be_reached(cls, address: str, info: ValidationInfo) -> str:
+        channel = info.data.get("channel", "")
+        problem = address_problem(channel, address)
+        if problem is not None:
+            raise ValueError(f"this is no address of channel {channel}: {problem}")
+        return address
+
+    @field_validator("statuses")
+    @classmethod
+    def _are_delivered(cls, statuses: tuple[ReportStatus, ...]) -> tuple[ReportStatus, ...]:
+        if not set(statuses) <= set(DELIVERED):
+            raise ValueError(f"what is delivered is {', '.join(DELIVERED)}")
+        return statuses
+
+    @field_validator("options")
+    @classmethod
+    def _are_known(cls, options: Mapping[str, Any], info: ValidationInfo) -> Mapping[str, Any]:
+        channel = info.data.get("channel", "")
+        if not all(isinstance(value, str | int | float | bool) for value in options.values()):
+            raise ValueError("an option is a text, a number, true or false")
+        problem = options_problem(channel, options)
+        if problem is not None:
+            raise ValueError(f"these are no options of channel {channel}: {problem}")
+        return options
+
+
 # -- contracts ---------------------------------------------------------------------------------------------------------
 
 
@@ -379,6 +437,7 @@ class FacilityEntry(Entry):
     clia: Clia | None = None
     final_by: Literal["service", "facility"] = "service"
     contacts: tuple[ContactEntry, ...] = ()
+    destinations: tuple[DestinationEntry, ...] = ()
     contracts: Annotated[tuple[Contract, ...], AfterValidator(_sorted)] = ()
 
     @property
@@ -393,6 +452,14 @@ class FacilityEntry(Entry):
             zone=self.zone,
             contacts=tuple(one.contact for one in self.contacts),
         )
+
+    @field_validator("destinations")
+    @classmethod
+    def _have_names_of_their_own(cls, destinations: tuple[DestinationEntry, ...]) -> tuple[DestinationEntry, ...]:
+        ids = [one.id for one in destinations]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"two destinations have the id {max(ids, key=ids.count)!r}")
+        return destinations
 
     @model_validator(mode="after")
     def _has_one_contract_at_a_time(self) -> FacilityEntry:

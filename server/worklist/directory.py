@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from readingroom.errors import Refused
-from readingroom.model import Contact, Facility, Reader
+from readingroom.model import Contact, Destination, Facility, Reader
 from server.worklist.hours import moment, span_on
 from storage.catalog.directory import Directory, has_readers, read_chain, read_reader
 from storage.directory import DAYS, STATES, FacilityEntry, Licence, ReaderEntry, Shift, zone_of
@@ -128,6 +128,15 @@ def facility_of(connection: sa.Connection, id: str) -> Facility:
         has = {contact.role for contact in contacts}
         contacts += (contact for contact in entry.facility.contacts if contact.role not in has)
     return replace(chain[0].facility, contacts=tuple(contacts))
+
+
+def destinations_of(connection: sa.Connection, id: str) -> tuple[Destination, ...]:
+    """Where the reports of a facility go: its own destinations, and those above whose id it does not have itself."""
+    found: dict[str, Destination] = {}
+    for entry in read_chain(connection, id).chain(id):
+        for one in entry.destinations:
+            found.setdefault(one.id, one.destination(entry.id))
+    return tuple(found.values())
 
 
 def require_lawful(connection: sa.Connection, item: Located, reader: str, at: datetime) -> None:

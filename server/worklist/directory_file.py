@@ -193,9 +193,9 @@ def write_text(directory: Directory) -> str:
     parts = ["# Made by `readingroom directory export`; `readingroom directory import` takes it back.\n"]
     for facility in directory.facilities.values():
         told = facility.model_dump(by_alias=True, exclude_defaults=True)
-        contracts = told.pop("contracts", ())
+        tables = {name: told.pop(name, ()) for name in ("destinations", "contracts")}
         parts.append(_table("facilities", told))
-        parts += [_table("facilities.contracts", one) for one in contracts]
+        parts += [_table(f"facilities.{name}", one) for name, several in tables.items() for one in several]
     for reader in directory.readers.values():
         parts.append(_table("readers", reader.model_dump(by_alias=True, exclude_defaults=True)))
     return "\n".join(parts)

@@ -16,11 +16,12 @@ from typing import Any
 
 import orjson
 import sqlalchemy as sa
+from pydantic import ValidationError
 
 from readingroom.errors import Conflict
 from storage.catalog import schema as t
 from storage.catalog.writers import insert_for
-from storage.directory import Contract, Entry, FacilityEntry, ReaderEntry, Shift
+from storage.directory import Contract, DestinationEntry, Entry, FacilityEntry, ReaderEntry, Shift
 
 _DIRECTORY_LOCK = 0x64697265
 _MOST_LEVELS = 16
@@ -155,7 +156,8 @@ def write_facility(connection: sa.Connection, entry: FacilityEntry, now: datetim
         raise Conflict(
             f"Facility {entry.id} has studies whose patient ids are of issuer {before!r}; it cannot become {issuer!r}."
         )
-    details = _json(entry, {"address", "city", "postal_code", "npi", "clia", "contacts", "final_by"})
+    named = {"address", "city", "postal_code", "npi", "clia", "contacts", "final_by", "destinations"}
+    details = _json(entry, named)
     values = {
         "name": entry.name,
         "issuer": issuer,
@@ -255,8 +257,21 @@ def _facilities(
         known = {name: row._mapping[name] for name in ("id", "name", "kind", "parent", "state", "zone")}
         known["issuer"] = None if row.issuer == row.id else row.issuer
         known["contracts"] = contracts[row.id]
-        found[row.id] = FacilityEntry.model_validate(known | orjson.loads(row.details))
+        details = orjson.loads(row.details)
+        destinations = tuple(map(_kept_destination, details.pop("destinations", ())))
+        entry = FacilityEntry.model_validate(known | details)
+        found[row.id] = entry.model_copy(update={"destinations": destinations}) if destinations else entry
     return found
+
+
+def _kept_destination(kept: Mapping[str, Any]) -> DestinationEntry:
+    """A destination as it was kept, though it may be less than right: so it is met, and told of, when it is used."""
+    try:
+        return DestinationEntry.model_validate(kept)
+    except ValidationError:
+        id, channel, address = (str(kept.get(name) or "") for name in ("id", "channel", "address"))
+        is_active = kept.get("is_active", True) is not False
+        return DestinationEntry.model_construct(id=id, channel=channel, address=address, is_active=is_active)
 
 
 # -- readers -----------------------------------------------------------------------------------------------------------

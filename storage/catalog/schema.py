@@ -716,6 +716,68 @@ report_version = sa.Table(
 )
 """Signed versions of reports. A row is added and never changed; triggers of the database see to that."""
 
+_OPEN = "state IN ('queued', 'sent')"
+
+delivery = sa.Table(
+    "delivery",
+    metadata,
+    sa.Column(
+        "id",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+        doc="in the order in which they go",
+    ),
+    sa.Column("report", sa.ForeignKey("report.id"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False, doc="of the signed version"),
+    sa.Column("facility", sa.String(64), nullable=False, doc="that the report is of"),
+    sa.Column("owner", sa.String(64), nullable=False, doc="id of the facility whose destination it is"),
+    sa.Column("destination", sa.String(64), nullable=False),
+    sa.Column("channel", Text, nullable=False),
+    sa.Column("told", sa.LargeBinary, nullable=False, doc="JSON of the destination as it was when it was last asked"),
+    sa.Column("lane", Text, nullable=False, doc="at one destination, what is of one lane goes in its order"),
+    sa.Column("study_uid", Text),
+    sa.Column("item", sa.String(32)),
+    sa.Column("state", sa.String(8), nullable=False, doc="queued, sent, accepted, refused, dead, skipped"),
+    sa.Column("control_id", sa.String(20), nullable=False, unique=True, doc="the same on every attempt"),
+    sa.Column("attempts", sa.Integer, nullable=False, doc="since it was queued, or told to go again"),
+    sa.Column("error", Text, nullable=False, doc="why the last attempt failed, or it is not to go"),
+    sa.Column("receipt", sa.LargeBinary, doc="JSON of what the receiver answered"),
+    sa.Column("queued_at", UtcDateTime, nullable=False, doc="or when it was told to go again"),
+    sa.Column("next_at", UtcDateTime, nullable=False, doc="not before"),
+    sa.Column("first_tried_at", UtcDateTime),
+    sa.Column("done_at", UtcDateTime),
+    sa.UniqueConstraint("report", "number", "owner", "destination"),
+    sa.Index("ix_delivery_open", "owner", "destination", "id", **_where(_OPEN)),
+    sa.Index("ix_delivery_lane", "owner", "destination", "lane", "id", **_where(_OPEN)),
+    sa.Index("ix_delivery_state", "state", "id"),
+    sqlite_autoincrement=True,
+)
+"""One signed version of a report on its way to one destination."""
+
+delivery_attempt = sa.Table(
+    "delivery_attempt",
+    metadata,
+    sa.Column("delivery", sa.ForeignKey("delivery.id"), primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("control_id", sa.String(20), nullable=False),
+    sa.Column("begun_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime, doc="NULL: it is under way, or whoever made it has died"),
+    sa.Column("outcome", sa.String(8), nullable=False, doc="sent, accepted, refused, dead; queued: it is tried again"),
+    sa.Column("error", Text, nullable=False),
+)
+
+delivery_way = sa.Table(
+    "delivery_way",
+    metadata,
+    sa.Column("owner", sa.String(64), primary_key=True),
+    sa.Column("destination", sa.String(64), primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False, doc="one after the other, of any delivery"),
+    sa.Column("retry_at", UtcDateTime, doc="nothing goes there before"),
+    sa.Column("escalation", sa.String(32), doc="id of the last one that was opened for it"),
+)
+"""How it goes with each destination, whatever is delivered to it."""
+
 report_template = sa.Table(
     "report_template",
     metadata,
