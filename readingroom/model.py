@@ -464,7 +464,7 @@ class Destination:
     address: str
     statuses: tuple[ReportStatus, ...] = DELIVERED
     is_active: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, str | bool | int | float] = field(default_factory=dict)
 
 
 # -- people and places -------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from readingroom.hookspecs import HOOKS
 from readingroom.jsonio import from_json
 from readingroom.model import (
     Contact,
+    Destination,
     Escalation,
     Facility,
     Finding,
@@ -304,6 +305,7 @@ def made_arguments(hook: Hook, made: MadeStudy) -> dict[str, Any]:
             signatures=(Signature(reader="reader-1", name="Reader One", role="attending", at=NOW),),
             signed_at=NOW,
         ),
+        "destination": Destination(id="desk", facility=study.facility, channel="none", address="desk"),
         "added": (),
         "removed": (),
     }

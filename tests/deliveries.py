@@ -1,4 +1,4 @@
-"""Signed versions of reports, kept as signing keeps them but for the signature, and told of: what deliveries begin with."""
+"""Signed versions of reports, kept as signing keeps them but for the signature, and told of."""
 
 from __future__ import annotations
 
