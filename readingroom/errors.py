@@ -24,6 +24,7 @@
     │   └── ReadOnly            nobody may: it is made from other things
     ├── Unavailable             not now: full disk, busy, cold tier
     │   ├── OutOfSpace          the store cannot take more bytes
+    │   ├── Unprintable         no font of this server has some of the characters
     │   └── RetryLater          a job that wants to be done again, not before a time
     │       └── Unreachable     nobody answers where it is to be sent
     ├── GiveUp                  a job that will never succeed
@@ -134,6 +135,10 @@ class Unavailable(ReadingRoomError):
 
 class OutOfSpace(Unavailable):
     """The store cannot take more bytes."""
+
+
+class Unprintable(Unavailable):
+    """No font of this server has some of the characters."""
 
 
 class RetryLater(Unavailable):

@@ -17,6 +17,7 @@ from pydicom import FileDataset
 
 from readingroom.clock import SetClock
 from server.codecs import Codecs
+from server.reports.documents.fonts import PACKAGES, find_fonts
 from server.room import Room
 from server.settings import Settings
 from storage.catalog.engine import open_engine
@@ -123,6 +124,13 @@ def corpus() -> Path:
 def chest_ct() -> list[FileDataset]:
     """A CT series of five small slices."""
     return synthetic.ct_series()
+
+
+@pytest.fixture(scope="session")
+def noto() -> None:
+    """The fonts of Noto, for every script."""
+    if not {"Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans CJK JP"} <= find_fonts(None).families:
+        absent(f"fonts for every script (Debian's {PACKAGES})")
 
 
 @pytest.fixture(scope="session")

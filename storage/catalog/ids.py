@@ -20,3 +20,8 @@ def patient_key(issuer: str, patient_id: str) -> str:
 def nameless_key(owner_facility: str, study_uid: str) -> str:
     """The id of the patient of a study that names none."""
     return uuid5(_NAMESPACE, f"nameless|{owner_facility}|{study_uid}").hex
+
+
+def report_uid(report: str, what: str, number: int | None = None) -> str:
+    """The UID of an object that is made of a version of a report; without a number, of the series of such objects."""
+    return f"2.25.{uuid5(_NAMESPACE, f'report|{report}|{what}|{number or 0}').int}"
