@@ -6,7 +6,7 @@ The versions that its history has are those with which the study settled, and th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,7 +22,6 @@ from server.fhir.study_source import study_source
 from server.fhir.types import Kind, Resource
 from server.fhir.values import (
     DCM,
-    URI,
     Element,
     accession,
     concepts,
@@ -123,8 +122,9 @@ def _series(row: Any, study: ShownStudy) -> Element:
         performer=_performers(header),
     )
     made["numberOfInstances"] = row.instance_count
-    if instances := study.instances.get(row.id):
-        made["instance"] = orjson.Fragment(_instances(instances, study.titles))
+    if row.instances:
+        titled = _titled(row.instances, study.documents.get(row.id, ()))
+        made["instance"] = orjson.Fragment(f"[{titled}]")
     return made
 
 
@@ -138,15 +138,14 @@ def _performers(header: MetadataJson) -> list[Element]:
     return made
 
 
-def _instances(rows: Sequence[Any], titles: Mapping[str, MetadataJson]) -> str:
-    """Instances as a JSON array, written out by hand: there are thousands of them, and UIDs need no escape."""
-    made = []
-    for _, uid, sop_class, number, frame_count, id in rows:
-        told = f'"number":{number},' if number is not None and 0 <= number <= _LARGEST else ""
-        if not frame_count and (title := _title(titles.get(id, {}))):
-            told += f'"title":{orjson.dumps(title).decode()},'
-        made.append(f'{{"uid":"{uid}",{told}"sopClass":{{"system":"{URI}","code":"urn:oid:{sop_class}"}}}}')
-    return f"[{','.join(made)}]"
+def _titled(instances: str, documents: Sequence[tuple[str, MetadataJson]]) -> str:
+    """The instances of a series, with the titles of those that have one."""
+    for uid, header in documents:
+        start = instances.find(f'{{"uid":"{uid}",')
+        if start >= 0 and (title := _title(header)):
+            at = instances.index('"sopClass":', start)
+            instances = f'{instances[:at]}"title":{orjson.dumps(title).decode()},{instances[at:]}'
+    return instances
 
 
 def _title(header: MetadataJson) -> str | None:

@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -29,16 +27,17 @@ _MOST_TITLES = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownStudy:
-    """One study: its row with the facility's `zone`, the rows of its series, and of their instances by series.
+    """One study: its row with the facility's `zone`, and the rows of its series.
 
-    `titles` are those of documents, by id of the instance; `orders` the ids of the orders with its accession number.
+    A series has `instances`: the objects of its ``instance`` array as text, with commas between, or None. `documents`
+    are, by id of the series, the UID and the header of instances that may have a title; `orders` the ids of the orders
+    with its accession number.
     """
 
     row: Any
     state: State
     series: Sequence[Any]
-    instances: Mapping[str, Sequence[Any]]
-    titles: Mapping[str, MetadataJson]
+    documents: Mapping[str, Sequence[tuple[str, MetadataJson]]]
     orders: Sequence[str]
 
 
@@ -63,19 +62,48 @@ _STUDIES = (
     .join(t.study_version, _IS_CURRENT, isouter=True)
 )
 _BY_FHIR_ID = _STUDIES.where(_S.fhir_id.in_(sa.bindparam("ids", expanding=True)))
+_URI = "urn:ietf:rfc:3986"
+_LARGEST = (1 << 31) - 1
+
+
+def _instances() -> sa.ScalarSelect[str]:
+    """The instances of a series as ImagingStudy has them; the database writes thousands in the time of reading them.
+
+    UIDs need no escape.
+    """
+    is_told = sa.and_(_I.instance_number >= 0, _I.instance_number <= _LARGEST)
+    number = sa.literal('"number":').concat(sa.cast(_I.instance_number, sa.Text())).concat(",")
+    text = sa.literal('{"uid":"').concat(_I.instance_uid).concat('",')
+    text = text.concat(sa.case((is_told, number), else_=""))
+    text = text.concat(f'"sopClass":{{"system":"{_URI}","code":"urn:oid:').concat(_I.sop_class).concat('"}}')
+    # In an order that an index has: to sort them would take as long again.
+    ordered = sa.select(text.label("text")).where(_I.series == _E.id, _I.is_current == sa.true())
+    each = ordered.order_by(_I.instance_number, _I.id).correlate(t.series).subquery("each")
+    return sa.select(sa.func.aggregate_strings(each.c.text, ",")).scalar_subquery()
+
+
+_HAS_IMAGES = (
+    sa.select(sa.literal(1))
+    .where(_I.series == _E.id, _I.is_current, _I.sop_class != KEY_OBJECT_SELECTION)
+    .correlate(t.series)
+    .exists()
+)
 _SERIES = (
     sa.select(
         *(_E[name] for name in ("id", "study", "series_uid", "modality", "series_number", "series_description")),
         *(_E[name] for name in ("body_part", "laterality", "series_date", "series_time")),
         *(_E[name] for name in ("performed_date", "performed_time", "instance_count", "row", "extra")),
+        _instances().label("instances"),
+        _HAS_IMAGES.label("has_images"),
     )
     .where(_E.study.in_(sa.bindparam("ids", expanding=True)), _E.instance_count > 0)
     .order_by(_E.study, _E.series_number, _E.id)
 )
-_INSTANCES = (
-    sa.select(_I.series, _I.instance_uid, _I.sop_class, _I.instance_number, _I.frame_count, _I.id)
-    .where(_I.series.in_(sa.bindparam("ids", expanding=True)), _I.is_current)
+_DOCUMENTS = (
+    sa.select(_I.series, _I.instance_uid, _I.id)
+    .where(_I.series.in_(sa.bindparam("ids", expanding=True)), _I.is_current, _I.frame_count == 0)
     .order_by(_I.series, _I.instance_number, _I.id)
+    .limit(_MOST_TITLES)
 )
 _METADATA = sa.select(t.instance_metadata.c.instance, t.instance_metadata.c.json).where(
     t.instance_metadata.c.instance.in_(sa.bindparam("ids", expanding=True))
@@ -131,36 +159,34 @@ def _with_contents(connection: sa.Connection, rows: Sequence[Any]) -> list[Shown
     series = defaultdict[str, list[Any]](list)
     for one in connection.execute(_SERIES, {"ids": [row.id for row in rows]}):
         series[one.study].append(one)
-    of_study = {one.id: one.study for some in series.values() for one in some}
-    instances = dict[str, list[Any]]()
-    with_images, documents = set[str](), list[str]()
-    found = connection.execute(_INSTANCES, {"ids": list(of_study)}).all()
-    for id, some in groupby(found, itemgetter(0)):
-        instances[id] = list(some)
-        # Every row is unpacked: looking up its columns by name takes as long as reading them.
-        if any(sop_class != KEY_OBJECT_SELECTION for _, _, sop_class, _, _, _ in instances[id]):
-            with_images.add(of_study[id])
-        documents += [instance for _, _, _, _, frame_count, instance in instances[id] if not frame_count]
-    titles = _titles(connection, documents[:_MOST_TITLES])
+    documents = _documents(connection, [one.id for some in series.values() for one in some])
     orders = _orders(connection, rows)
     return [
         ShownStudy(
             row=row,
-            state="available" if row.id in with_images else _state_without_images(connection, row),
+            state="available"
+            if any(one.has_images for one in series[row.id])
+            else _state_without_images(connection, row),
             series=series[row.id],
-            instances=instances,
-            titles=titles,
+            documents=documents,
             orders=orders.get((row.owner_facility, row.accession_number), ()),
         )
         for row in rows
     ]
 
 
-def _titles(connection: sa.Connection, documents: Sequence[str]) -> dict[str, MetadataJson]:
-    if not documents:
+def _documents(connection: sa.Connection, series: Sequence[str]) -> dict[str, list[tuple[str, MetadataJson]]]:
+    found = connection.execute(_DOCUMENTS, {"ids": list(series)}).all()
+    if not found:
         return {}
-    found = connection.execute(_METADATA, {"ids": list(documents)})
-    return {row.instance: load_metadata(row.json) for row in found}
+    headers = {
+        row.instance: load_metadata(row.json)
+        for row in connection.execute(_METADATA, {"ids": [row.id for row in found]})
+    }
+    documents = defaultdict[str, list[tuple[str, MetadataJson]]](list)
+    for row in found:
+        documents[row.series].append((row.instance_uid, headers.get(row.id, {})))
+    return documents
 
 
 def _orders(connection: sa.Connection, rows: Sequence[Any]) -> dict[tuple[str, str], list[str]]:

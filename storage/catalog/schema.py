@@ -351,7 +351,7 @@ instance = sa.Table(
         **_where("is_current"),
     ),
     sa.Index("ix_instance_instance_uid", "instance_uid"),
-    sa.Index("ix_instance_series", "series", "is_current", "instance_number"),
+    sa.Index("ix_instance_series", "series", "is_current", "instance_number", "id"),
     sa.Index("ix_instance_study", "study"),
 )
 

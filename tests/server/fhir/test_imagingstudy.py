@@ -214,6 +214,34 @@ def test_documents_have_titles(client: httpx.Client, room: Room) -> None:
     assert {one["instance"][0].get("title") for one in resource(room)["series"]} == {"Consent", "Radiology report"}
 
 
+@pytest.mark.rooms("sqlite", "postgres")
+def test_instances_come_by_number_each_with_its_own_title(room: Room) -> None:
+    odd = '{"uid":"1.2.3.4.1.1","sopClass":'
+    told: list[tuple[str, int | None, str | None]] = [
+        ("1.2.3.4.1.10", 2, None),
+        ("1.2.3.4.1.1", 2, "Second"),
+        ("1.2.3.4.1.4", 1, odd),
+        ("1.2.3.4.1.3", 4294967296, "Huge"),
+        ("1.2.3.4.1.2", -1, None),
+    ]
+    fill(
+        room.engine,
+        *(
+            a_study(SOPInstanceUID=uid, InstanceNumber=number, **({} if title is None else {"DocumentTitle": title}))
+            for uid, number, title in told
+        ),
+    )
+    [series] = resource(room)["series"]
+    assert [(one["uid"], one.get("number"), one.get("title")) for one in series["instance"]] == [
+        ("1.2.3.4.1.2", None, None),
+        ("1.2.3.4.1.4", 1, odd),
+        ("1.2.3.4.1.10", 2, None),
+        ("1.2.3.4.1.1", 2, "Second"),
+        ("1.2.3.4.1.3", None, "Huge"),
+    ]
+    assert series["numberOfInstances"] == 5
+
+
 def test_a_study_of_another_facility_is_not_there(room: Room) -> None:
     fill(room.engine, a_study())
     assert shown(room) is not None
