@@ -58,6 +58,7 @@ from server.renditions import open_renditions
 from server.reports.charges import Charging
 from server.reports.critical import Criticals
 from server.reports.delivery import Deliveries
+from server.reports.followups import follow_recommendations
 from server.reports.reports import Reports
 from server.reports.signing import SigningKeys, read_signed
 from server.reports.telling import tell_plugins
@@ -66,7 +67,7 @@ from server.settings import Settings
 from server.settle import register_describing
 from server.tokens import Tokens, configured_clients
 from server.volumes import ShownStudies
-from server.web import commands, desk, oauth, prices, reports, templates, worklist
+from server.web import commands, desk, followups, oauth, prices, reports, templates, worklist
 from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
@@ -168,7 +169,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 )
                 tell_plugins(engine, queue, hooks, room.reports.keys)
                 deliver_reports(room)
-                room.reports.signed.append(room.criticals.follow)
+                room.reports.signed.extend((room.criticals.follow, follow_recommendations))
                 watch(room)
                 deliver_from(room)
                 export_from(room)
@@ -235,6 +236,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *worklist.routes,
             *commands.routes,
             *reports.routes,
+            *followups.routes,
             *templates.routes,
             *prices.routes,
             Route("/", _to_viewer),

@@ -112,7 +112,7 @@ def checked(text: Text) -> Text:
     written = [text.addendum, text.because]
     written += [part for section in text.sections for part in (section.title, section.text)]
     duties = [one.text for one in text.critical_results] + [one.text for one in text.follow_ups]
-    written += duties
+    written += [*duties, *(one.procedure or "" for one in text.follow_ups)]
     if sum(map(len, written)) > MOST_CHARACTERS:
         raise Invalid(f"A report has at most {MOST_CHARACTERS} characters.")
     for part in written:

@@ -23,7 +23,7 @@ from readingroom.errors import Conflict, Invalid, NotFound, Refused
 from readingroom.jsonio import from_json, to_json
 from readingroom.model import Category, Contact, Rung
 from server.queue import Queue
-from server.worklist.items import EVERYWHERE, THE_SERVER, Work, cancel_item, claim_item, complete_item, resume_item
+from server.worklist.items import EVERYWHERE, THE_SERVER, Work, drop_item, finish_item
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
 from storage.catalog.escalations import (
@@ -80,7 +80,7 @@ AT_ONCE = 100
 _LEAST_REPEAT = timedelta(minutes=1)
 _LONGEST_TEXT = 2000
 _LONGEST_WORDS = 200
-_LONGEST_REASON = 1000
+_LONGEST_READER = 64
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _ONLINE = "online"
 _CLOCKS_DIFFER = timedelta(minutes=1)
@@ -342,14 +342,10 @@ def _end_item(work: Work, row: StoredEscalation) -> None:
     if row.report is None:
         return
     item = item_by_id(work.connection, row.id, locked=True)
-    if item.state == "held":
-        item = resume_item(work, item, token=item.claim_token)
-    if row.state == "cancelled":
-        cancel_item(work, item, row.read_back[:_LONGEST_REASON], token=item.claim_token)
-        return
-    if item.state != "claimed":
-        item = claim_item(work, item, reader=item.offered_to or work.actor.id[:64])
-    complete_item(work, item, token=item.claim_token or "")
+    if row.state == "acknowledged":
+        finish_item(work, item, reader=work.actor.id[:_LONGEST_READER])
+    else:
+        drop_item(work, item, row.read_back)
 
 
 def _tell(work: Work, row: StoredEscalation, what: str, **told: Any) -> None:

@@ -498,6 +498,20 @@ def cancel_item(
     )
 
 
+def finish_item(work: Work, item: StoredItem, *, reader: str) -> StoredItem:
+    """End an item with its work done, wherever it is and whoever has it; nobody's is claimed for `reader` first."""
+    if item.state == "held":
+        item = resume_item(work, item, token=item.claim_token)
+    if item.state != "claimed":
+        item = claim_item(work, item, reader=item.offered_to or reader)
+    return complete_item(work, item, token=item.claim_token or "")
+
+
+def drop_item(work: Work, item: StoredItem, reason: str) -> StoredItem:
+    """End an item without, whoever has it; of a reason that is too long, as much as there may be."""
+    return cancel_item(work, item, " ".join(reason.split())[:_REASON_CHARACTERS], token=item.claim_token)
+
+
 def request_cancellation(work: Work, item: StoredItem, reason: str, attributes: MetadataJson) -> None:
     """Ask whoever has an item to cancel it (PS3.4 CC.2.2); it stays as it is."""
     requested = {"ae": work.actor.id[:16], **attributes}
