@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pynetdicom  # noqa: F401  adds to the names of pydicom's UIDs: so they are the same whatever else is loaded
+from pydantic import BaseModel
 from pydicom.datadict import dictionary_description
 
 from conformance import hooks, orthanc, routing, triage
@@ -14,7 +16,7 @@ from conformance.statement import statement_page
 from conformance.transcoding import transcoding_page
 from server.dicomweb.openapi import openapi
 from server.fhir.openapi import openapi as openapi_of_fhir
-from server.settings import ClientSettings, PluginSettings, Settings
+from server.settings import ClientSettings, DimsePeer, DimseSettings, PluginSettings, Settings
 from storage.catalog.keys import KEYS, LEVELS, MATCHED_VRS, Key, Level
 from storage.catalog.matching import MATCHING
 
@@ -69,6 +71,22 @@ A program that may have tokens has a table in the settings, or is registered wit
     jwks = "/etc/readingroom/ehr.jwks.json"
     scopes = "system/ImagingStudy.rs system/DiagnosticReport.rs"
     facilities = ["mercy"]
+
+| setting | default | meaning |
+|---|---|---|
+"""
+_DIMSE_HEAD = """\
+
+## DIMSE
+
+The table `[dimse]` says how modalities and archives reach this server: [how](../how-to/dimse.md).
+
+| setting | default | meaning |
+|---|---|---|
+"""
+_PEERS_HEAD = """\
+
+A table `[dimse.peers.NAME]` is one of them:
 
 | setting | default | meaning |
 |---|---|---|
@@ -160,17 +178,24 @@ def settings_page() -> str:
         f"| `{name}` | {_default(field.default)} | {_meaning(field)} |\n"
         for name, field in PluginSettings.model_fields.items()
     )
-    clients = "".join(
+    clients = _rows(ClientSettings)
+    told = (_SETTINGS_HEAD, settings, _PLUGINS_HEAD, plugins, _CLIENTS_HEAD, clients)
+    return "".join((*told, _DIMSE_HEAD, _rows(DimseSettings), _PEERS_HEAD, _rows(DimsePeer)))
+
+
+def _rows(of: type[BaseModel]) -> str:
+    return "".join(
         f"| `{name}` | {'required' if field.is_required() else _default(field.default)} | {field.description} |\n"
-        for name, field in ClientSettings.model_fields.items()
+        for name, field in of.model_fields.items()
     )
-    return f"{_SETTINGS_HEAD}{settings}{_PLUGINS_HEAD}{plugins}{_CLIENTS_HEAD}{clients}"
 
 
 def _default(value: Any) -> str:
     match value:
         case None | ():
             return "none"
+        case BaseModel():
+            return "see below"
         case dict() if not value:
             return "none"
         case bool():

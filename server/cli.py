@@ -27,6 +27,7 @@ from readingroom.errors import Invalid, ReadingRoomError
 from readingroom.model import Scope
 from server.clients_command import clients_app
 from server.console import Config, Data, Database, err, load_settings, out, print_table
+from server.dimse_command import dimse, dimse_beside
 from server.directory_command import directory_app, readers_app
 from server.jobs_command import jobs_app, work
 from server.plugins_command import plugins_app
@@ -135,14 +136,20 @@ def serve(
         out.print(f"[bold]readingroom[/] serves {escape(str(settings.data.resolve()))}")
         for name, address in rows:
             out.print(f"  {name:<9} [cyan]{escape(address)}[/]")
+        if settings.dimse.port is not None:
+            where = f"{settings.dimse.ae_title} at {settings.dimse.host}:{settings.dimse.port}"
+            out.print(f"  {'DIMSE':<9} [cyan]{escape(where)}[/]")
         out.print("Ctrl-C stops it.")
 
-    if not listen(settings, bound, ready):
+    with dimse_beside(settings):
+        has_served = listen(settings, bound, ready)
+    if not has_served:
         raise Invalid("The server did not start; the lines above say why. 'readingroom doctor' may know more.")
 
 
 app.command()(work)
 app.command()(statement)
+app.command()(dimse)
 
 
 @app.command()

@@ -50,6 +50,11 @@ def bind(host: str, port: int) -> socket.socket:
             "the port could read and change every study. Listen on 127.0.0.1 (the default), and from another machine "
             f"use 'ssh -L {port or 8780}:127.0.0.1:{port or 8780} THIS-HOST' or a proxy that authenticates."
         )
+    return bind_any(host, port)
+
+
+def bind_any(host: str, port: int) -> socket.socket:
+    """A socket bound to any address of this machine; raises `Unavailable` as `bind` does."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -137,6 +137,48 @@ class ClientSettings(BaseModel):
     patient: str | None = Field(None, description="Id of the FHIR Patient that its `patient/` scopes are for")
 
 
+_Ae = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
+"""An AE title (PS3.5 6.2): up to 16 characters without a backslash, no space at its ends."""
+
+
+class DimsePeer(BaseModel):
+    """The table ``[dimse.peers.NAME]``: who may call, and whose work that is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ae: _Ae = Field(description="Its AE title")
+    facility: str | None = Field(default=None, description="Owner of what it stores; default: that of the server")
+    may_store: bool = Field(default=True, description="Whether it may store")
+
+
+class DimseSettings(BaseModel):
+    """The table ``[dimse]``: how modalities and archives reach this server by DIMSE."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ae_title: _Ae = Field(default="READINGROOM", description="AE title of this server")
+    host: str = Field(
+        default="127.0.0.1", description="Address to bind; another than loopback needs TLS or named peers"
+    )
+    port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port to bind, 104 or 11112 by custom; default: none"
+    )
+    peers: dict[str, DimsePeer] = Field(default={}, description="Who may call, by a name of your choice")
+    any_caller: bool = Field(default=False, description="Whether AE titles that are no peer's may call and store too")
+    any_called: bool = Field(default=False, description="Whether callers may call this server by any other title")
+    certificate: Path | None = Field(
+        default=None, description="PEM file of the server's certificate: with it, only TLS"
+    )
+    key: Path | None = Field(default=None, description="PEM file of its key; default: it is in the same file")
+    client_ca: Path | None = Field(
+        default=None, description="PEM file of who signs the certificates that peers have to show"
+    )
+    max_associations: int = Field(default=100, ge=1, le=10_000, description="Connections at once")
+    max_per_address: int = Field(default=25, ge=1, le=10_000, description="The same from one address")
+    pdu_seconds: float = Field(default=30.0, gt=0, description="A PDU that has begun to come has to be there by then")
+    idle_seconds: float = Field(default=600.0, gt=0, description="An association without a message is ended then")
+
+
 class Settings(BaseSettings):
     """Everything an operator can set; every value has a default that serves one machine."""
 
@@ -219,6 +261,7 @@ class Settings(BaseSettings):
     research_mode: bool = Field(
         False, description="Whether algorithms without clearance may flag and promote studies; never for clinical use"
     )
+    dimse: DimseSettings = Field(DimseSettings(), description="DIMSE ([how to](../how-to/dimse.md))")
     signing_keys: Path | None = Field(
         None, description="File of the keys that sign reports; default: keys/reports.jwks in the data folder"
     )

@@ -31,7 +31,10 @@ OURS = ("readingroom", "server", "storage", "plugins", "conformance", "benchmark
 VIEWS = frozenset(f"server.{name}" for name in ("dicomweb", "dimse", "fhir", "web"))
 WIRING = frozenset(
     f"server.{name}"
-    for name in ("app", "cli", "doctor", "gauges", "jobs_command", "listen", "listing", "purging", "settle", "worker")
+    for name in (
+        *("app", "cli", "dimse_command", "doctor", "gauges", "jobs_command"),
+        *("listen", "listing", "purging", "settle", "worker"),
+    )
 )
 BASE = frozenset(
     f"server.{name}"

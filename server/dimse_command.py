@@ -1,0 +1,162 @@
+"""`readingroom dimse`: serves modalities and archives by DIMSE, apart from HTTP, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from readingroom.errors import Invalid, Refused
+from server.console import Config, Data, Database, load_settings, out
+
+if TYPE_CHECKING:
+    from server.settings import DimseSettings, Settings
+
+log = logging.getLogger(__name__)
+
+_AGAIN_SECONDS, _STOP_SECONDS = 1.0, 20.0
+_WITH_PARENT = "READINGROOM_DIMSE_WITH_PARENT"
+
+
+def dimse(
+    host: Annotated[str | None, typer.Option(help="Address to bind.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind; 0 takes a free one.", show_default="11112")] = None,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Serve C-ECHO and C-STORE until Ctrl-C.
+
+    [bold]Examples[/]
+
+      readingroom dimse --port 11112
+
+      readingroom dimse --config /etc/readingroom.toml
+
+    'serve' starts it by itself where the setting dimse.port is there. Who may call is in [dimse.peers]; another address
+    than loopback needs TLS with certificates of the peers, or named peers.
+    """
+    settings = load_settings(config, data=data and data.resolve(), database=database)
+    wanted = {"host": host, "port": port if port is not None else settings.dimse.port}
+    chosen = settings.dimse.model_copy(update={name: value for name, value in wanted.items() if value is not None})
+    if chosen.port is None:
+        chosen = chosen.model_copy(update={"port": 11112})
+    from server.app import build_room
+    from server.dimse.server import DimseServer
+    from server.dimse.storing import Storing
+    from server.listen import bind_any, logging_config
+
+    require_guarded(chosen)
+    tls = tls_context(chosen)
+    logging.config.dictConfig(logging_config(settings.log_level))
+    bound = bind_any(chosen.host, chosen.port or 0)
+    told = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        told.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    if os.environ.pop(_WITH_PARENT, None):
+        threading.Thread(target=_wait_for_the_end, args=(told,), daemon=True).start()
+    with build_room(settings) as room:
+        storing = Storing(
+            ingest=room.ingest, memory_bytes=settings.max_memory_bytes, most_bytes=settings.max_object_bytes
+        )
+        server = DimseServer(bound, chosen, storing, facility=settings.facility, tls=tls)
+        thread = threading.Thread(target=server.serve, name="dimse")
+        thread.start()
+        out.print(
+            f"[bold]readingroom[/] is {chosen.ae_title} at {chosen.host}:{server.port}{' by TLS' if tls else ''}."
+        )
+        if not chosen.peers and not chosen.any_caller:
+            out.print(
+                "Nobody may call yet: name peers in [dimse.peers], or let anybody with any_caller = true.", markup=False
+            )
+        out.print("Ctrl-C stops it.")
+        told.wait()
+        server.stop()
+        thread.join()
+
+
+@contextmanager
+def dimse_beside(settings: Settings) -> Iterator[None]:
+    """While this is open, a process of its own serves associations, where a port is set; one that dies is replaced."""
+    if settings.dimse.port is None:
+        yield
+        return
+    require_guarded(settings.dimse)
+    over = threading.Event()
+    running: list[subprocess.Popen[bytes]] = []
+
+    def keep() -> None:
+        while not over.is_set():
+            # However this process ends, the pipe does too, and the child with it.
+            child = subprocess.Popen(
+                [sys.executable, "-m", "server.cli", "dimse"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, _WITH_PARENT: "1"},
+            )
+            running[:] = [child]
+            status = child.wait()
+            if not over.is_set():
+                log.error("the process that serves DIMSE ended with status %d; another one is started", status)
+                over.wait(_AGAIN_SECONDS)
+
+    keeper = threading.Thread(target=keep, name="dimse-keeper", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for child in running:
+            child.terminate()
+        keeper.join(_STOP_SECONDS)
+
+
+def _wait_for_the_end(told: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    told.set()
+
+
+def require_guarded(settings: DimseSettings) -> None:
+    """Raise `Refused` where anybody who reaches the port could call by any name."""
+    from server.listen import is_loopback
+
+    if is_loopback(settings.host) or settings.client_ca is not None:
+        return
+    if settings.any_caller or not settings.peers:
+        raise Refused(
+            f"Will not listen on {settings.host}: anybody could store there. Name who may call in [dimse.peers], or "
+            "set dimse.certificate and dimse.client_ca, so that peers have to show a certificate."
+        )
+
+
+def tls_context(settings: DimseSettings) -> ssl.SSLContext | None:
+    """TLS as PS3.15 B.12 (BCP 195) wants it; None where no certificate is set."""
+    if settings.certificate is None:
+        if settings.client_ca is not None or settings.key is not None:
+            raise Invalid("dimse.client_ca and dimse.key need dimse.certificate.")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+        if settings.client_ca is not None:
+            context.load_verify_locations(settings.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as error:
+        raise Invalid(f"The certificates of [dimse] cannot be used: {error}.") from None
+    return context

@@ -1,0 +1,337 @@
+"""Associations: what peers of all kinds send, and what they get."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.sop_class import CTImageStorage, PatientRootQueryRetrieveInformationModelFind, Verification
+
+from readingroom.errors import Invalid, Refused
+from server.dimse.server import DimseServer
+from server.dimse.storing import Storing
+from server.dimse_command import require_guarded, tls_context
+from server.listen import bind_any
+from server.room import Room
+from server.settings import DimsePeer, DimseSettings
+from tests.conftest import absent
+from tests.servers import free_port, live_server
+from tests.stow import AS_STORED
+from tests.synthetic import ct_series, new_uid, part10
+
+PEERS = {"ct": DimsePeer(ae="CT1"), "reader": DimsePeer(ae="READER", may_store=False)}
+USUAL = {"pdu_seconds": 5.0, "idle_seconds": 20.0, "max_per_address": 8, "max_associations": 10}
+
+
+@pytest.fixture
+def dimse(room: Room, request: pytest.FixtureRequest) -> Iterator[DimseServer]:
+    """A server of associations over `room`; a test may change its settings by the marker `dimse`."""
+    marker = request.node.get_closest_marker("dimse")
+    settings = DimseSettings(**{"peers": PEERS, **USUAL, **(marker.kwargs if marker else {})})
+    storing = Storing(ingest=room.ingest, memory_bytes=1 << 20, most_bytes=8 << 20)
+    server = DimseServer(bind_any("127.0.0.1", 0), settings, storing, facility="local")
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    yield server
+    server.stop()
+    thread.join()
+
+
+def associate(server: DimseServer, *, ae: str = "CT1", called: str = "READINGROOM", most: int = 16382) -> Any:
+    requester = AE(ae_title=ae)
+    requester.acse_timeout = requester.dimse_timeout = requester.network_timeout = 20
+    requester.add_requested_context(Verification)
+    requester.add_requested_context(PatientRootQueryRetrieveInformationModelFind)
+    requester.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    requester.add_requested_context("1.2.3.4.5.6.7.8.9", ExplicitVRLittleEndian)
+    return requester.associate("127.0.0.1", server.port, ae_title=called, max_pdu=most)
+
+
+def held(client: httpx.Client, dataset: Dataset) -> bytes:
+    """The instance as it is kept."""
+    path = f"/dicomweb/studies/{dataset.StudyInstanceUID}/series/{dataset.SeriesInstanceUID}"
+    answer = client.get(f"{path}/instances/{dataset.SOPInstanceUID}", headers=AS_STORED)
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def test_an_echo_is_answered(dimse: DimseServer) -> None:
+    association = associate(dimse)
+    assert association.is_established
+    assert association.send_c_echo().Status == 0
+    association.release()
+    assert association.is_released
+
+
+@pytest.mark.parametrize("most", [1024, 16382, 0])
+def test_what_is_stored_is_kept_byte_for_byte_before_success_is_told(
+    dimse: DimseServer, client: httpx.Client, most: int
+) -> None:
+    (slice_,) = ct_series(1)
+    association = associate(dimse, most=most)
+    assert association.send_c_store(slice_).Status == 0
+    kept = held(client, slice_)
+    association.release()
+    sent = part10(slice_)
+    read = dcmread(BytesIO(kept))
+    begins = sent.index(b"\x08\x00", 132 + 12 + int.from_bytes(sent[140:144], "little"))
+    assert kept.endswith(sent[begins:])
+    assert read.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert read.file_meta.SourceApplicationEntityTitle == "CT1"
+
+
+def test_an_object_too_large_for_memory_goes_through_a_file(dimse: DimseServer, client: httpx.Client) -> None:
+    (slice_,) = ct_series(1, 800, 800)
+    association = associate(dimse)
+    assert association.send_c_store(slice_).Status == 0
+    assert dcmread(BytesIO(held(client, slice_))).PixelData == slice_.PixelData
+    association.release()
+
+
+def test_an_object_that_is_too_large_is_refused_and_the_next_is_stored(dimse: DimseServer) -> None:
+    (large,) = ct_series(1, 2100, 2100)
+    (small,) = ct_series(1)
+    association = associate(dimse)
+    assert association.send_c_store(large).Status == 0xC000
+    assert association.send_c_store(small).Status == 0
+    association.release()
+
+
+def test_the_same_object_twice_is_a_success_twice(dimse: DimseServer) -> None:
+    (slice_,) = ct_series(1)
+    association = associate(dimse)
+    assert [association.send_c_store(slice_).Status for _ in range(2)] == [0, 0]
+    association.release()
+
+
+def test_an_object_of_a_class_that_nobody_knows_is_kept(dimse: DimseServer, client: httpx.Client) -> None:
+    (private,) = ct_series(1)
+    private.SOPClassUID = private.file_meta.MediaStorageSOPClassUID = "1.2.3.4.5.6.7.8.9"
+    association = associate(dimse)
+    assert association.send_c_store(private).Status == 0
+    association.release()
+    assert dcmread(BytesIO(held(client, private))).SOPClassUID == "1.2.3.4.5.6.7.8.9"
+
+
+def test_a_data_set_that_is_of_another_instance_than_the_command_is_refused(dimse: DimseServer) -> None:
+    (slice_,) = ct_series(1)
+    slice_.SOPInstanceUID = new_uid()
+    stored = AE(ae_title="CT1")
+    stored.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    association = stored.associate("127.0.0.1", dimse.port, ae_title="READINGROOM")
+    slice_.file_meta.MediaStorageSOPInstanceUID = slice_.SOPInstanceUID
+    body = bytearray(part10(slice_))
+    other = body.replace(slice_.SOPInstanceUID.encode(), slice_.SOPInstanceUID.encode()[:-1] + b"x")
+    assert other != body
+    assert association.send_c_store(slice_).Status == 0
+    broken = dcmread(BytesIO(bytes(body)))
+    del broken.StudyInstanceUID
+    broken.SOPInstanceUID = new_uid()
+    assert association.send_c_store(broken).Status == 0xC000
+    association.release()
+
+
+def test_who_may_not_store_can_still_ask_whether_anybody_is_there(dimse: DimseServer) -> None:
+    association = associate(dimse, ae="READER")
+    assert association.send_c_echo().Status == 0
+    assert association.send_c_store(ct_series(1)[0]).Status == 0x0124
+    association.release()
+
+
+@pytest.mark.parametrize(("ae", "called", "diagnostic"), [("STRANGER", "READINGROOM", 3), ("CT1", "ELSEWHERE", 7)])
+def test_titles_that_are_not_known_are_rejected(dimse: DimseServer, ae: str, called: str, diagnostic: int) -> None:
+    association = associate(dimse, ae=ae, called=called)
+    assert association.is_rejected
+    assert association.acceptor.primitive.diagnostic == diagnostic
+
+
+def test_an_operation_that_is_not_served_is_answered_and_the_association_goes_on(dimse: DimseServer) -> None:
+    association = associate(dimse)
+    accepted = {str(one.abstract_syntax) for one in association.accepted_contexts}
+    assert PatientRootQueryRetrieveInformationModelFind not in accepted
+    assert association.send_c_echo().Status == 0
+    association.release()
+
+
+# -- who means no good, or is broken -----------------------------------------------------------------------------------
+
+
+def raw(server: DimseServer) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    sock.settimeout(20)
+    return sock
+
+
+def told(sock: socket.socket) -> bytes:
+    """All that comes until the end."""
+    data = b""
+    try:
+        while part := sock.recv(4096):
+            data += part
+    except ConnectionResetError:
+        pass
+    sock.close()
+    return data
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x04\x00\x00\x00\x00\x04abcd",
+        b"\x01\x00\xff\xff\xff\xff",
+        b"\x01\x00\x00\x00\x00\x08\x00\x01\x00\x00\x00\x00\x00\x00",
+        b"\x01\x00\x00\x00\x00\x44" + b"\x00" * 0x44,
+        b"\x07\x00\x00\x00\x00\x04\x00\x00\x00\x00",
+        b"\x09\x00\x00\x00\x00\x00",
+    ],
+)
+def test_what_is_no_request_is_ended_and_others_are_served(dimse: DimseServer, sent: bytes) -> None:
+    sock = raw(dimse)
+    sock.sendall(sent)
+    assert told(sock)[:1] in (b"", b"\x07", b"\x03")
+    association = associate(dimse)
+    assert association.send_c_echo().Status == 0
+    association.release()
+
+
+@pytest.mark.parametrize(
+    "pdu",
+    [
+        b"\x04\x00\xff\xff\xff\xff",
+        b"\x04\x00\x00\x00\x00\x06\x00\x00\x00\x10\x01\x03",
+        b"\x04\x00\x00\x00\x00\x06\x00\x00\x00\x02\x63\x03",
+        b"\x04\x00\x00\x00\x00\x06\x00\x00\x00\x02\x01\x02",
+        b"\x04\x00\x00\x00\x00\x08\x00\x00\x00\x04\x01\x03\xff\xff",
+        b"\x01\x00\x00\x00\x00\x00",
+    ],
+    ids=["4 GiB", "a value behind its PDU", "no such context", "data before a command", "no command set", "a request"],
+)
+def test_who_breaks_the_protocol_is_aborted_and_others_are_served(dimse: DimseServer, pdu: bytes) -> None:
+    association = associate(dimse)
+    association.dul.socket.socket.sendall(pdu)
+    association.join(20)
+    assert not association.is_alive()
+    assert association.is_aborted
+    other = associate(dimse)
+    assert other.send_c_echo().Status == 0
+    other.release()
+
+
+@pytest.mark.dimse(pdu_seconds=1.0)
+def test_who_sends_half_a_pdu_keeps_nobody_out_for_longer_than_the_deadline(dimse: DimseServer) -> None:
+    slow = [raw(dimse) for _ in range(8)]
+    for sock in slow:
+        sock.sendall(b"\x01\x00\x00")
+    assert associate(dimse).is_aborted  # there are as many from this address as there may be
+    for sock in slow:
+        assert told(sock)[:1] == b"\x07"
+    association = associate(dimse)
+    assert association.send_c_echo().Status == 0
+    association.release()
+
+
+def test_many_associations_store_at_once(dimse: DimseServer, client: httpx.Client) -> None:
+    series = [ct_series(5) for _ in range(4)]
+
+    def send(slices: list[Any]) -> list[int]:
+        association = associate(dimse)
+        statuses = [association.send_c_store(one).Status for one in slices]
+        association.release()
+        return statuses
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(send, series)) == [[0] * 5] * 4
+    for slices in series:
+        found = client.get(f"/dicomweb/studies/{slices[0].StudyInstanceUID}/instances")
+        assert len(found.json()) == 5
+
+
+@pytest.mark.parametrize("syntax", ["-xe", "-xi", "-xb"])
+def test_dcmtk_stores_a_study(dimse: DimseServer, client: httpx.Client, tmp_path: Path, syntax: str) -> None:
+    for program in ("echoscu", "storescu"):
+        if shutil.which(program) is None:
+            absent("dcmtk (echoscu, storescu)")
+    slices = ct_series(3)
+    for number, slice_ in enumerate(slices):
+        (tmp_path / f"{number}.dcm").write_bytes(part10(slice_))
+    where = ["-aet", "CT1", "-aec", "READINGROOM", "127.0.0.1", str(dimse.port)]
+    subprocess.run(["echoscu", *where], check=True, timeout=60)
+    told = subprocess.run(
+        ["storescu", "-v", syntax, *where, *map(str, sorted(tmp_path.glob("*.dcm")))],
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert "Status: 0x0000: Success" in told.stdout + told.stderr or "Success" in told.stdout + told.stderr
+    read = dcmread(BytesIO(held(client, slices[0])))
+    assert read.pixel_array.tolist() == slices[0].pixel_array.tolist()
+    assert read.file_meta.TransferSyntaxUID in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, "1.2.840.10008.1.2.2")
+
+
+def test_a_server_of_its_own_process_stores_and_stops_cleanly(tmp_path: Path) -> None:
+    home = tmp_path / "data"
+    port = free_port()
+    settings = {"dimse": json.dumps({"port": port, "peers": {"ct": {"ae": "CT1"}}})}
+    with live_server(home, settings=settings) as live:
+        association = expect_association(port)
+        (slice_,) = ct_series(1)
+        assert association.send_c_store(slice_).Status == 0
+        association.release()
+        found = httpx.get(f"{live.dicomweb}/studies/{slice_.StudyInstanceUID}/instances", timeout=30)
+        assert len(found.json()) == 1
+    give_up = time.monotonic() + 60
+    while is_listened_to(port):
+        assert time.monotonic() < give_up, "it outlives the server that has started it"
+        time.sleep(0.1)
+
+
+def is_listened_to(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def expect_association(port: int) -> Any:
+    """An association, once somebody listens."""
+    give_up = time.monotonic() + 60
+    while True:
+        requester = AE(ae_title="CT1")
+        requester.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+        association = requester.associate("127.0.0.1", port, ae_title="READINGROOM")
+        if association.is_established:
+            return association
+        assert time.monotonic() < give_up, "nobody listens"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"host": "0.0.0.0"}, "anybody could store"),
+        ({"host": "0.0.0.0", "any_caller": True, "peers": PEERS}, "anybody could store"),
+    ],
+)
+def test_an_address_of_the_network_wants_to_know_who_calls(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        require_guarded(DimseSettings(**settings))
+    require_guarded(DimseSettings(host="0.0.0.0", peers=PEERS))
+    with pytest.raises(Invalid, match=r"need dimse\.certificate"):
+        tls_context(DimseSettings(client_ca=Path("x")))
