@@ -31,6 +31,7 @@ COMPARATORS = ("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
 
 _FILE = Path(__file__).with_name("parameters.txt")
 _STANDARD = "http://hl7.org/fhir/SearchParameter/"
+_SYSTEMS = "http://hl7.org/fhir/"
 _ANY = "*"
 _DECLARED = frozenset(("CapabilityStatement", "OperationDefinition", "SearchParameter", "StructureDefinition"))
 """What nothing of a patient refers to."""
@@ -48,6 +49,8 @@ class Parameter:
     parts: tuple[str, ...] = ()
     """Of a composite: the parameters that it puts together."""
     definition: str = ""
+    systems: tuple[str, ...] = ()
+    """Of codes that stand alone: the code systems that their value set is of (R4 3.1.1.4.10)."""
 
     @cached_property
     def key(self) -> str:
@@ -121,6 +124,7 @@ def _read(text: str) -> dict[str, dict[str, Parameter]]:
             continue
         name, kind, paths, *rest = line.split()
         definition = rest.pop().removeprefix("=") if rest and rest[-1].startswith("=") else ""
+        systems = rest.pop().removeprefix("^").split(",") if rest and rest[-1].startswith("^") else ()
         targets = tuple(rest[0].split(",")) if rest and rest[0] != "-" else ()
         tables[type][name] = Parameter(
             type=type,
@@ -129,6 +133,7 @@ def _read(text: str) -> dict[str, dict[str, Parameter]]:
             paths=tuple(paths.split("|")),
             targets=targets,
             definition=definition,
+            systems=tuple(one if ":" in one else _SYSTEMS + one for one in systems),
         )
     for table in tables.values():
         for name, parameter in table.items():

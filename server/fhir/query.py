@@ -347,11 +347,14 @@ def _token(parameter: Parameter, modifier: str, value: str, root: str) -> list[T
     if len(parts) == 1:
         return [Text(text=parts[0])]
     space, code = parts
-    if not code:
-        if not space:
-            raise Invalid(f"{parameter.name!r} has the form CODE, SYSTEM|CODE, |CODE or SYSTEM|.")
-        return [Text(text="", space=space, how="in space")]
-    return [Text(text=code, space=space)]
+    if not code and not space:
+        raise Invalid(f"{parameter.name!r} has the form CODE, SYSTEM|CODE, |CODE or SYSTEM|.")
+    held: str | None = space
+    if parameter.systems:
+        if space not in parameter.systems:
+            return []
+        held = None  # codes that stand alone are held without the system that they are of
+    return [Text(text=code, space=held) if code else Text(text="", space=held, how="in space")]
 
 
 def _string(parameter: Parameter, modifier: str, value: str, root: str) -> list[Test]:

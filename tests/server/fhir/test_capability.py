@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from server.fhir.capability import operation_definitions, search_parameters, statement
+from server.fhir.definitions import type_of
 from server.fhir.operations import OPERATIONS
 from server.fhir.parameters import PARAMETERS
 from server.fhir.registry import REGISTRY
@@ -88,3 +90,20 @@ def test_the_statement_is_given_in_its_modes_and_formats(client: Any, mode: str)
 
 def test_each_operation_is_there_where_it_is_declared() -> None:
     assert {one["code"] for one in operation_definitions(ROOT)} == set(OPERATIONS)
+
+
+def test_each_parameter_of_codes_that_stand_alone_says_which_system_they_are_of() -> None:
+    unbound = {("OperationDefinition", "code"), ("SearchParameter", "code")}
+    for table in PARAMETERS.values():
+        for one in table.values():
+            is_alone = one.kind == "token" and all(map(partial(_leads_to_code, one.type), one.paths))
+            assert bool(one.systems) == (is_alone and (one.type, one.name) not in unbound), one
+
+
+def _leads_to_code(type: str, path: str) -> bool:
+    found: tuple[str, ...] = (type,)
+    for step in path.removesuffix("!").split("."):
+        name = step.partition("[")[0].partition("(")[0]
+        element = next((one for one in type_of(found[0]).elements if one.name == name), None)
+        found = element.types if element is not None else ("",)
+    return found == ("code",)

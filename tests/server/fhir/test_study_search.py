@@ -94,7 +94,8 @@ def test_each_value_that_a_resource_shows_finds_the_resources_that_show_it(archi
                     same = {id for id, other, _ in held if other == text}
                     asks = [(text, same)]
                     if parameter.kind == "token" or suffix:
-                        asks.append((f"{space}|{text}", {id for id, *both in held if both == [text, space]}))
+                        of = parameter.systems[0] if parameter.systems and not suffix else space
+                        asks.append((f"{of}|{text}", {id for id, *both in held if both == [text, space]}))
                     for value, wanted in asks:
                         query = parse_query("ImagingStudy", [(name + suffix, value)], root=session.root)
                         assert {id for _, id in run(session, query).matches} == wanted, (name + suffix, value)
