@@ -48,6 +48,7 @@ from server.dicomweb.ups_events import PARTING_SECONDS
 from server.edge import Edge, Metrics, on_accident, on_error, on_no_route, on_outage
 from server.fhir import routes as fhir
 from server.fhir import sockets
+from server.fhir.communication import publish_criticals
 from server.fhir.exporting import export_from
 from server.fhir.notify import deliver_from
 from server.fhir.watching import watch
@@ -170,6 +171,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 tell_plugins(engine, queue, hooks, room.reports.keys)
                 deliver_reports(room)
                 room.reports.signed.extend((room.criticals.follow, follow_recommendations))
+                publish_criticals(room)
                 watch(room)
                 deliver_from(room)
                 export_from(room)

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from server.fhir.extract import values_of
+from server.fhir.ours import require_theirs
 from server.fhir.parsing import dump_json
 from server.fhir.session import Session
 from server.fhir.shown import Shown
@@ -78,17 +79,25 @@ class StoredType:
 
     def create(self, session: Session, resource: Resource, rest: bytes, id: str) -> Shown:
         """Make one."""
+        require_theirs(session.connection, self.name, id)
         return self._write(session, None, resource, rest, id, session.method or "PUT")
 
     def update(self, session: Session, before: Shown, resource: Resource, rest: bytes) -> Shown:
         """Write the next version, unless it says what is there already."""
-        meta = meta_of(resource)
-        if not before.is_deleted and (before.rest, dict(before.meta)) == (rest, meta):
+        require_theirs(session.connection, self.name, before.id)
+        return self.publish(session, before, resource, rest, before.id)
+
+    def publish(self, session: Session, before: Shown | None, resource: Resource, rest: bytes, id: str) -> Shown:
+        """Write the first version or the next, unless it says what is there already, whosever it is."""
+        if before is None:
+            return self._write(session, None, resource, rest, id, "PUT")
+        if not before.is_deleted and (before.rest, dict(before.meta)) == (rest, meta_of(resource)):
             return before
-        return self._write(session, before, resource, rest, before.id, "PUT")
+        return self._write(session, before, resource, rest, id, "PUT")
 
     def delete(self, session: Session, before: Shown) -> Shown:
         """Write a version that says it is gone; what was before stays in its history."""
+        require_theirs(session.connection, self.name, before.id)
         return self._write(session, before, None, b"{}", before.id, "DELETE")
 
     def _write(

@@ -1,0 +1,43 @@
+"""Resources of types that are kept which this server makes itself: clients read them, and change what is behind them.
+
+Such a resource has the id of the row that it is made of, so the row says whose it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from readingroom.errors import ReadOnly
+from storage.catalog import schema as t
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ours:
+    """Which ids are of our own resources of a type, and what a client does in place of writing them."""
+
+    id: sa.ColumnElement[Any]
+    instead: str
+
+
+OURS: Mapping[str, Ours] = {
+    "Communication": Ours(
+        id=t.escalation.c.id,
+        instead="it tells a critical result; acknowledge or cancel that at /escalations/{id}",
+    ),
+    "Flag": Ours(
+        id=t.escalation.c.id,
+        instead="it stands until a critical result was told; acknowledge or cancel that at /escalations/{id}",
+    ),
+}
+"""By type. Of all other types, and of other ids, resources are what clients send."""
+
+
+def require_theirs(connection: sa.Connection, type: str, id: str) -> None:
+    """Raise `ReadOnly` where a resource of that id is one that this server makes."""
+    ours = OURS.get(type)
+    if ours is not None and connection.execute(sa.select(ours.id).where(ours.id == id)).first() is not None:
+        raise ReadOnly(f"{type}/{id} is made here: {ours.instead.format(id=id)}.")
