@@ -9,6 +9,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
+from readingroom.model import PRIORITIES
 from server.fhir.dates import BEGINNING, END, range_of
 from server.fhir.parameters import PARAMETERS, Parameter
 from storage.catalog.fhir_values import Value
@@ -94,7 +95,8 @@ def _tokens(parameter: Parameter, value: Any, root: str) -> Iterator[Value]:
     if isinstance(value, bool):
         yield Value(key=key, text="true" if value else "false")
     elif isinstance(value, str):
-        yield Value(key=key, text=value)
+        rank = float(PRIORITIES.index(value)) if parameter.is_ranked and value in PRIORITIES else None
+        yield Value(key=key, text=value, low=rank, high=rank)
     elif not isinstance(value, dict):
         return
     elif "coding" in value or ("text" in value and "value" not in value):

@@ -63,6 +63,11 @@ class Parameter:
         return self.definition == "readingroom"
 
     @property
+    def is_ranked(self) -> bool:
+        """Its codes are priorities, which are in order by how soon something is to be done."""
+        return self.systems == (f"{_SYSTEMS}request-priority",)
+
+    @property
     def url(self) -> str:
         """The canonical URL of its definition."""
         if self.is_own:

@@ -197,7 +197,7 @@ class _Reader:
         parameter = PARAMETERS.get(self._type, {}).get(name)
         if parameter is None or parameter.kind == "composite":
             raise Invalid(f"{self._type} cannot be sorted by {name[:40]!r}.")
-        is_text = parameter.kind in ("token", "string", "reference", "uri")
+        is_text = parameter.kind in ("token", "string", "reference", "uri") and not parameter.is_ranked
         return Sort(parameter=name, is_descending=text.strip().startswith("-"), is_text=is_text)
 
     def _include(self, is_reversed: bool, modifier: str, value: str) -> Include:

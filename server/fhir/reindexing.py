@@ -17,7 +17,7 @@ import orjson
 import sqlalchemy as sa
 
 from server.fhir.extract import values_of
-from server.fhir.parameters import PARAMETERS
+from server.fhir.parameters import PARAMETERS, Parameter
 from server.fhir.parsing import read_json
 from server.room import Room
 from server.settings import Settings
@@ -39,10 +39,20 @@ def digests() -> Mapping[str, str]:
     """By type, what tells this way of listing its resources from another."""
     return {
         type: sha256(
-            orjson.dumps([LISTING, *sorted((one.name, one.kind, one.paths, one.targets) for one in table.values())])
+            orjson.dumps(
+                [
+                    LISTING,
+                    *sorted((one.name, one.kind, one.paths, one.targets) for one in table.values()),
+                    *_ranked(table),
+                ]
+            )
         ).hexdigest()[:16]
         for type, table in PARAMETERS.items()
     }
+
+
+def _ranked(table: Mapping[str, Parameter]) -> list[str]:
+    return sorted(one.name for one in table.values() if one.is_ranked)
 
 
 def reindex(room: Room) -> bool:

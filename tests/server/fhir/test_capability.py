@@ -107,3 +107,12 @@ def _leads_to_code(type: str, path: str) -> bool:
         element = next((one for one in type_of(found[0]).elements if one.name == name), None)
         found = element.types if element is not None else ("",)
     return found == ("code",)
+
+
+def test_each_parameter_that_is_declared_has_values_that_it_looks_at() -> None:
+    of_meta = {"_tag", "_profile", "_security", "_source"}  # of all types, and what is made here has none of it
+    for type in REGISTRY.values():
+        for one in PARAMETERS.get(type.name, {}).values():
+            if type.sources and one.kind != "composite" and one.name not in ("_id", "_lastUpdated"):
+                is_there = any(source.relation(one.name) is not None for source in type.sources)
+                assert is_there or one.name in of_meta, (type.name, one.name)

@@ -167,6 +167,31 @@ def test_priorities_sort_by_how_soon_and_what_is_due_first_comes_first(room: Roo
     assert set(by_due[:2]) == {"sent", "due"}
 
 
+@pytest.mark.parametrize("type", ["Task", "ServiceRequest"])
+def test_all_priorities_sort_by_how_soon_page_by_page(room: Room, type: str) -> None:
+    said = {
+        "Task": {"status": "received", "intent": "plan"},
+        "ServiceRequest": {"status": "active", "intent": "order", "subject": {"reference": "Patient/p"}},
+    }[type]
+    held = {
+        fhir.create(room, REGISTRY[type], {**said, **({"priority": one} if one else {})}).id: one
+        for one in ("asap", "stat", None, "routine", "urgent")
+    }
+    for sort, wanted in (
+        ("priority", ["routine", "urgent", "asap", "stat", None]),
+        ("-priority", ["stat", "asap", "urgent", "routine", None]),
+    ):
+        seen: list[str | None] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            pairs = [("_sort", sort), ("_count", "2"), *([("_cursor", cursor)] if cursor else [])]
+            with fhir.looking(room) as session:
+                one = run(session, parse_query(type, pairs, root=session.root))
+            seen += [held[id] for _, id in one.matches]
+            cursor = one.next
+        assert seen == wanted
+
+
 def test_pages_over_each_order_hold_every_task_once(room: Room, work: dict[str, str]) -> None:
     for sort in ("", "due", "-due", "priority", "-modified", "status,-authored-on", "owner", "-_lastUpdated", "code"):
         seen: list[str] = []
