@@ -31,6 +31,7 @@ SECONDS = 10.0
 _LONGEST_ANSWER = 64 << 10
 _LONGEST_WAIT = 3600
 _PORTS = {"http": 80, "https": 443}
+_WITHOUT_TLS = frozenset({"http", "mllp"})
 _LATER = frozenset({408, 409, 423, 425, 429})
 """Refusals that the next attempt may not meet; 409 and 423 may be those of a first attempt that is still at work."""
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -59,7 +60,7 @@ class Origin:
     def netloc(self) -> str:
         """Host and port, the port where it is not that of the scheme."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+        return host if self.port == _PORTS.get(self.scheme) else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -158,25 +159,53 @@ def allowed_addresses(origin: Origin, networks: Sequence[Network]) -> list[str]:
         address = ip_address(text.partition("%")[0])
         if not is_allowed(address, networks):
             raise GiveUp(f"{origin.url} is neither of the public Internet nor in one of the networks that are allowed.")
-        if origin.scheme == "http" and not _is_in(address, networks):
-            raise GiveUp(f"{origin.url} is asked over https alone, for it is in none of the networks that are allowed.")
+        if origin.scheme in _WITHOUT_TLS and not _is_in(address, networks):
+            raise GiveUp(f"{origin.url} is asked with TLS alone, for it is in none of the networks that are allowed.")
     return addresses
 
 
-def _connect(origin: Origin, addresses: Sequence[str], seconds: float) -> socket.socket:
+def open_socket(
+    origin: Origin, networks: Sequence[Network], seconds: float, *, context: ssl.SSLContext | None = None
+) -> socket.socket:
+    """A connection for what is no HTTP: to an address that is allowed, and with TLS if its scheme says so.
+
+    Parameters
+    ----------
+    context
+        Whom to trust, and who we are; by default the system's authorities, and nobody.
+
+    Raises
+    ------
+    GiveUp
+        The address is not allowed.
+    Unreachable
+        Nobody takes the connection, or not with that certificate.
+    """
+    addresses = allowed_addresses(origin, networks)
+    try:
+        return _connect(origin, addresses, seconds, context)
+    except ssl.SSLCertVerificationError as error:
+        raise Unreachable(f"{origin.url} is not who it should be: {error.verify_message}.") from None
+    except OSError as error:
+        raise Unreachable(f"{origin.url} takes no connection: {type(error).__name__}.") from None
+
+
+def _connect(
+    origin: Origin, addresses: Sequence[str], seconds: float, context: ssl.SSLContext | None = None
+) -> socket.socket:
     """A connection to the first address that takes one."""
     *others, last = dict.fromkeys(addresses)
     for address in others:
         with suppress(OSError):
-            return _secured(origin, socket.create_connection((address, origin.port), timeout=seconds))
-    return _secured(origin, socket.create_connection((last, origin.port), timeout=seconds))
+            return _secured(origin, socket.create_connection((address, origin.port), timeout=seconds), context)
+    return _secured(origin, socket.create_connection((last, origin.port), timeout=seconds), context)
 
 
-def _secured(origin: Origin, plain: socket.socket) -> socket.socket:
-    if origin.scheme == "http":
+def _secured(origin: Origin, plain: socket.socket, context: ssl.SSLContext | None) -> socket.socket:
+    if origin.scheme in _WITHOUT_TLS:
         return plain
     try:
-        return ssl.create_default_context().wrap_socket(plain, server_hostname=origin.host)
+        return (context or ssl.create_default_context()).wrap_socket(plain, server_hostname=origin.host)
     except BaseException:
         plain.close()
         raise

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 
 from readingroom.clock import Clock
 from readingroom.errors import ReadingRoomError, Unavailable
-from readingroom.model import Actor
+from readingroom.model import Actor, Report
 from server.archive import open_queue, open_store
 from server.codecs import Codecs
 from server.dicomweb import (
@@ -53,6 +53,7 @@ from server.fhir.exporting import export_from
 from server.fhir.notify import deliver_from
 from server.fhir.watching import watch
 from server.gauges import measure
+from server.hl7.channel import Hl7Channel
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
 from server.renditions import open_renditions
@@ -193,8 +194,15 @@ def deliver_reports(room: Room) -> None:
         clock=room.clock,
         queue=room.queue,
         hooks=room.hooks,
+        channels={"hl7": Hl7Channel(pdf=_pdf, networks=room.settings.private_networks)},
         read=lambda connection, report, number: read_signed(connection, room.reports.keys, report, number),
     ).register()
+
+
+def _pdf(report: Report) -> bytes:
+    from server.reports.documents import pdf  # here: Typst takes a while, and most destinations want no PDF
+
+    return pdf.render(report)
 
 
 def create_app(room: Room | None = None) -> ASGIApp:

@@ -94,7 +94,8 @@ _FIRST = 100
 class Sending:
     """What a channel is told beside the report and its destination.
 
-    `control_id` is the same on every attempt: 20 characters, hexadecimal digits. `attempt` counts from 1.
+    `control_id` is the same on every attempt: 20 characters, hexadecimal digits. `attempt` counts from 1 those in which
+    somebody was there.
     """
 
     control_id: str
@@ -234,9 +235,11 @@ class Deliveries:
     ) -> tuple[DeliveryState, str, dict[str, Any]]:
         """What an attempt came to: the state, why, and what else is written of it."""
         if isinstance(outcome, Receipt):
-            said = " ".join(filter(None, (outcome.code, outcome.text)))[:500]
             ended = {"receipt": dumps(outcome), "done_at": now}
-            return ("accepted", "", ended) if outcome.accepted else ("refused", f"It was refused: {said}", ended)
+            if outcome.accepted:
+                return "accepted", "", ended
+            # What the receiver says in words may name the patient: that is in the receipt alone.
+            return "refused", f"The receiver refused it ({outcome.code or 'without a code'}); see the receipt.", ended
         error = reason_of(outcome)
         if not _is_failure(outcome) and not isinstance(outcome, NotBegun):
             return "dead", error, {"done_at": now}
@@ -245,7 +248,7 @@ class Deliveries:
         if not isinstance(outcome, ReadingRoomError):
             log.error("delivery %d (%s) failed", row.id, row.channel, exc_info=outcome)
         if isinstance(outcome, Unreachable):
-            return "queued", error, {"next_at": now}
+            return "queued", error, {"next_at": now, "attempts": row.attempts}
         if isinstance(outcome, NotBegun):
             return "queued", error, {"next_at": now + outcome.after, "attempts": row.attempts}
         wait = _HOLDS.wait(row.attempts + 1)

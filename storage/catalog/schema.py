@@ -740,7 +740,9 @@ delivery = sa.Table(
     sa.Column("item", sa.String(32)),
     sa.Column("state", sa.String(8), nullable=False, doc="queued, sent, accepted, refused, dead, skipped"),
     sa.Column("control_id", sa.String(20), nullable=False, unique=True, doc="the same on every attempt"),
-    sa.Column("attempts", sa.Integer, nullable=False, doc="since it was queued, or told to go again"),
+    sa.Column(
+        "attempts", sa.Integer, nullable=False, doc="since it was queued or told to go again, where somebody was there"
+    ),
     sa.Column("error", Text, nullable=False, doc="why the last attempt failed, or it is not to go"),
     sa.Column("receipt", sa.LargeBinary, doc="JSON of what the receiver answered"),
     sa.Column("queued_at", UtcDateTime, nullable=False, doc="or when it was told to go again"),

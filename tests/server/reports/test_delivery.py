@@ -245,7 +245,7 @@ def test_after_a_day_what_waits_is_dead_and_the_desk_is_called_once(courier: Cou
 @pytest.mark.parametrize(
     ("answer", "state", "error"),
     [
-        (Receipt(accepted=False, code="AR", text="unknown patient"), "refused", "AR unknown patient"),
+        (Receipt(accepted=False, code="AR", text="no Jane Doe"), "refused", "refused it (AR)"),
         (GiveUp("No such thing."), "dead", "No such thing."),
         (Invalid("U+1F600 has no glyph."), "dead", "U+1F600"),
     ],

@@ -1,0 +1,1 @@
+"""HL7 version 2: its framing, its messages, and reports as messages."""
