@@ -778,7 +778,7 @@ def test_http_without_tls_goes_nowhere_but_to_networks_that_are_allowed(
     monkeypatch.setattr(outbound.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("93.184.215.14", 80))])
     made = send(client, plain("http://hooks.example/"))
     room.queue.drain()
-    assert "with TLS alone" in read(client, made)["error"]
+    assert "https alone" in read(client, made)["error"]
 
 
 # -- what can be asked -------------------------------------------------------------------------------------------------
