@@ -171,21 +171,23 @@ def terminology(root: str) -> Resource:
 
 def _resource(type: ResourceType, root: str) -> dict[str, Any]:
     is_written = not type.read_only_because
+    is_deleted = is_written and not type.kept_because
+    kept = {"delete"} if type.kept_because else set()
     parameters = PARAMETERS.get(type.name, {})
     operations = [one for one in OPERATIONS.values() if one.levels & {"type", "instance"} and one.is_of(type.name)]
     told: dict[str, Any] = {
         "type": type.name,
         "profile": f"http://hl7.org/fhir/StructureDefinition/{type.name}",
         "supportedProfile": [one["url"] for one in profiles().values() if one["type"] == type.name],
-        "documentation": type.read_only_because,
-        "interaction": [{"code": code} for code in (*_READ, *(_WRITE if is_written else ()))],
+        "documentation": type.read_only_because or type.kept_because,
+        "interaction": [{"code": code} for code in (*_READ, *(_WRITE if is_written else ())) if code not in kept],
         "versioning": "versioned-update" if is_written else "versioned",
         "readHistory": True,
         "updateCreate": is_written and type.takes_ids,
         "conditionalCreate": is_written,
         "conditionalRead": "full-support",
         "conditionalUpdate": is_written,
-        "conditionalDelete": "single" if is_written else "not-supported",
+        "conditionalDelete": "single" if is_deleted else "not-supported",
         "referencePolicy": ["literal", "logical"],
         "searchInclude": [f"{type.name}:{one.name}" for one in parameters.values() if one.kind == "reference"],
         "searchRevInclude": sorted(_pointing_at(type.name)),

@@ -35,6 +35,7 @@ class DeclaredType:
     kind: Kind = "projection"
     read_only_because: str = "the server says it of itself."
     takes_ids: bool = False
+    kept_because: str = ""
     sources: tuple[Source, ...] = ()
 
     def condition_of(self, resource: Resource) -> str | None:

@@ -171,6 +171,7 @@ class ImagingStudyType:
         "An ImagingStudy is made from the images of a study; store, correct or delete these over DICOMweb."
     )
     takes_ids: bool = False
+    kept_because: str = ""
 
     def condition_of(self, resource: Resource) -> str | None:
         """By its Study Instance UID."""

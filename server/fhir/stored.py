@@ -33,6 +33,7 @@ class StoredType:
     kind: Kind = "stored"
     read_only_because: str = ""
     takes_ids: bool = True
+    kept_because: str = ""
 
     def condition_of(self, resource: Resource) -> str | None:
         """Clients say by a condition of their own."""

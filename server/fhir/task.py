@@ -192,6 +192,7 @@ class TaskType:
     kind: Kind = "command"
     read_only_because: str = ""
     takes_ids: bool = False
+    kept_because: str = "A Task is never deleted: change its status to cancelled."
 
     def condition_of(self, resource: Resource) -> str | None:
         """Clients say by a condition of their own."""
@@ -260,7 +261,7 @@ class TaskType:
 
     def delete(self, session: Session, before: Shown) -> Shown:
         """Nothing that was to be done is forgotten."""
-        raise Conflict(f"Task/{before.id} is never deleted; change its status to cancelled.")
+        raise Conflict(self.kept_because)
 
 
 def _list(session: Session, item: StoredItem, resource: Resource, *, is_sent: bool) -> None:

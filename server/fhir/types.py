@@ -37,6 +37,10 @@ class ResourceType(Protocol):
     def takes_ids(self) -> bool:
         """Whether a client may choose the id of a new one."""
 
+    @property
+    def kept_because(self) -> str:
+        """Why none is ever deleted; empty where clients delete."""
+
     def condition_of(self, resource: Resource) -> str | None:
         """A search that finds what this resource of a client's is here; None where nothing says so."""
 

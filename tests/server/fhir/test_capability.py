@@ -92,6 +92,16 @@ def test_each_operation_is_there_where_it_is_declared() -> None:
     assert {one["code"] for one in operation_definitions(ROOT)} == set(OPERATIONS)
 
 
+def test_what_is_never_deleted_or_made_under_an_id_of_the_clients_is_declared_so() -> None:
+    told = {one["type"]: one for one in statement(ROOT)["rest"][0]["resource"]}
+    task, flag = told["Task"], told["Flag"]
+    codes = {one["code"] for one in task["interaction"]}
+    assert codes == {one["code"] for one in flag["interaction"]} - {"delete"}
+    assert (task["updateCreate"], task["conditionalDelete"]) == (False, "not-supported")
+    assert (flag["updateCreate"], flag["conditionalDelete"]) == (True, "single")
+    assert "cancelled" in task["documentation"]
+
+
 def test_each_parameter_of_codes_that_stand_alone_says_which_system_they_are_of() -> None:
     unbound = {("OperationDefinition", "code"), ("SearchParameter", "code")}
     for table in PARAMETERS.values():
