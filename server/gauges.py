@@ -1,5 +1,5 @@
 """What is counted when somebody asks, and so is the same whichever process is asked: jobs, what is to be listed,
-how soon critical results are told, and what has no price."""
+how soon critical results are told, follow-ups, and what has no price."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from server.reports.critical import MEASURED, Measured, measure_criticals
 from server.room import Room
 from storage.catalog.charges import count_unpriced
 from storage.catalog.escalations import timings_of
+from storage.catalog.follow_ups import count_follow_ups
 from storage.catalog.listed import Progress, progress
 
 
@@ -25,11 +26,13 @@ class Gauges(Collector):
         tallies: Sequence[Tally],
         listing: Sequence[Progress],
         criticals: Sequence[Measured],
+        follow_ups: tuple[int, int],
         unpriced: Sequence[tuple[str, int]],
     ) -> None:
         self._tallies = tallies
         self._listing = listing
         self._criticals = criticals
+        self._follow_ups = follow_ups
         self._unpriced = unpriced
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -74,6 +77,12 @@ class Gauges(Collector):
             ),
         )
         yield _family(
+            "readingroom_follow_ups",
+            "Follow-ups that reports recommend and nobody has closed, and of those the ones that are past their day",
+            ("state",),
+            (((state,), count) for state, count in zip(("open", "overdue"), self._follow_ups, strict=True)),
+        )
+        yield _family(
             "readingroom_charges_unpriced",
             "Readings that were charged, and that no published list has a price for",
             ("facility",),
@@ -85,7 +94,13 @@ def measure(room: Room) -> Gauges:
     """Count what there is now."""
     now = room.clock.now()
     criticals = measure_criticals(room.query(timings_of, Scope(), now - MEASURED), now)
-    return Gauges(room.queue.tallies(), room.query(progress), criticals, room.query(count_unpriced))
+    return Gauges(
+        room.queue.tallies(),
+        room.query(progress),
+        criticals,
+        room.query(count_follow_ups, now),
+        room.query(count_unpriced),
+    )
 
 
 def _family(

@@ -7,7 +7,6 @@ nothing: mail programs open links by themselves.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -29,6 +28,7 @@ from server.reports.calling import Call, call_of
 from server.reports.critical import MEASURED, measure_criticals
 from server.room import Room
 from server.web.bodies import body_of, is_form
+from server.web.desk_page import desk_page, escalation_page
 from server.worklist import escalations
 from server.worklist.directory import facility_of
 from server.worklist.items import Work, working
@@ -54,51 +54,7 @@ _CATEGORIES: Mapping[str, Category] = {"1": 1, "2": 2, "3": 3}
 _ORDERS: Mapping[str, Order] = {"opened": "opened", "time left": "time-left", "time-left": "time-left"}
 _CALLED = ("name", "role", "how", "number", "outcome", "at", "note")
 _MINUTE = timedelta(minutes=1)
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Escalation · readingroom</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem; }}
-dt {{ font-weight: 600; }} dd {{ margin: 0 0 .5rem; }} label {{ display: block; margin: .75rem 0; }}
-input, textarea {{ font: inherit; width: 100%; box-sizing: border-box; padding: .4rem; }}
-button {{ font: inherit; padding: .5rem 1.25rem; }} table {{ border-collapse: collapse; }}
-td, th {{ text-align: left; padding: .2rem .8rem .2rem 0; }}
-</style>
-<h1>{title}</h1>
-<dl>
-<dt>What</dt><dd>{reason}</dd>
-<dt>Study</dt><dd>{study}</dd>
-<dt>Opened</dt><dd><time>{opened}</time></dd>
-{closed}
-</dl>
-{call}
-{form}
-<h2>Attempts</h2>
-{attempts}
-</html>
-"""
-_CALL = """<h2>The call</h2>
-<p>{contacts}</p>
-<blockquote>{say}</blockquote>
-<blockquote>{ask}</blockquote>
-"""
-_FORM = """<form method="post" action="{id}/acknowledge">
-<label>Who was reached <input name="by" required maxlength="200" autocomplete="name"></label>
-<label>How <input name="how" list="ways" maxlength="200"></label>
-<label>What was read back <textarea name="read_back" required maxlength="2000" rows="3"></textarea></label>
-<button>Acknowledge</button>
-</form>
-<datalist id="ways"><option>telephone<option>in person<option>secure message</datalist>
-<details><summary>Nobody has read it back yet</summary>
-<form method="post" action="{id}/attempts">
-<label>Who was called <input name="name" required maxlength="200"></label>
-<label>How <input name="how" list="ways" required maxlength="200" value="telephone"></label>
-<label>What became of it <select name="outcome">{outcomes}</select></label>
-<label>Note <textarea name="note" maxlength="2000" rows="2"></textarea></label>
-<button>Keep</button>
-</form>
-</details>
-"""
+_NOT_KEPT = {"Cache-Control": "no-store"}
 
 
 async def listed(request: Request) -> Response:
@@ -122,6 +78,8 @@ async def listed(request: Request) -> Response:
         "order": _ORDERS[order],
     }
     rows = await room.read_apart(_with_calls, caller.scope, wanted)
+    if _wants_page(request):
+        return HTMLResponse(desk_page([row for row, _call in rows], room.clock.now()), headers=_NOT_KEPT)
     return _json([_shown(row, room.clock.now(), call) for row, call in rows])
 
 
@@ -167,8 +125,8 @@ async def shown(request: Request) -> Response:
     room: Room = request.app.state.room
     id = request.path_params["id"]
     row, call, attempts = await room.read(_whole, caller_of(request).scope, id)
-    if "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(_page(row, call, attempts), headers={"Cache-Control": "no-store"})
+    if _wants_page(request):
+        return HTMLResponse(escalation_page(row, call, attempts), headers=_NOT_KEPT)
     return _json({**_shown(row, room.clock.now(), call), "attempts": [_attempt(one) for one in attempts]})
 
 
@@ -240,8 +198,12 @@ async def _act(request: Request, act: Callable[[Work], StoredEscalation]) -> Sto
     return await anyio.to_thread.run_sync(run, limiter=room.db)
 
 
+def _wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
+
+
 def _json(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    told = {"Cache-Control": "no-store", **(headers or {})}
+    told = {**_NOT_KEPT, **(headers or {})}
     return Response(orjson.dumps(value), status, told, media_type="application/json")
 
 
@@ -298,45 +260,6 @@ def _attempt(one: Attempt) -> dict[str, Any]:
     contact = {"name": one.contact.name, "role": one.contact.role, "channel": one.contact.channel}
     done = {"at": one.at, "state": one.state, "plugin": one.plugin, "error": one.error}
     return {"rung": one.rung, **contact, **done, "by": one.by, "note": one.note}
-
-
-def _page(row: StoredEscalation, call: Call | None, attempts: list[Attempt]) -> str:
-    closed = ""
-    if row.closed_at is not None:
-        closed = (
-            f"<dt>{html.escape(row.state.capitalize())}</dt>"
-            f"<dd><time>{row.closed_at:%Y-%m-%d %H:%M:%S} UTC</time> by {html.escape(row.closed_by or '')}: "
-            f"{html.escape(row.read_back)}</dd>"
-        )
-    lines = "".join(
-        f"<tr><td>{one.rung}</td><td>{html.escape(one.contact.role)}</td><td>{html.escape(one.contact.name)}</td>"
-        f"<td>{html.escape(one.contact.channel)}</td><td><time>{one.at:%H:%M:%S}</time></td>"
-        f"<td>{html.escape(one.state + ''.join(f': {more}' for more in (one.error, one.note) if more))}</td>"
-        f"<td>{html.escape(one.by)}</td></tr>"
-        for one in attempts
-    )
-    outcomes = "".join(f"<option>{one}" for one in escalations.OUTCOMES)
-    head = "<tr><th>Rung</th><th>Role</th><th>Who</th><th>By</th><th>At</th><th></th><th>Noted by</th></tr>"
-    return _PAGE.format(
-        title="Escalation" if row.category is None else f"Critical result, category {row.category}",
-        reason=html.escape(row.reason),
-        study=html.escape(row.study_uid or "none"),
-        opened=f"{row.opened_at:%Y-%m-%d %H:%M:%S} UTC",
-        closed=closed,
-        call=_shown_call(call) if call is not None else "",
-        form=_FORM.format(id=html.escape(row.id), outcomes=outcomes) if row.state == "open" else "",
-        attempts=f"<table>{head}{lines}</table>" if attempts else "<p>Nobody was called yet.</p>",
-    )
-
-
-def _shown_call(call: Call) -> str:
-    numbers = [(f"{one.name} ({one.role})", html.escape(one.address)) for one in call.contacts]
-    contacts = "<br>".join(f'{html.escape(who)}: <a href="tel:{to}">{to}</a>' for who, to in numbers)
-    return _CALL.format(
-        contacts=contacts or "The directory has no telephone number for this facility.",
-        say=html.escape(call.say),
-        ask=html.escape(call.ask),
-    )
 
 
 routes: list[BaseRoute] = [

@@ -103,7 +103,7 @@ def _shown(
 
 def _row(one: ListedFollowUp) -> dict[str, Any]:
     told = asdict(one.row)
-    for hidden in ("digest", "patient", "modalities", "body_parts"):
+    for hidden in ("digest", "modalities", "body_parts"):
         del told[hidden]
     return {
         "id": told.pop("item"),

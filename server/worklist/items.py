@@ -43,6 +43,7 @@ from storage.catalog.engine import begin_write
 from storage.catalog.escalations import is_open_escalation
 from storage.catalog.events import append_events
 from storage.catalog.studies import ensure_facility
+from storage.catalog.ups import TOLD
 from storage.catalog.work_items import (
     StoredItem,
     expired_claims,
@@ -350,7 +351,7 @@ def renew_claim(work: Work, item: StoredItem, *, token: str) -> StoredItem:
 
 def release_item(work: Work, item: StoredItem, *, token: str, reason: str = "") -> StoredItem:
     """Give back what was claimed, unread."""
-    return _step(work, item, "release", token=token, told={"because": reason}, **_NOBODYS)
+    return _step(work, item, "release", token=token, told={"because": reason}, **_given_back(item))
 
 
 def hold_item(work: Work, item: StoredItem, reason: str, *, token: str | None = None) -> StoredItem:
@@ -384,6 +385,12 @@ def reassign_item(work: Work, item: StoredItem, reader: str | None, reason: str 
     else:
         _require_lawful(work, item, reader)
     return _step(work, item, "reassign", told={"because": reason}, reason="", **values)
+
+
+def _given_back(item: StoredItem) -> Mapping[str, Any]:
+    """What is nobody's again; a call or a follow-up that was never to be read is not to be read by that."""
+    waits = item.kind in TOLD and item.ready_at is None
+    return {**_NOBODYS, "state": "waiting"} if waits else _NOBODYS
 
 
 _NOBODYS: Mapping[str, Any] = {
@@ -533,7 +540,7 @@ def expire_claims(engine: sa.Engine, now: datetime, queue: Queue | None = None) 
             # Asked again under the lock: it may have been finished, or renewed, meanwhile.
             if item.state != "claimed" or item.claim_expires_at is None or item.claim_expires_at > now:
                 continue
-            _step(work, item, "expire", told={"reader": item.owner}, **_NOBODYS)
+            _step(work, item, "expire", told={"reader": item.owner}, **_given_back(item))
             work.tell()
             expired += 1
     return expired

@@ -142,6 +142,14 @@ def list_follow_ups(
     return [_listed(row) for row in connection.execute(statement.order_by(_F.due_on, _F.item).limit(limit))]
 
 
+def count_follow_ups(connection: sa.Connection, now: datetime) -> tuple[int, int]:
+    """How many are open, and how many of those are past their time."""
+    late = sa.func.coalesce(sa.func.sum(sa.case((_W.due_at <= now, 1), else_=0)), 0)
+    counted = sa.select(sa.func.count(), late).select_from(t.follow_up.join(t.work_item, _F.item == _W.id))
+    row = connection.execute(counted.where(sa.text("outcome = ''"), _W.state.not_in(_ENDED))).one()
+    return int(row[0]), int(row[1])
+
+
 def later_studies(connection: sa.Connection, scope: Scope, rows: Collection[StoredFollowUp]) -> list[Candidate]:
     """Studies of the patients of some follow-ups that came in after the first of them was recommended."""
     patients = sorted({row.patient for row in rows if row.patient})

@@ -218,6 +218,22 @@ def test_signing_over_http_opens_it_and_the_report_is_finished_when_it_was_read_
     assert client.get("/reports").json()[0]["open_criticals"] == []
 
 
+def test_what_cannot_be_opened_is_not_signed_either(client: httpx.Client, room: Room) -> None:
+    desk = Desk(room=room, client=client)
+    desk.furnish()
+    desk.receive()
+
+    def fail(*_: object) -> None:
+        raise Conflict("Not now.")
+
+    room.reports.signed.append(fail)
+    text = {**TEXT, "critical_results": [{"category": 1, "text": BLEED.text}]}
+    written = desk.write(desk.begin(), text)
+    assert desk.ask(written, "sign", reader="ada").status_code == 409
+    assert client.get("/escalations").json() == []
+    assert client.get(f"/reports/{written['id']}").json()["versions"] == []
+
+
 # -- the item of a call ------------------------------------------------------------------------------------------------
 
 

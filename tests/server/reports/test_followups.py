@@ -213,6 +213,18 @@ def test_lists_are_by_the_day_in_pages_and_of_what_is_overdue(engine: sa.Engine,
     assert late == first
 
 
+def test_one_that_somebody_gives_back_waits_again_and_is_nothing_to_be_read(engine: sa.Engine, clock: SetClock) -> None:
+    (one,) = signed(engine, clock, version(CHEST))
+    with at_work(engine, clock) as work:
+        item = items.claim_item(work, item_by_id(work.connection, one.row.item, locked=True), token="2.25.1")
+        assert items.release_item(work, item, token="2.25.1").state == "waiting"
+    with at_work(engine, clock) as work:
+        items.claim_item(work, item_by_id(work.connection, one.row.item, locked=True))
+    clock.advance(items.CLAIM_LASTS)
+    assert items.expire_claims(engine, clock.now()) == 1
+    assert the_item(engine, one.row.item).state == "waiting"
+
+
 # -- what may be it ----------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +325,7 @@ def test_a_recommendation_of_a_signed_report_is_listed_escalated_and_closed(
     assert escalation["reason"] == f"Follow-up {one['workitem']} was due, and nobody has closed it."
     assert [rung["role"] for rung in escalation["ladder"]] == ["desk", "supervisor"]
     assert [found["is_overdue"] for found in client.get("/followups?overdue=true").json()] == [True]
+    assert 'readingroom_follow_ups{state="overdue"} 1.0' in client.get("/metrics").text
     later = new_uid()
     fill(
         room.engine,

@@ -134,6 +134,17 @@ def test_the_desk_lists_by_category_and_by_the_time_that_is_left(
         assert client.get(f"/escalations?{wrong}").status_code == 400
 
 
+def test_the_desk_is_a_page_for_a_browser_too(client: httpx.Client, clock: SetClock) -> None:
+    page = client.get("/escalations", headers={"Accept": "text/html"})
+    assert "There is nothing of that kind." in page.text
+    row = opened(client)
+    clock.advance(timedelta(minutes=61))
+    page = client.get("/escalations?sort=time left", headers={"Accept": "text/html"})
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert f'<a href="/escalations/{row["id"]}">Blood &lt;b&gt;in&lt;/b&gt; the head.</a>' in page.text
+    assert '<td class="late">-1 min</td>' in page.text
+
+
 def test_an_open_one_says_whom_to_call_and_what_to_say(client: httpx.Client, room: Room) -> None:
     contacts = [
         {"name": "Desk", "role": "desk", "channel": "voice", "address": "+15550102"},
