@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 from server.fhir.parsing import Number, dump_json
-from server.fhir.values import DCM, Element, code_system, instant_of, local_id, reference, without_none
 from storage.catalog.charges import Charge, Published
+from storage.fhirvalues import DCM, Element, code_system, instant_of, local_id, reference, without_none
 from storage.prices import PRICE_ORDER, Price, amount_text
 
 _DEFINITIONS = "urn:x-readingroom:price"

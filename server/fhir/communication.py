@@ -12,7 +12,13 @@ import sqlalchemy as sa
 
 from readingroom.model import Category
 from server.fhir.publishing import publish
-from server.fhir.values import (
+from server.reports.critical import RADLEX
+from server.room import Room
+from server.worklist.items import Work
+from storage.catalog import schema as t
+from storage.catalog.escalations import Attempt, AttemptState, EscalationState, StoredEscalation, list_attempts
+from storage.catalog.ids import study_fhir_id
+from storage.fhirvalues import (
     Element,
     code_system,
     instant_of,
@@ -20,12 +26,6 @@ from server.fhir.values import (
     text,
     without_none,
 )
-from server.reports.critical import RADLEX
-from server.room import Room
-from server.worklist.items import Work
-from storage.catalog import schema as t
-from storage.catalog.escalations import Attempt, AttemptState, EscalationState, StoredEscalation, list_attempts
-from storage.catalog.ids import study_fhir_id
 
 _STATUS: Mapping[EscalationState, str] = {"open": "in-progress", "acknowledged": "completed", "cancelled": "stopped"}
 _PRIORITY: Mapping[Category, str] = {1: "stat", 2: "urgent", 3: "routine"}

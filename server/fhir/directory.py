@@ -16,12 +16,11 @@ import sqlalchemy as sa
 
 from readingroom.model import Scope
 from server.fhir import endpoint
-from server.fhir.values import Element, code_system, local_id, reference, text, without_none
 from storage.catalog import schema as t
 from storage.catalog.directory import Directory, read_directory, read_reader
 from storage.directory import DAYS, NUCC_RADIOLOGY, ContactEntry, ReaderEntry, Shift, zone_of
+from storage.fhirvalues import NPI, Element, code_system, local_id, reference, text, without_none
 
-NPI = "http://hl7.org/fhir/sid/us-npi"
 CLIA = "urn:oid:2.16.840.1.113883.4.7"
 NUCC = "http://nucc.org/provider-taxonomy"
 ISO_3166_2 = "urn:iso:std:iso:3166:-2"

@@ -26,11 +26,11 @@ from server.fhir.directory import (
 )
 from server.fhir.extract import values_of
 from server.fhir.parsing import read_json
-from server.fhir.values import UNDERSCORE
 from storage.catalog import schema as t
 from storage.catalog.fhir_conditions import Op, Range, Test
 from storage.catalog.fhir_search import Relation, Source
 from storage.catalog.fhir_values import LONGEST, Value
+from storage.fhirvalues import UNDERSCORE
 
 _BEFORE = datetime(1970, 1, 1, tzinfo=UTC)
 _EVERYTHING = Scope()
@@ -58,7 +58,7 @@ def _and_above(facilities: frozenset[str]) -> sa.Select[tuple[str]]:
 
 
 def _written(name: Any) -> sa.ColumnElement[str]:
-    """A name as `server.fhir.values.local_id` makes it an id."""
+    """A name as `storage.fhirvalues.local_id` makes it an id."""
     return sa.func.replace(name, "_", UNDERSCORE)
 
 

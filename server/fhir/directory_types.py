@@ -17,9 +17,9 @@ from server.fhir.parsing import read_json
 from server.fhir.session import Session
 from server.fhir.shown import Shown
 from server.fhir.types import Kind, Resource
-from server.fhir.values import is_hashed, name_of
 from storage.catalog import schema as t
 from storage.catalog.fhir_search import Source
+from storage.fhirvalues import is_hashed, name_of
 
 
 @dataclass(frozen=True, kw_only=True)

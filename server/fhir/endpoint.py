@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from server.fhir.values import DCM, reference, text, without_none
+from storage.fhirvalues import DCM, reference, text, without_none
 
 
 def render(id: str, name: str, organization: str, address: str, *, is_active: bool) -> bytes:

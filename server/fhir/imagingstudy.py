@@ -20,7 +20,12 @@ from server.fhir.session import Session
 from server.fhir.shown import Shown
 from server.fhir.study_source import study_source
 from server.fhir.types import Kind, Resource
-from server.fhir.values import (
+from storage.bodyparts import SNOMED, body_part_code
+from storage.catalog import fhir_studies as kept
+from storage.catalog.fhir_search import Source
+from storage.catalog.fhir_studies import KeptVersion, ShownStudy
+from storage.catalog.rows import header_of
+from storage.fhirvalues import (
     DCM,
     Element,
     accession,
@@ -37,11 +42,6 @@ from server.fhir.values import (
     values,
     without_none,
 )
-from storage.bodyparts import SNOMED, body_part_code
-from storage.catalog import fhir_studies as kept
-from storage.catalog.fhir_search import Source
-from storage.catalog.fhir_studies import KeptVersion, ShownStudy
-from storage.catalog.rows import header_of
 from storage.objects import MetadataJson
 
 _LATERALITIES = {

@@ -17,10 +17,10 @@ from server.fhir.shown import Shown
 from server.fhir.stored import StoredType
 from server.fhir.task_commands import local_reference, moment_of, priority_of
 from server.fhir.types import Kind, Resource
-from server.fhir.values import IDENTIFIER_TYPE, issuer_of, text
 from server.worklist.orders import place_order, withdraw_order
 from storage.catalog import schema as t
 from storage.catalog.orders import OrderState, StoredOrder
+from storage.fhirvalues import IDENTIFIER_TYPE, issuer_of, text
 
 _STATES: dict[str, OrderState] = {
     "active": "active",

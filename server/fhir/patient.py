@@ -19,7 +19,11 @@ from server.fhir.patient_source import patient_source
 from server.fhir.session import Session
 from server.fhir.shown import Shown
 from server.fhir.types import Resource
-from server.fhir.values import (
+from storage.catalog import schema as t
+from storage.catalog.fhir_search import Source
+from storage.catalog.ids import patient_key
+from storage.catalog.normal import normal_day
+from storage.fhirvalues import (
     Element,
     day,
     first,
@@ -32,10 +36,6 @@ from server.fhir.values import (
     typed_identifier,
     without_none,
 )
-from storage.catalog import schema as t
-from storage.catalog.fhir_search import Source
-from storage.catalog.ids import patient_key
-from storage.catalog.normal import normal_day
 
 _P, _S = t.patient.c, t.study.c
 

@@ -10,10 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from readingroom.model import Scope
-from server.fhir.values import issuer_of
 from storage.catalog import schema as t
 from storage.catalog.fhir_conditions import Range, Test, Text
 from storage.catalog.fhir_search import Relation, Source, compared
+from storage.fhirvalues import issuer_of
 
 _NAME = "00100010"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

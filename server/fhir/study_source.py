@@ -11,12 +11,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from server.fhir.dates import moments
-from server.fhir.values import DCM, UID, URI, local_id
 from storage.bodyparts import BODY_PARTS, SNOMED
 from storage.catalog import schema as t
 from storage.catalog.fhir_conditions import Range, Test, Text
 from storage.catalog.fhir_search import Relation, Source, compared
 from storage.directory import zone_of
+from storage.fhirvalues import DCM, UID, URI, local_id
 from storage.rejection import KEY_OBJECT_SELECTION, QUALITY, TITLES
 
 _OID = "urn:oid:"

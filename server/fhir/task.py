@@ -23,7 +23,13 @@ from server.fhir.shown import Shown
 from server.fhir.task_commands import STATE, STATUS
 from server.fhir.task_source import listed, task_sources
 from server.fhir.types import Kind, Resource
-from server.fhir.values import (
+from storage.catalog import schema as t
+from storage.catalog.fhir_items import Links, links_of
+from storage.catalog.fhir_search import Source
+from storage.catalog.fhir_values import list_task
+from storage.catalog.ups import KINDS, SCHEME, TOLD
+from storage.catalog.work_items import StoredItem, item_by_id, item_versions, items_by_id
+from storage.fhirvalues import (
     Element,
     accession,
     code_system,
@@ -41,12 +47,6 @@ from server.fhir.values import (
     uid_identifier,
     without_none,
 )
-from storage.catalog import schema as t
-from storage.catalog.fhir_items import Links, links_of
-from storage.catalog.fhir_search import Source
-from storage.catalog.fhir_values import list_task
-from storage.catalog.ups import KINDS, SCHEME, TOLD
-from storage.catalog.work_items import StoredItem, item_by_id, item_versions, items_by_id
 
 _ORDERED, _FLAGGED = profile("ordered-priority"), profile("flagged")
 EXTENSIONS = frozenset((_ORDERED, _FLAGGED))

@@ -23,12 +23,12 @@ from server.fhir.parsing import dump_json, read_json
 from server.fhir.session import Session
 from server.fhir.stored import meta_of
 from server.fhir.types import Resource
-from server.fhir.values import Element, code_system, designator, issuer_of, name_of, profile, text
 from server.worklist import items
 from storage.catalog import schema as t
 from storage.catalog.fhir_studies import studies_by_fhir_id
 from storage.catalog.ups import element, moment
 from storage.catalog.work_items import StoredItem
+from storage.fhirvalues import Element, code_system, designator, issuer_of, name_of, profile, text
 from storage.objects import MetadataJson
 
 HOLDERS = code_system("holder")

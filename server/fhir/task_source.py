@@ -17,12 +17,12 @@ from readingroom.model import PRIORITIES, ItemState
 from server.fhir.dates import moments
 from server.fhir.study_source import named_relation
 from server.fhir.task_commands import PROFILE, REFERENCE, STATE, STATUS
-from server.fhir.values import DCM, UID, code_system, designators, issuer_of, local_id
 from storage.catalog import schema as t
 from storage.catalog.fhir_conditions import Range, Test, Text
 from storage.catalog.fhir_search import Relation, Source, compared
 from storage.catalog.fhir_values import Value
 from storage.catalog.ups import KINDS
+from storage.fhirvalues import DCM, UID, code_system, designators, issuer_of, local_id
 
 Holds = Callable[[sa.Connection, Test], sa.ColumnElement[bool] | None]
 

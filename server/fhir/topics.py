@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from server.fhir.values import OURS
+from storage.fhirvalues import OURS
 
 What = Literal["written", "item", "settled", "changed", "critical"]
 """What happens to resources: they were written over FHIR; a work item was, by whatever way; a study has settled, or is

@@ -11,7 +11,7 @@ import pytest
 
 from server.fhir.profiles import _CONSTRAINTS, profiles
 from server.fhir.validation import check_resource
-from server.fhir.values import OURS, code_system, profile
+from storage.fhirvalues import OURS, code_system, profile
 
 HTML = b"<!DOCTYPE html><title>CT</title><p>No finding.</p>"
 

@@ -17,13 +17,13 @@ from readingroom.model import Actor
 from server.fhir.outcome import BrokenRule
 from server.fhir.shown import Shown
 from server.fhir.task import TaskType
-from server.fhir.values import OURS
 from server.room import Room
 from server.worklist import items
 from storage.catalog.directory import write_reader
 from storage.catalog.engine import begin_write
 from storage.catalog.ids import patient_key, study_fhir_id
 from storage.catalog.work_items import StoredItem, item_by_id
+from storage.fhirvalues import OURS
 from tests import fhir
 from tests.catalog import fill, header
 from tests.corpus import FOLDER

@@ -21,6 +21,7 @@ DCM = "http://dicom.nema.org/resources/ontology/DCM"
 UID = "urn:dicom:uid"
 URI = "urn:ietf:rfc:3986"
 IDENTIFIER_TYPE = "http://terminology.hl7.org/CodeSystem/v2-0203"
+NPI = "http://hl7.org/fhir/sid/us-npi"
 
 # Designators of coding schemes (PS3.16 section 8) as FHIR names the systems.
 _SYSTEMS: Mapping[str, str] = {
@@ -69,6 +70,11 @@ def is_id(value: str) -> bool:
 def designators(system: str) -> list[str]:
     """The designators of coding schemes that FHIR calls so."""
     return [scheme for scheme, known in _SYSTEMS.items() if known == system]
+
+
+def system_of(scheme: str) -> str | None:
+    """What FHIR calls the system of a designator, or of a URI; None where that is not known."""
+    return _SYSTEMS.get(scheme) or (scheme if re.match(r"(https?://|urn:)\S+$", scheme) else None)
 
 
 def designator(system: Any) -> str:
