@@ -49,6 +49,7 @@ from server.edge import Edge, Metrics, on_accident, on_error, on_no_route, on_ou
 from server.fhir import routes as fhir
 from server.fhir import sockets
 from server.fhir.communication import publish_criticals
+from server.fhir.diagnosticreport import publish_reports
 from server.fhir.exporting import export_from
 from server.fhir.notify import deliver_from
 from server.fhir.watching import watch
@@ -173,6 +174,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 deliver_reports(room)
                 room.reports.signed.extend((room.criticals.follow, follow_recommendations))
                 publish_criticals(room)
+                publish_reports(room)
                 watch(room)
                 deliver_from(room)
                 export_from(room)

@@ -95,7 +95,17 @@ def rendered(item: StoredItem, links: Links) -> Element:
         requester=reference("Organization", local_id(item.facility)),
         owner=owner_shown(item.owner or item.offered_to, links),
         restriction={"period": {"end": instant_of(item.due_at)}} if item.due_at else None,
+        output=_output(item, links),
     )
+
+
+def _output(item: StoredItem, links: Links) -> list[Element]:
+    """The report that a reading has led to."""
+    report = links.reports.get((item.facility, item.study_uid or ""))
+    if report is None or item.state != "completed" or item.kind not in ("read", "second"):
+        return []
+    study = {"system": "http://loinc.org", "code": "18748-4", "display": "Diagnostic imaging study"}
+    return [{"type": {"coding": [study]}, "valueReference": reference("DiagnosticReport", report)}]
 
 
 def _extensions(item: StoredItem) -> list[Element]:

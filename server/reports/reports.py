@@ -212,7 +212,7 @@ class Reports:
                 because=text.because,
             )
         return replace(
-            self._about(connection, found, last),
+            self.about(connection, found, last),
             kind=text.kind,
             status=found.status,
             number=found.number,
@@ -345,9 +345,7 @@ class Reports:
         )
         return self._keep(work, found, report, before, reader, draft=None, awaits="")
 
-    # -- within ------------------------------------------------------------------------------------------------------
-
-    def _about(self, connection: sa.Connection, found: StoredReport, last: Report | None) -> Report:
+    def about(self, connection: sa.Connection, found: StoredReport, last: Report | None = None) -> Report:
         """Patient, study, order and place of a report, as they are now; as signed last, where the study is purged."""
         try:
             study = _study(connection, found)
@@ -380,6 +378,8 @@ class Reports:
             procedure=(order.procedure if order else None) or study.description,
             reason=order.reason if order else None,
         )
+
+    # -- within ------------------------------------------------------------------------------------------------------
 
     def _signature(
         self, work: Work, found: StoredReport, report: Report, reader: str, *, is_final: bool

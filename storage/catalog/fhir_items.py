@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -25,6 +25,11 @@ _ORDERS = (
     .where(t.imaging_order.c.accession_number.in_(sa.bindparam("accessions", expanding=True)))
     .order_by(t.imaging_order.c.created_at, t.imaging_order.c.id)
 )
+_REPORTS = sa.select(t.report.c.facility, t.report.c.study_uid, t.report.c.id).where(
+    t.report.c.study_uid.in_(sa.bindparam("uids", expanding=True)),
+    t.report.c.number > 0,
+    t.report.c.status != "entered-in-error",
+)
 _ISSUERS = sa.select(t.facility.c.id, t.facility.c.issuer).where(
     t.facility.c.id.in_(sa.bindparam("ids", expanding=True))
 )
@@ -42,12 +47,14 @@ class Named:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Links:
-    """Studies by facility and UID, orders by facility and accession number, names of readers, patients by item."""
+    """Studies and reports by facility and UID, orders by facility and accession number, names of readers, patients by
+    item."""
 
     studies: Mapping[tuple[str, str], Any]
     orders: Mapping[tuple[str, str], Sequence[str]]
     readers: Mapping[str, str]
     patients: Mapping[str, Named]
+    reports: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 def links_of(connection: sa.Connection, items: Sequence[StoredItem]) -> Links:
@@ -66,7 +73,17 @@ def links_of(connection: sa.Connection, items: Sequence[StoredItem]) -> Links:
         orders=orders,
         readers=names_of(connection, holders),
         patients=_named(connection, nameless),
+        reports=_reported(connection, items),
     )
+
+
+def _reported(connection: sa.Connection, items: Sequence[StoredItem]) -> dict[tuple[str, str], str]:
+    """The reports that readings which are over have led to."""
+    uids = sorted({one.study_uid for one in items if one.study_uid and one.state == "completed"})
+    if not uids:
+        return {}
+    found = connection.execute(_REPORTS, {"uids": uids})
+    return {(row.facility, row.study_uid): row.id for row in found}
 
 
 def _named(connection: sa.Connection, items: Sequence[StoredItem]) -> dict[str, Named]:

@@ -25,3 +25,8 @@ def nameless_key(owner_facility: str, study_uid: str) -> str:
 def report_uid(report: str, what: str, number: int | None = None) -> str:
     """The UID of an object that is made of a version of a report; without a number, of the series of such objects."""
     return f"2.25.{uuid5(_NAMESPACE, f'report|{report}|{what}|{number or 0}').int}"
+
+
+def algorithm_id(manufacturer: str, name: str, version: str) -> str:
+    """The id of the Device that an algorithm is."""
+    return uuid5(_NAMESPACE, f"algorithm|{manufacturer}|{name}|{version}").hex
