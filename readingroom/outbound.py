@@ -161,7 +161,7 @@ def allowed_addresses(origin: Origin, networks: Sequence[Network]) -> list[str]:
             raise GiveUp(f"{origin.url} is neither of the public Internet nor in one of the networks that are allowed.")
         if origin.scheme in _WITHOUT_TLS and not _is_in(address, networks):
             raise GiveUp(
-                f"{origin.url} is asked over {origin.scheme}s alone, for it is in none of the networks that are allowed."
+                f"{origin.url} is asked over {origin.scheme}s alone: it is in none of the networks that are allowed."
             )
     return addresses
 

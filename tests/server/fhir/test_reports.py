@@ -95,7 +95,7 @@ def test_every_signed_version_stays_as_it_was(desk: Desk, client: httpx.Client) 
     history = get(client, f"DiagnosticReport/{report['id']}/_history")["entry"]
     assert [one["resource"]["status"] for one in history] == ["entered-in-error", "appended", "final", "registered"]
     appended = get(client, f"DiagnosticReport/{report['id']}/_history/3")
-    assert appended["conclusion"] == "Normal CT of the head.\n\nAddendum: The priors have come."
+    assert appended["conclusion"] == "Normal CT of the head.\n\nAddendum 1: The priors have come."
     assert {one["display"] for one in appended["resultsInterpreter"]} == {"Ada", "Bob"}
     proof = get(client, f"Provenance/{report['id']}-2")
     validated(client, proof)
