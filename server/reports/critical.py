@@ -221,7 +221,7 @@ def _measured(category: Category, timings: Sequence[Timing], now: datetime) -> M
     reached = [one for one in timings if one.state == "acknowledged" and one.reached_at is not None]
     seconds = sorted((one.reached_at - one.opened_at).total_seconds() for one in reached if one.reached_at)
     limit = LIMITS[category].total_seconds()
-    overdue = sum(one.state == "open" and now > one.opened_at + LIMITS[category] for one in timings)
+    overdue = sum(one.state == "open" and one.reach_by is not None and now > one.reach_by for one in timings)
     counted = len(seconds) + overdue
     return Measured(
         category=category,

@@ -381,7 +381,7 @@ def reassign_item(work: Work, item: StoredItem, reader: str | None, reason: str 
     values: dict[str, Any] = {**_NOBODYS, "offered_to": _reader(reader) if reader else None, "held_from": None}
     check("reassign", item, work.actor)
     if reader is None:
-        values["state"] = "ready"
+        values["state"] = _given_back(item).get("state", "ready")
     else:
         _require_lawful(work, item, reader)
     return _step(work, item, "reassign", told={"because": reason}, reason="", **values)

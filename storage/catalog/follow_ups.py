@@ -19,6 +19,7 @@ Outcome = Literal["", "done", "declined", "not-needed", "died", "withdrawn"]
 MOST = 1000
 """Follow-ups that one list has."""
 
+_MOST_STUDIES = 10_000
 _ENDED: tuple[ItemState, ...] = ("completed", "cancelled")
 _ONE_DAY = timedelta(days=1)
 
@@ -161,7 +162,7 @@ def later_studies(connection: sa.Connection, scope: Scope, rows: Collection[Stor
     found = sa.select(*names).where(s.patient.in_(patients), s.instance_count > 0, s.received_at > begin)
     if scope.facilities is not None:
         found = found.where(s.owner_facility.in_(sorted(scope.facilities)))
-    studies = connection.execute(found.order_by(s.received_at, s.id).limit(MOST)).all()
+    studies = connection.execute(found.order_by(s.received_at, s.id).limit(_MOST_STUDIES)).all()
     parts: dict[str, set[str]] = {row.id: set() for row in studies}
     e = t.series.c
     shown = sa.select(e.study, e.body_part).where(e.study.in_(parts), e.body_part.is_not(None), e.instance_count > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -417,6 +418,45 @@ def test_what_took_just_as_long_as_it_may_was_in_time(category: Category) -> Non
     ]
     measured = do.measure_criticals(timings, at)[category - 1]
     assert (measured.within, measured.limit_seconds) == (0.5, limit.total_seconds())
+
+
+# -- whatever happens --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_is_signed_told_and_cancelled_no_result_is_an_orphan(
+    engine: sa.Engine, clock: SetClock, seed: int
+) -> None:
+    """What the report says is told or being told, and what it does not say any more is known to be withdrawn."""
+    chance = random.Random(seed)
+    texts = ("Bleed.", "Pneumothorax.", "Nodule.")
+    heard_in_vain = 0
+    for number in range(1, 13):
+        clock.advance(MINUTE)
+        said = {
+            text: CriticalResult(category=chance.choice((1, 2, 3)), text=text)
+            for text in texts
+            if chance.random() < 0.6
+        }
+        was_told = {one.result for one in known(engine) if one.state == "acknowledged" and not one.withdrawn_at}
+        heard_in_vain += len(was_told - {do.digest_of(text) for text in said} - {None})
+        signed(engine, clock, version(*said.values(), number=number))
+        for row in known(engine):
+            if row.state == "open" and chance.random() < 0.3:
+                clock.advance(MINUTE)
+                if chance.random() < 0.7:
+                    read_back(engine, clock, row)
+                else:
+                    with at_work(engine, clock) as work:
+                        escalations.cancel_escalation(work, row.id, reason="In error.")
+        rows = known(engine)
+        for text in texts:
+            standing = [one for one in rows if one.result == do.digest_of(text) and one.withdrawn_at is None]
+            assert len(standing) == (text in said), (number, text)
+            assert all((one.category or 9) <= said[text].category for one in standing)
+        assert sum(one.result is None for one in rows) == heard_in_vain
+        ends = {"open": "waiting", "acknowledged": "completed", "cancelled": "cancelled"}
+        assert [the_item(engine, one).state for one in rows] == [ends[one.state] for one in rows]
 
 
 # -- races -------------------------------------------------------------------------------------------------------------
