@@ -29,6 +29,7 @@ from server.clients_command import clients_app
 from server.console import Config, Data, Database, err, load_settings, out, print_table
 from server.dimse_command import dimse, dimse_beside
 from server.directory_command import directory_app, readers_app
+from server.fhir_command import fhir_app
 from server.jobs_command import jobs_app, work
 from server.plugins_command import plugins_app
 from server.prices_command import prices_app, statement
@@ -59,6 +60,7 @@ app.add_typer(zarr_app, name="zarr")
 app.add_typer(conformance_app, name="conformance")
 app.add_typer(directory_app, name="directory")
 app.add_typer(readers_app, name="readers")
+app.add_typer(fhir_app, name="fhir")
 app.add_typer(clients_app, name="clients")
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(jobs_app, name="jobs")

@@ -10,15 +10,18 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 
 import orjson
 import sqlalchemy as sa
 
+from readingroom.errors import Invalid
 from server.fhir.extract import values_of
 from server.fhir.parameters import PARAMETERS, Parameter
 from server.fhir.parsing import read_json
+from server.fhir.registry import REGISTRY
 from server.room import Room
 from server.settings import Settings
 from storage.catalog import schema as t
@@ -58,19 +61,28 @@ def _ranked(table: Mapping[str, Parameter]) -> list[str]:
 def reindex(room: Room) -> bool:
     """List some of the resources whose parameters have changed; says whether there is more to do."""
     until = time.monotonic() + _ROUND_SECONDS
-    has_more = _begin(room.engine) and _step(room.engine, room.settings)
+    has_more = begin(room.engine) and step(room.engine, room.settings)
     while has_more and time.monotonic() < until:
-        has_more = _step(room.engine, room.settings)
+        has_more = step(room.engine, room.settings)
     return has_more
 
 
-def _begin(engine: sa.Engine) -> bool:
-    """Take note of what is to be listed anew; says whether something is."""
+def begin(engine: sa.Engine, again: Sequence[str] = ()) -> bool:
+    """Take note of what is to be listed anew, all of the types `again` too; says whether something is.
+
+    Raises
+    ------
+    Invalid
+        Resources of one of these types are not kept as they were sent.
+    """
     c = t.resource_index.c
+    for type in again:
+        if type not in REGISTRY or not any(source.can_walk for source in REGISTRY[type].sources):
+            raise Invalid(f"No {type[:60]!r} resources are stored; a type is written as in /fhir/Observation.")
     with engine.connect() as connection:
         rows = connection.execute(sa.select(c.type, c.digest, c.reached)).all()
     known = {row.type: row.digest for row in rows}
-    changed = {type: digest for type, digest in digests().items() if known.get(type) != digest}
+    changed = {type: digest for type, digest in digests().items() if known.get(type) != digest or type in again}
     if changed:
         with begin_write(engine) as connection:
             for type, digest in changed.items():
@@ -86,8 +98,8 @@ def _count(type: str) -> sa.Select[int]:
     return sa.select(sa.func.count()).select_from(t.resource).where(c.type == type, sa.not_(c.is_deleted))
 
 
-def _step(engine: sa.Engine, settings: Settings) -> bool:
-    """List the next resources; False where there are none."""
+def step(engine: sa.Engine, settings: Settings) -> bool:
+    """List the next resources; False where there are none left."""
     c, r, v = t.resource_index.c, t.resource.c, t.resource_version.c
     with begin_write(engine) as connection:
         row = connection.execute(
@@ -115,6 +127,23 @@ def _root_in(rest: bytes, settings: Settings) -> str:
     hosts = "|".join(re.escape(name) for name in names if name)
     found = re.search(rf'"(https?://(?:{hosts})(?::\d+)?/fhir(?:/f/[^/"]+)?)/'.encode(), rest)
     return found[1].decode() if found else "/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """How far the resources of a type are listed anew; `total` is how many there were at the beginning."""
+
+    type: str
+    done: int
+    total: int
+
+
+def progress(engine: sa.Engine) -> list[Listing]:
+    """The types that are not done yet."""
+    c = t.resource_index.c
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(c.type, c.done, c.total).where(c.reached.is_not(None)).order_by(c.type))
+        return [Listing(type=type, done=done, total=total) for type, done, total in rows]
 
 
 # -- what is not done yet ----------------------------------------------------------------------------------------------

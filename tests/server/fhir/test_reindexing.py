@@ -15,6 +15,7 @@ from server.room import Room
 from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
 from tests import fhir
+from tests.commands import Run
 
 pytestmark = pytest.mark.rooms("sqlite", "postgres")
 
@@ -83,3 +84,18 @@ def test_another_way_of_listing_has_another_digest(monkeypatch: pytest.MonkeyPat
     after = reindexing.digests()
     reindexing.digests.cache_clear()
     assert all(before[type] != after[type] for type in before)
+
+
+def test_an_operator_has_a_type_listed_anew(room: Room, run: Run) -> None:
+    ids = [observation(room, "1") for _ in range(3)]
+    reindexing.reindex(room)
+    with begin_write(room.engine) as connection:
+        connection.execute(t.resource_value.delete())
+    where = ("--data", room.settings.data, "--database", room.settings.database or "")
+    assert "Nothing is to be listed." in run("fhir", "reindex", *where).words
+    assert search(room, code="1").matches == []
+    assert "3 Observation resources were listed." in run("fhir", "reindex", "Observation", *where).words
+    assert {id for _, id in search(room, code="1").matches} == set(ids)
+    assert search(room, code="1").warnings == ()
+    for type in ("Nothing", "ImagingStudy"):
+        assert f"No '{type}' resources are stored" in run("fhir", "reindex", type, *where, status=1).err
