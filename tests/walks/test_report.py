@@ -130,7 +130,7 @@ def signed(http: httpx.Client, drafted: dict[str, Any]) -> dict[str, Any]:
         {"name": "findings", "text": f"{sections['findings'].strip()}\nThe midline is not shifted."},
         {"name": "impression", "text": f"{sections['impression'].strip()}\nNo other finding."},
     ]
-    told = {"sections": texts, "reader": "neuro"}
+    told = {"sections": texts, "reader": "neuro", "critical_results": [{"category": 1, "text": "Blood in the head."}]}
     report = noted(http.put(f"/reports/{drafted['id']}", json=told, headers={"If-Match": drafted["etag"]}))
     assert http.put(f"/reports/{drafted['id']}", json=told, headers={"If-Match": drafted["etag"]}).status_code == 412
     assert send(http, report, "sign", reader="elsewhere").status_code == 403
@@ -160,6 +160,32 @@ def test_the_reading_is_completed_by_the_signature(http: httpx.Client, signed: d
     assert signed["item"]
 
 
+def test_the_critical_result_is_called_and_read_back_before_the_report_is_finished(
+    http: httpx.Client, signed: dict[str, Any]
+) -> None:
+    assert (signed["status"], signed["is_finished"]) == ("final", False)
+    (call,) = http.get("/escalations", params={"category": 1, "sort": "time left"}).json()
+    assert (call["report"], 0 < call["minutes_left"] < 60) == (signed["id"], True)
+    assert "The result: Blood in the head." in call["call"]["say"]
+    path, phone = f"/escalations/{call['id']}", {"how": "telephone"}
+    tried = http.post(f"{path}/attempts", json={"name": "Ward 4", "outcome": "no answer", **phone})
+    assert tried.json()["state"] == "open"
+    # The desk has nobody to send a message to; the ladder was climbed all the same.
+    expect(lambda: http.get(path).json(), lambda one: one["rung"] >= 1, "climbed")
+    assert http.get(f"/fhir/Communication/{call['id']}").json()["status"] == "in-progress"
+    closed = http.post(f"{path}/acknowledge", json={"by": "Dr. Ward", "read_back": "Blood in the head.", **phone})
+    assert [one["state"] for one in closed.json()["attempts"] if one["by"]] == ["no-answer", "read-back"]
+    assert http.get(f"/reports/{signed['id']}").json()["is_finished"]
+    told = http.get(f"/fhir/Communication/{call['id']}").json()
+    assert (told["status"], told["reasonReference"]) == (
+        "completed",
+        [{"reference": f"DiagnosticReport/{signed['id']}"}],
+    )
+    assert http.get(f"/fhir/Task/{call['id']}").json()["status"] == "completed"
+    (measured, *_) = http.get("/escalations/statistics").json()["categories"]
+    assert (measured["acknowledged"], measured["within"]) == (1, 1.0)
+
+
 def test_an_addendum_is_a_version_of_its_own(http: httpx.Client, signed: dict[str, Any]) -> None:
     report = noted(http.get(f"/reports/{signed['id']}"))
     report = noted(send(http, report, "revise", kind="addendum", reader="neuro"))
@@ -167,5 +193,6 @@ def test_an_addendum_is_a_version_of_its_own(http: httpx.Client, signed: dict[st
     report = noted(http.put(f"/reports/{report['id']}", json=told, headers={"If-Match": report["etag"]}))
     report = noted(send(http, report, "sign", reader="neuro"))
     assert (report["status"], report["number"]) == ("appended", 2)
+    assert report["open_criticals"] == [], "an addendum that keeps a result calls nobody again"
     first = http.get(f"/reports/{report['id']}/versions/1").json()
     assert first["report"]["addenda"] == []
