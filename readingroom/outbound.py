@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
@@ -68,6 +68,15 @@ class Origin:
         return f"{self.scheme}://{self.netloc}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What was answered to a request; names of `headers` are in small letters, and `body` is cut after 64 KiB."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 def call(
     method: str,
     url: str,
@@ -79,12 +88,7 @@ def call(
 ) -> bytes:
     """Send a request and give the body of its answer, cut after 64 KiB.
 
-    Parameters
-    ----------
-    networks
-        Networks beside the public Internet where the host may be. HTTP without TLS is for these alone.
-    seconds
-        How long it may take to connect, and then to answer.
+    Parameters are those of `ask`.
 
     Raises
     ------
@@ -95,25 +99,72 @@ def call(
     RetryLater
         The answer says that it may be sent again.
     """
+    answer = ask(method, url, body, headers, networks=networks, seconds=seconds)
+    check(answer)
+    return answer.body
+
+
+def ask(
+    method: str,
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    networks: Sequence[Network] = (),
+    seconds: float = SECONDS,
+    context: ssl.SSLContext | None = None,
+) -> Answer:
+    """Send a request and give what is answered, whatever its status is.
+
+    Parameters
+    ----------
+    networks
+        Networks beside the public Internet where the host may be. HTTP without TLS is for these alone.
+    seconds
+        How long it may take to connect, and then to answer.
+    context
+        Whom to trust, and who we are; by default the system's authorities, and nobody.
+
+    Raises
+    ------
+    GiveUp
+        It is not sent, since the URL or what it resolves to is not allowed.
+    Unreachable
+        Nobody answered.
+    """
     origin = origin_of(url)
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     addresses = allowed_addresses(origin, networks)
     connection = HTTPConnection(origin.host, origin.port, timeout=seconds)
     try:
-        connection.sock = _connect(origin, addresses, seconds)
+        connection.sock = _connect(origin, addresses, seconds, context)
         with _cut_off_after(connection.sock, seconds):
             connection.request(method, target, body, {**headers, "Host": origin.netloc, "Connection": "close"})
             answer = connection.getresponse()
-            _check(answer)
+            told = {name.lower(): value for name, value in answer.getheaders()}
             try:
-                return answer.read(_LONGEST_ANSWER)
+                content = answer.read(_LONGEST_ANSWER)
             except (OSError, HTTPException):
-                return b""  # the request was taken, and is not to be sent again
+                content = b""  # the request was answered, and is not to be sent again for what is missing
+            return Answer(status=answer.status, headers=told, body=content)
     except (OSError, HTTPException) as error:
         raise Unreachable(f"{origin.url} did not answer: {type(error).__name__}.") from None
     finally:
         connection.close()
+
+
+def check(answer: Answer) -> None:
+    """Nothing where a request was taken; raises `RetryLater` or `GiveUp` where it was not."""
+    if 200 <= answer.status < 300:
+        return
+    if answer.status in _LATER or answer.status >= 500:
+        wait = answer.headers.get("retry-after", "")
+        seconds = min(int(wait), _LONGEST_WAIT) if re.fullmatch("[0-9]{1,9}", wait) else 30
+        raise RetryLater(f"It was answered {answer.status}.", after=timedelta(seconds=seconds))
+    if 300 <= answer.status < 400:
+        raise GiveUp(f"It was answered {answer.status}, and redirects are not followed.")
+    raise GiveUp(f"It was refused with {answer.status}.")
 
 
 def origin_of(url: str) -> Origin:
@@ -228,15 +279,3 @@ def _cut_off_after(connected: socket.socket, seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _check(answer: HTTPResponse) -> None:
-    if 200 <= answer.status < 300:
-        return
-    if answer.status in _LATER or answer.status >= 500:
-        wait = answer.getheader("Retry-After") or ""
-        seconds = min(int(wait), _LONGEST_WAIT) if re.fullmatch("[0-9]{1,9}", wait) else 30
-        raise RetryLater(f"It was answered {answer.status}.", after=timedelta(seconds=seconds))
-    if 300 <= answer.status < 400:
-        raise GiveUp(f"It was answered {answer.status}, and redirects are not followed.")
-    raise GiveUp(f"It was refused with {answer.status}.")

@@ -58,6 +58,7 @@ from server.hl7.channel import Hl7Channel
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
 from server.renditions import open_renditions
+from server.reports.channels.fhir import FhirChannel
 from server.reports.charges import Charging
 from server.reports.critical import Criticals
 from server.reports.delivery import Deliveries
@@ -196,7 +197,10 @@ def deliver_reports(room: Room) -> None:
         clock=room.clock,
         queue=room.queue,
         hooks=room.hooks,
-        channels={"hl7": Hl7Channel(pdf=_pdf, networks=room.settings.private_networks)},
+        channels={
+            "hl7": Hl7Channel(pdf=_pdf, networks=room.settings.private_networks),
+            "fhir": FhirChannel(pdf=_pdf, networks=room.settings.private_networks),
+        },
         read=lambda connection, report, number: read_signed(connection, room.reports.keys, report, number),
     ).register()
 

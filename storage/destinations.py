@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from readingroom.outbound import Origin
 
@@ -50,7 +50,100 @@ class Hl7Options(Options):
     key: str = ""
 
 
-OPTIONS: Mapping[str, type[Options]] = {"hl7": Hl7Options}
+class FhirOptions(Options):
+    """How reports are told to a FHIR server, and who we are there.
+
+    Credentials are never written here: `token` names a variable of the environment, `key` a file.
+    """
+
+    token: str = ""
+    """Variable of the environment that has a bearer token."""
+    token_url: str = ""
+    """Where SMART Backend Services gives tokens to `client_id`, which has the private JWK in the file `key`."""
+    client_id: str = ""
+    key: str = ""
+    scope: str = "system/*.*"
+    patients: Literal["create", "match"] = "create"
+    """Whether a patient whom the server does not know is made there, or the report is refused."""
+    patient_system: str = ""
+    """What the server calls the system of our Patient IDs; by default what we call that of their issuer."""
+    accession_system: str = ""
+    """The same of accession numbers; without it a report names its order, and does not refer to one."""
+    pdf: bool = True
+    ca: str = ""
+    seconds: float = Field(30.0, gt=0, le=300)
+
+    @model_validator(mode="after")
+    def _is_one_client(self) -> Self:
+        smart = [bool(one) for one in (self.token_url, self.client_id, self.key)]
+        if any(smart) and (not all(smart) or self.token):
+            raise ValueError("token_url, client_id and key come together, and without token")
+        if self.token_url:
+            Origin.of(self.token_url)
+        return self
+
+
+class StowOptions(Options):
+    """What goes to the root of a DICOMweb service, and how."""
+
+    objects: Literal["both", "sr", "pdf"] = "both"
+    token: str = ""
+    """Variable of the environment that has a bearer token."""
+    ca: str = ""
+    seconds: float = Field(60.0, gt=0, le=300)
+
+
+class DicomOptions(Options):
+    """What goes to an application entity, and how."""
+
+    objects: Literal["both", "sr", "pdf"] = "both"
+    calling: str = Field("READINGROOM", pattern=r"^[ -\[\]-~]{1,16}$")
+    tls: bool = False
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    seconds: float = Field(60.0, gt=0, le=300)
+
+
+class MailOptions(Options):
+    """The mail server, and what the mail may say.
+
+    With the `certificate` of the recipient the report goes along, encrypted (S/MIME); without it the mail says that a
+    report is there, and where: below `link`.
+    """
+
+    server: str = Field(min_length=1)
+    port: int = Field(587, ge=1, le=65535)
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    sender: str = Field(pattern=r"^[^@\s<>]+@[^@\s<>]+$")
+    username: str = ""
+    password: str = ""
+    """Variable of the environment that has the password."""
+    certificate: str = ""
+    link: str = ""
+    ca: str = ""
+    seconds: float = Field(30.0, gt=0, le=300)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if bool(self.username) != bool(self.password):
+            raise ValueError("username and password come together")
+        if self.username and self.security == "none":
+            raise ValueError("a password is sent with security starttls or tls alone")
+        if not self.certificate and not self.link:
+            raise ValueError("a mail needs the certificate of whom it is for, or a link")
+        if self.link:
+            Origin.of(self.link)
+        return self
+
+
+OPTIONS: Mapping[str, type[Options]] = {
+    "hl7": Hl7Options,
+    "fhir": FhirOptions,
+    "stow": StowOptions,
+    "dicom": DicomOptions,
+    "mail": MailOptions,
+}
 """The options of channels that say which they take; those of others are the business of the plugin."""
 
 

@@ -292,7 +292,7 @@ class DestinationEntry(Entry):
     address: Annotated[str, StringConstraints(strip_whitespace=True, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
     statuses: tuple[ReportStatus, ...] = Field(DELIVERED, min_length=1)
     is_active: bool = Field(True, alias="active")
-    options: Mapping[str, str | bool | int | float] = Field(default_factory=dict)
+    options: Mapping[str, str | bool | int | float] = Field(default_factory=dict, validate_default=True)
 
     def destination(self, facility: str) -> Destination:
         """The noun; `facility` is the one that has this entry."""

@@ -474,7 +474,9 @@ def test_a_blank_or_malformed_address_is_refused_when_it_is_configured(channel: 
     ],
 )
 def test_an_address_that_is_right_is_taken(channel: str, address: str) -> None:
-    (one,) = facility(destinations=[{"id": "one", "channel": channel, "address": address}]).destinations
+    options = {"server": "mail.example.org", "sender": "room@example.org", "link": "https://room.example.org"}
+    told = {"id": "one", "channel": channel, "address": address, "options": options if channel == "mail" else {}}
+    (one,) = facility(destinations=[told]).destinations
     assert one.address == address
 
 
@@ -484,6 +486,8 @@ def test_options_that_a_channel_does_not_have_are_refused() -> None:
         facility(destinations=[{**told, "options": {"version": "9"}}])
     with pytest.raises(ValueError, match="colour"):
         facility(destinations=[{**told, "options": {"colour": "red"}}])
+    with pytest.raises(ValueError, match="server"):
+        facility(destinations=[{"id": "one", "channel": "mail", "address": "mailto:desk@example.org"}])
     with pytest.raises(ValueError, match="two destinations"):
         facility(destinations=[told, told])
 

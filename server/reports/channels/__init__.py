@@ -1,0 +1,1 @@
+"""What carries signed reports elsewhere; each is a `server.reports.delivery.Channel`."""
