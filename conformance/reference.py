@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import orjson
 import pynetdicom  # noqa: F401  adds to the names of pydicom's UIDs: so they are the same whatever else is loaded
@@ -216,7 +216,7 @@ def _meaning(field: Any) -> str:
         for name, sign in (("ge", "at least"), ("gt", "more than"), ("le", "at most"))
         if getattr(bound, name, None) is not None
     ]
-    choices = getattr(field.annotation, "__args__", ()) if "Literal" in str(field.annotation) else ()
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     told = [field.description, *bounds, f"one of {', '.join(f'`{choice}`' for choice in choices)}" if choices else ""]
     return "; ".join(filter(None, told))
 

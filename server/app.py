@@ -62,6 +62,7 @@ from server.reports.channels.fhir import FhirChannel
 from server.reports.charges import Charging
 from server.reports.critical import Criticals
 from server.reports.delivery import Deliveries
+from server.reports.documents.storing import Documents
 from server.reports.followups import follow_recommendations
 from server.reports.reports import Reports
 from server.reports.signing import SigningKeys, read_signed
@@ -71,7 +72,7 @@ from server.settings import Settings
 from server.settle import register_describing
 from server.tokens import Tokens, configured_clients
 from server.volumes import ShownStudies
-from server.web import commands, desk, followups, oauth, prices, reports, templates, worklist
+from server.web import commands, desk, followups, oauth, prices, report_documents, reports, templates, worklist
 from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
@@ -176,6 +177,14 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 room.reports.signed.extend((room.criticals.follow, follow_recommendations))
                 publish_criticals(room)
                 publish_reports(room)
+                Documents(
+                    engine=engine,
+                    queue=queue,
+                    ingest=ingest,
+                    keys=room.reports.keys,
+                    objects=settings.report_objects,
+                    fonts=settings.report_fonts,
+                ).register()
                 watch(room)
                 deliver_from(room)
                 export_from(room)
@@ -251,6 +260,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *desk.routes,
             *worklist.routes,
             *commands.routes,
+            *report_documents.routes,
             *reports.routes,
             *followups.routes,
             *templates.routes,

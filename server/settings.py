@@ -262,6 +262,12 @@ class Settings(BaseSettings):
         False, description="Whether algorithms without clearance may flag and promote studies; never for clinical use"
     )
     dimse: DimseSettings = Field(DimseSettings(), description="DIMSE ([how to](../how-to/dimse.md))")
+    report_objects: tuple[Literal["sr", "pdf"], ...] = Field(
+        ("sr", "pdf"), description="What each signed report is stored as in its study: SR, PDF, both or neither"
+    )
+    report_fonts: Path | None = Field(
+        None, description="Folder of fonts for reports as PDF; default: those of the machine alone"
+    )
     signing_keys: Path | None = Field(
         None, description="File of the keys that sign reports; default: keys/reports.jwks in the data folder"
     )

@@ -22,6 +22,7 @@ from storage.catalog import schema as t
 from storage.catalog.engine import begin_write
 from storage.catalog.events import Event, Wanted, latest_event, read_events
 from storage.catalog.find import EVERY_SERIES, StoredSeries, list_series
+from storage.catalog.studies import OUR_SOURCE
 from storage.describe import describe_series
 
 _DESCRIBE = "describe"
@@ -100,7 +101,10 @@ def _events(connection: sa.Connection, one: _Settled, now: datetime) -> Iterator
 
 
 def _changes(connection: sa.Connection, one: _Settled) -> tuple[list[str], list[str]]:
-    """The SOP Instance UIDs that came, or came back, and those that went, since a study last settled."""
+    """The SOP Instance UIDs that came, or came back, and those that went, since a study last settled.
+
+    What was made here of the study's report is none of them.
+    """
     scope = Scope(facilities=frozenset({one.owner_facility}))
     before = latest_event(connection, scope, Wanted(study_uid=one.study_uid, types=(StudySettled.__name__,)))
     after = before.sequence if before else 0
@@ -109,6 +113,8 @@ def _changes(connection: sa.Connection, one: _Settled) -> tuple[list[str], list[
     removed: dict[str, None] = {}
     while events := read_events(connection, scope, wanted, after=after, limit=_EVENTS_AT_ONCE):
         for event in events:
+            if event.payload.get("source") == OUR_SOURCE:
+                continue
             into, out_of = (removed, added) if event.type in _REMOVING else (added, removed)
             for uid in _uids(event) if event.type != "InstancesCorrected" else ():
                 out_of.pop(uid, None)

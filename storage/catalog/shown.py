@@ -12,6 +12,9 @@ import sqlalchemy as sa
 from readingroom.errors import NotFound
 from readingroom.model import Patient, Series, Study
 from storage.catalog import schema as t
+from storage.catalog.overlays import load_metadata
+from storage.catalog.studies import OUR_SOURCE
+from storage.dicomjson import MetadataJson
 from storage.objects import BASE_URL_MARK
 
 MOST_STUDIES = 200
@@ -40,6 +43,20 @@ def read_removed(connection: sa.Connection, facility: str, study_uid: str) -> St
         raise NotFound(f"Facility {facility} has no study {study_uid}.")
     study = _shown(connection, [row], sa.select(t.series))[0]
     return replace(study, modalities=tuple(sorted({one.modality for one in study.series if one.modality})))
+
+
+def read_header(connection: sa.Connection, facility: str, study_uid: str) -> MetadataJson | None:
+    """The header of one instance of a study as it is shown: of an image, where there is one; None without any."""
+    is_ours = sa.case((t.instance.c.source == OUR_SOURCE, 1), else_=0)
+    statement = (
+        sa.select(t.instance_metadata.c.json)
+        .join(t.instance, t.instance_metadata.c.instance == t.instance.c.id)
+        .join(t.study, t.instance.c.study == t.study.c.id)
+        .where(_S.owner_facility == facility, _S.study_uid == study_uid, t.instance.c.is_current)
+        .order_by(is_ours, t.instance.c.instance_number, t.instance.c.id)
+    )
+    stored = connection.execute(statement.limit(1)).scalar_one_or_none()
+    return None if stored is None else load_metadata(stored)
 
 
 def read_patient(connection: sa.Connection, study: Study) -> Patient:

@@ -37,6 +37,8 @@ Quiet = Callable[[Collection[str]], timedelta]
 Tell = Callable[[sa.Connection, Sequence[Mapping[str, Any]]], object]
 """Takes note of events, as `storage.catalog.events.append_events` does."""
 Duplicates = Literal["version", "reject", "keep-first"]
+OUR_SOURCE = "readingroom/report"
+"""The source of what this server makes of reports itself; longer than an AE title, so no sender is called that."""
 Result = Literal["stored", "identical", "new version", "kept first", "refused", "restored", "rejected", "not now"]
 
 
@@ -259,18 +261,18 @@ def record_instances(
         Something that was removed has come again, or a note that rejects: a side record has to be announced first.
     """
     results: dict[int, Recorded] = {}
-    by_study: dict[tuple[str, str], list[int]] = defaultdict(list)
+    by_study: dict[tuple[str, str, bool], list[int]] = defaultdict(list)
     # By the time of receipt, which the objects keep: `reindex` decides between versions as this did.
     for index, one in sorted(enumerate(received), key=lambda pair: pair[1].received_at):
-        by_study[one.owner_facility, one.study_uid].append(index)
+        by_study[one.owner_facility, one.study_uid, one.source == OUR_SOURCE].append(index)
     notes = _notes(received) if removing else {}
     if connection.dialect.name == "postgresql":
         rejected = {(received[index].owner_facility, uid) for index, note in notes.items() for uid in note.studies}
-        for owner_facility, study_uid in sorted({*by_study, *rejected}):
+        for owner_facility, study_uid in sorted({*((facility, uid) for facility, uid, _ in by_study), *rejected}):
             connection.execute(_LOCK_STUDY, {"owner_facility": owner_facility, "study_uid": study_uid})
     events: list[dict[str, Any]] = []
     keys = keys_at_ingest(connection)
-    for (owner_facility, study_uid), indexes in sorted(by_study.items()):
+    for (owner_facility, study_uid, _), indexes in sorted(by_study.items()):
         mine = {index: received[index] for index in indexes}
         followed: dict[str, int] = {}
         if removing:
@@ -373,7 +375,11 @@ def _record_study(
     now: datetime,
     quiet: Quiet,
 ) -> dict[str, Any]:
-    """Write the accepted instances of one study, and into `results` what of them is changed; gives the event."""
+    """Write the accepted instances of one study, and into `results` what of them is changed; gives the event.
+
+    All of them are of `OUR_SOURCE`, or none is. A study that gets what was made of its own report alone does not begin
+    to be quiet anew, nor has it to be triaged again.
+    """
     first = accepted[0].received
     study = _lock_study(connection, first, keys, now)
     corrections: Sequence[Correction] = ()
@@ -422,6 +428,10 @@ def _record_study(
         row = rows.restudy_row(study.row, **counts)
     else:
         row, extra = rows.study_row(first.header, study_uid=first.study_uid, **counts)
+    is_ours = bool(study.row) and first.source == OUR_SOURCE
+    if is_ours:  # nothing settles, so their arrays are described as those that have changed
+        theirs = t.series.c.study == study.id, t.series.c.series_uid.in_(sorted(by_series))
+        connection.execute(t.series.update().where(*theirs).values(stale_since=now))
     connection.execute(
         _UPDATE_STUDY,
         {
@@ -435,8 +445,8 @@ def _record_study(
             "extra": extra,
             "version": study.version + 1,
             "updated_at": now,
-            "settle_due_at": now + quiet(modalities),
-            "settled_at": None,
+            "settle_due_at": study.settle_due_at if is_ours else now + quiet(modalities),
+            "settled_at": study.settled_at if is_ours else None,
         },
     )
     stored = {uid: [one.received.instance_uid for one in members] for uid, members in sorted(by_series.items())}
@@ -452,7 +462,7 @@ def _record_study(
                 "series": stored,
                 "versions": versions,
                 "arrived": not study.row,
-                "reopened": study.settled_at is not None,
+                "reopened": study.settled_at is not None and not is_ours,
                 "source": first.source,
             }
         ),
