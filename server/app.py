@@ -176,6 +176,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 deliver_reports(room)
                 room.reports.signed.extend((room.criticals.follow, follow_recommendations))
                 publish_criticals(room)
+                flow.tried.append(room.criticals.publish)
                 publish_reports(room)
                 Documents(
                     engine=engine,

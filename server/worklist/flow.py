@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -69,6 +69,8 @@ class Flow:
     ----------
     is_research_mode
         Whether algorithms that are not cleared may promote items too; see `gate`.
+    tried
+        Told, in the transaction that keeps it, of each attempt to reach somebody.
     """
 
     engine: sa.Engine
@@ -77,6 +79,7 @@ class Flow:
     hooks: Hooks
     directory: LatestDirectory
     is_research_mode: bool = False
+    tried: list[Callable[[Work, StoredEscalation], None]] = field(default_factory=list)
 
     def register(self) -> None:
         """Have the queue run these; before the worker starts."""
@@ -445,6 +448,9 @@ class Flow:
             attempt = self._reach(row, rung, contact, waits)
             with begin_write(self.engine) as connection:
                 keep_attempt(connection, attempt)
+                tried = find_escalation(connection, EVERYWHERE, id, locked=True)
+                for tell in self.tried:
+                    tell(self._work(connection), tried)
             if attempt.state == "notified":
                 return
         soonest = min(waits, key=lambda one: one.after, default=None)

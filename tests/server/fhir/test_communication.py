@@ -17,6 +17,7 @@ from server.fhir.parsing import dump_json, read_json
 from server.fhir.publishing import publish
 from server.fhir.validation import check_resource
 from server.room import Room
+from server.worklist.escalations import climb_due
 from storage.catalog.escalations import Attempt, StoredEscalation
 from tests.reports import TEXT, Desk
 from tests.worklist import at_work
@@ -116,10 +117,10 @@ def test_the_flag_stands_until_it_was_told() -> None:
 # -- over HTTP ---------------------------------------------------------------------------------------------------------
 
 
-def signed(room: Room, client: httpx.Client) -> dict[str, Any]:
+def signed(room: Room, client: httpx.Client, **of_facility: Any) -> dict[str, Any]:
     """A report with a result of category 1, signed; its escalation."""
     desk = Desk(room=room, client=client)
-    desk.furnish()
+    desk.furnish(**of_facility)
     desk.receive()
     desk.give(
         desk.write(desk.begin(), {**TEXT, "critical_results": [{"category": 1, "text": "A bleed."}]}),
@@ -156,6 +157,18 @@ def test_signing_and_reading_back_are_versions_that_clients_find(
     assert client.get(f"/fhir/Flag/{row['id']}").json()["status"] == "inactive"
     assert client.get(f"/fhir/Task/{row['id']}").json()["status"] == "completed"
     assert client.get(f"/fhir/Communication?subject={patient}&status=in-progress").json()["total"] == 0
+
+
+def test_what_the_server_tries_by_itself_is_told_too(client: httpx.Client, room: Room, clock: SetClock) -> None:
+    contacts = [{"name": "Dr. Ward", "role": "referrer", "channel": "voice", "address": "+15550101"}]
+    row = signed(room, client, contacts=contacts)
+    climb_due(room.engine, clock.now(), room.flow.climbed, room.queue)
+    room.queue.drain()
+    told = client.get(f"/fhir/Communication/{row['id']}").json()
+    assert [one["text"] for one in told["note"]] == [
+        "Dr. Ward (referrer) by voice: could not be reached. no plugin carries the channel voice"
+    ]
+    assert told["meta"]["versionId"] == "2"
 
 
 @pytest.mark.parametrize("type", ["Communication", "Flag"])
