@@ -59,6 +59,7 @@ from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
 from server.renditions import open_renditions
 from server.reports.channels.fhir import FhirChannel
+from server.reports.channels.mail import MailChannel
 from server.reports.charges import Charging
 from server.reports.critical import Criticals
 from server.reports.delivery import Deliveries
@@ -202,23 +203,25 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
 
 def deliver_reports(room: Room) -> None:
     """Have signed reports go to their destinations; each is looked at once more before it does."""
+    networks = room.settings.private_networks
+
+    def as_pdf(report: Report) -> bytes:
+        from server.reports.documents import pdf  # here: Typst takes a while, and most destinations want no PDF
+
+        return pdf.render(report, fonts=room.settings.report_fonts)
+
     Deliveries(
         engine=room.engine,
         clock=room.clock,
         queue=room.queue,
         hooks=room.hooks,
         channels={
-            "hl7": Hl7Channel(pdf=_pdf, networks=room.settings.private_networks),
-            "fhir": FhirChannel(pdf=_pdf, networks=room.settings.private_networks),
+            "hl7": Hl7Channel(pdf=as_pdf, networks=networks),
+            "fhir": FhirChannel(pdf=as_pdf, networks=networks),
+            "mail": MailChannel(pdf=as_pdf),
         },
         read=lambda connection, report, number: read_signed(connection, room.reports.keys, report, number),
     ).register()
-
-
-def _pdf(report: Report) -> bytes:
-    from server.reports.documents import pdf  # here: Typst takes a while, and most destinations want no PDF
-
-    return pdf.render(report)
 
 
 def create_app(room: Room | None = None) -> ASGIApp:
