@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import httpx
 import pytest
 from lxml import etree
 from pydicom import FileDataset
 from starlette.routing import Route
+from starlette.testclient import TestClient
 
-from server.app import DICOMWEB
+from server.app import DICOMWEB, build_room, create_app
+from server.codecs import Codecs
 from server.dicomweb import capabilities as view
 from server.dicomweb.operations import OPERATIONS, Operation
+from server.settings import Settings
 from tests import synthetic
 from tests.nonpatient import LARGE, MADE
 from tests.retrieve import keep
@@ -122,20 +126,39 @@ def cases() -> list[tuple[str, str]]:
     return [(name, answer) for name, answer in named if answer != endless]
 
 
-@pytest.fixture
-def seeded(client: httpx.Client) -> tuple[httpx.Client, dict[str, str]]:
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory, codecs: Codecs) -> Iterator[tuple[httpx.Client, dict[str, str]]]:
+    """An archive that is only read, with a little of everything in it, and what is there."""
     series = ct_series(2)
-    keep(client, *series)
     first = series[0]
-    answer = client.post("/dicomweb/workitems", json=workitem(), headers={"Content-Type": "application/dicom+json"})
-    return client, {
-        "workitem": answer.headers["location"].rpartition("/")[2],
-        "study": first.StudyInstanceUID,
-        "series": first.SeriesInstanceUID,
-        "instance": first.SOPInstanceUID,
-        "frames": "1",
-        "path": "7FE00010",
-    }
+    settings = Settings(data=tmp_path_factory.mktemp("archive"))
+    with (
+        build_room(settings, codecs=codecs) as room,
+        TestClient(create_app(room), base_url="http://127.0.0.1:8780") as client,
+    ):
+        keep(client, *series)
+        non_patient = {category: make() for category, make in MADE.items()}
+        for category, made in non_patient.items():
+            assert store(client, part10(made), to=f"/dicomweb/{category}").status == 200
+        answer = client.post("/dicomweb/workitems", json=workitem(), headers={"Content-Type": "application/dicom+json"})
+        yield (
+            client,
+            {
+                "workitem": answer.headers["location"].rpartition("/")[2],
+                "study": first.StudyInstanceUID,
+                "series": first.SeriesInstanceUID,
+                "instance": first.SOPInstanceUID,
+                "frames": "1",
+                "path": "7FE00010",
+                **{category: made.SOPInstanceUID for category, made in non_patient.items()},
+            },
+        )
+
+
+@pytest.fixture
+def seeded(archive: tuple[httpx.Client, dict[str, str]]) -> tuple[httpx.Client, dict[str, str]]:
+    client, uids = archive
+    return client, {**uids}
 
 
 def other_than_image(media_type: str) -> FileDataset | None:
@@ -149,12 +172,10 @@ def other_than_image(media_type: str) -> FileDataset | None:
     return synthetic.pdf_document() if media_type == "application/pdf" else None
 
 
-def url_of(client: httpx.Client, operation: Operation, uids: dict[str, str]) -> str:
+def url_of(operation: Operation, uids: dict[str, str]) -> str:
     category = operation.path.split("/")[1]
     if category in MADE:
-        made = MADE[category]()
-        assert store(client, part10(made), to=f"/dicomweb/{category}").status == 200
-        uids = uids | {"uid": made.SOPInstanceUID, "path": LARGE}
+        uids = uids | {"uid": uids[category], "path": LARGE}
     return "/dicomweb" + operation.path.format(**uids)
 
 
@@ -186,7 +207,7 @@ def test_every_media_type_that_is_named_is_sent(
     elif name == "RetrieveStudyRendered":
         uids |= one_image(client)
     operation = BY_NAME[name]
-    url = url_of(client, operation, uids)
+    url = url_of(operation, uids)
     answer = client.get(url, params=query_of(operation, uids), headers={"Accept": media_type})
     assert answer.status_code == 200, answer.text
     sent, asked = answer.headers["content-type"], media_type.partition(";")
@@ -201,7 +222,7 @@ def test_every_parameter_is_taken_with_its_example(seeded: tuple[httpx.Client, d
     if name == "RetrieveStudyRendered":
         uids |= one_image(client)
     operation = BY_NAME[name]
-    required, url = query_of(operation, uids), url_of(client, operation, uids)
+    required, url = query_of(operation, uids), url_of(operation, uids)
     for parameter in operation.parameters:
         for value in (parameter.example, *parameter.schema.get("enum", ())):
             if value is not None:

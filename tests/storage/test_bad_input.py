@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 import time
 import tracemalloc
@@ -245,10 +246,10 @@ def test_two_hundred_thousand_elements_take_bounded_time_and_memory() -> None:
         for number in range(200_000)
     )
     data = part10([*uids().values()], bare=True) + elements
-    assert len(scan(data).metadata) == 200_004
     with bounded(60, 256):  # counting what is allocated takes ten times as long as allocating it
-        scan(data)
-    with bounded(60, 256), pytest.raises(TooLarge, match="more than 100000 elements"):
+        found = scan(data)
+    assert len(found.metadata) == 200_004
+    with pytest.raises(TooLarge, match="more than 100000 elements"):
         scan(data, Limits(max_elements=100_000))
 
 
@@ -264,7 +265,7 @@ def test_empty_items_and_values_of_nothing_but_backslashes_count_too() -> None:
 @pytest.mark.parametrize("tag", [(0x10, 0x20), (0x10, 0x10), (8, 0x1150), (0x28, 0x106), (8, 0x60), (8, 0x1190)])
 def test_text_of_a_gigabyte_is_not_read(tag: tuple[int, int]) -> None:
     """In implicit VR any element may be long."""
-    data = memoryview(bytearray(1 << 30))
+    data = memoryview(mmap.mmap(-1, 1 << 30))  # zeros that take no memory as long as nobody looks
     head = part10(
         [*uids(IMPLICIT_LITTLE).values(), element(*tag, "", b"", IMPLICIT_LITTLE)], IMPLICIT_LITTLE, bare=True
     )
@@ -307,9 +308,9 @@ def deflated(body: bytes) -> bytes:
 
 def test_a_deflate_bomb_is_too_large_and_never_held() -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    zeros = bytes(1 << 20)
-    bomb = b"".join([packer.compress(b"".join(uids().values())), *(packer.compress(zeros) for _ in range(600))])
-    data = part10([bomb + packer.flush()], DEFLATED, bare=True)
+    head = packer.compress(b"".join(uids().values())) + packer.flush(zlib.Z_FULL_FLUSH)
+    zeros = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)  # what follows does not look back
+    data = part10([head + zeros * 600 + packer.flush()], DEFLATED, bare=True)
     assert len(data) < 1 << 20
     with bounded(5, 8), pytest.raises(TooLarge, match="deflated data set is longer"):
         scan(data)
