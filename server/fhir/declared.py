@@ -99,7 +99,9 @@ class DeclaredType:
         ids = sorted(id for id, one in made.items() if _meets(query.conditions, id, self._values(one, session.root)))
         if query.sort and query.sort[0].is_descending and query.sort[0].parameter == "_id":
             ids.reverse()
-        begin = 0 if query.after is None else int(query.after[-1])
+        begin = 0 if query.after is None else query.after[-1]
+        if not isinstance(begin, int) or begin < 0:
+            raise Invalid("'_cursor' has to be one that a link of this server has.")
         page = ids[begin : begin + query.count]
         end = begin + len(page)
         place = (*("" for _ in query.sort), 0, end)

@@ -472,6 +472,10 @@ def _place(text: str) -> tuple[Any, ...]:
     except ValueError:
         place = None
     is_place = isinstance(place, list) and len(place) >= 2 and isinstance(place[-2], int)
-    if not is_place or not all(isinstance(one, str | int | float) for one in place):
+    if not is_place or not all(map(_is_of_place, place)):
         raise Invalid("'_cursor' has to be one that a link of this server has.")
     return tuple(place)
+
+
+def _is_of_place(one: Any) -> bool:
+    return isinstance(one, str | float) or (isinstance(one, int) and not isinstance(one, bool) and abs(one) < 1 << 63)

@@ -167,11 +167,18 @@ class Searcher:
     limit: Callable[[str], Condition | None] = lambda _type: None
 
     def page(self, search: Search) -> list[Found]:
-        """The first matches in the order asked for; without one the newest first."""
+        """The first matches in the order asked for; without one the newest first.
+
+        Raises
+        ------
+        Invalid
+            `after` is no place in that order.
+        """
         search = replace(search, conditions=self._limited(search.type, search.conditions))
-        found = [
-            one for number, source in enumerate(self.sources(search.type)) for one in self._of(search, source, number)
-        ]
+        sources = self.sources(search.type)
+        if search.after is not None and not self._is_place(search.after, search.sort, sources):
+            raise Invalid("'_cursor' has to be one that a link of this server has.")
+        found = [one for number, source in enumerate(sources) for one in self._of(search, source, number)]
         found.sort(key=cmp_to_key(partial(_compare, search.sort)))
         return found[: search.limit]
 
@@ -221,6 +228,18 @@ class Searcher:
         return found
 
     # -- a page of one source ------------------------------------------------------------------------------------------
+
+    def _is_place(self, after: Sequence[Any], sorts: Sequence[Sort], sources: Sequence[Source]) -> bool:
+        """Whether its values are of the types of what is sorted by: PostgreSQL compares no others."""
+        *values, number, key = after
+        if not 0 <= number < len(sources) or len(values) != len(sorts):
+            return False
+        source = sources[number]
+        columns = (self._sort_key(source, sort) for sort in sorts)
+        pairs = [(source.key, key), *zip(columns, values, strict=True)]
+        return all(isinstance(value, str) is isinstance(column.type, sa.String) for column, value in pairs) and (
+            isinstance(key, str | int)
+        )
 
     def _of(self, search: Search, source: Source, number: int) -> list[Found]:
         leader = self._leader(source, search.conditions)

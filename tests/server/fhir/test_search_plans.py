@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from readingroom.errors import Invalid
 from readingroom.model import Scope
-from server.fhir.query import parse_query
+from server.fhir.query import cursor_of, parse_query
 from server.fhir.registry import REGISTRY
 from server.fhir.search import run
 from server.fhir.session import writing
@@ -117,3 +118,31 @@ def test_what_is_deleted_or_of_another_facility_is_not_counted(room: Room) -> No
         assert run(session, query).total == 2
         elsewhere = replace(session, scope=Scope(facilities=frozenset(("elsewhere",))))
         assert run(elsewhere, query).total == 0
+
+
+@pytest.mark.rooms("sqlite", "postgres")
+@pytest.mark.parametrize(
+    ("type", "sort", "place"),
+    [
+        ("Observation", "date", ["x", 0, 5]),
+        ("Observation", "date", [5.0, 0, "x"]),
+        ("Observation", "date", [5.0, 0, 1.5]),
+        ("Observation", "date", [True, 0, 5]),
+        ("Observation", "status", [5, 0, 5]),
+        ("Observation", "_lastUpdated", ["x", 0, 1]),
+        ("Observation", "", [0, "x"]),
+        ("Observation", "", [0, 1 << 63]),
+        ("Observation", "", [1, 5]),
+        ("Observation", "", [-1, 5]),
+        ("Task", "priority", ["x", 0, "y"]),
+        ("Task", "priority", [1, 1, 5]),
+        ("ImagingStudy", "started", [5, 0, "x"]),
+        ("ImagingStudy", "", [0, 5]),
+        ("SearchParameter", "", [0, "x"]),
+        ("SearchParameter", "", [0, -1]),
+    ],
+)
+def test_a_place_that_is_none_in_the_order_is_refused(room: Room, type: str, sort: str, place: list[Any]) -> None:
+    pairs = [("_cursor", cursor_of(place)), *([("_sort", sort)] if sort else [])]
+    with fhir.looking(room) as session, pytest.raises(Invalid, match="_cursor"):
+        run(session, parse_query(type, pairs, root=session.root))
