@@ -16,7 +16,7 @@ from conformance.statement import statement_page
 from conformance.transcoding import transcoding_page
 from server.dicomweb.openapi import openapi
 from server.fhir.openapi import openapi as openapi_of_fhir
-from server.settings import ClientSettings, DimsePeer, DimseSettings, PluginSettings, Settings
+from server.settings import ClientSettings, DimsePeer, DimseSettings, PeerReviewSettings, PluginSettings, Settings
 from storage.catalog.keys import KEYS, LEVELS, MATCHED_VRS, Key, Level
 from storage.catalog.matching import MATCHING
 
@@ -87,6 +87,19 @@ The table `[dimse]` says how modalities and archives reach this server: [how](..
 _PEERS_HEAD = """\
 
 A table `[dimse.peers.NAME]` is one of them:
+
+| setting | default | meaning |
+|---|---|---|
+"""
+
+_REVIEW_HEAD = """\
+
+## Peer review
+
+Who may review whom, and who sees that: [how](../how-to/peer-review.md).
+
+    [peer_review]
+    conflicts = [["ada", "bob"]]
 
 | setting | default | meaning |
 |---|---|---|
@@ -180,7 +193,8 @@ def settings_page() -> str:
     )
     clients = _rows(ClientSettings)
     told = (_SETTINGS_HEAD, settings, _PLUGINS_HEAD, plugins, _CLIENTS_HEAD, clients)
-    return "".join((*told, _DIMSE_HEAD, _rows(DimseSettings), _PEERS_HEAD, _rows(DimsePeer)))
+    dimse = (_DIMSE_HEAD, _rows(DimseSettings), _PEERS_HEAD, _rows(DimsePeer))
+    return "".join((*told, *dimse, _REVIEW_HEAD, _rows(PeerReviewSettings)))
 
 
 def _rows(of: type[BaseModel]) -> str:

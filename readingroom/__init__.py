@@ -67,6 +67,7 @@ from readingroom.results import (
     Proposal,
     Receipt,
     Reject,
+    Selection,
     Triage,
     Veto,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "Rung",
     "Scope",
     "Section",
+    "Selection",
     "Series",
     "SetClock",
     "Signature",

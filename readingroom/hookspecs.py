@@ -39,6 +39,7 @@ from readingroom.results import (
     Proposal,
     Receipt,
     Reject,
+    Selection,
     Triage,
     Veto,
 )
@@ -526,6 +527,39 @@ def report_signed(report: Report, ctx: Context) -> None:
         @hookimpl
         def report_signed(report, ctx):
             ctx.log.info("version %d of report %s is %s", report.number, report.id, report.status)
+    """
+
+
+@react(answers="all")
+def select_peer_review(
+    report: Report, reader: str, read_before: int, alike_before: int, ctx: Context
+) -> Selection | None:
+    """Whether a reading is to be done once more, by a peer who knows nothing of the first.
+
+    Fired: when a radiologist has finished a reading, and again with each addendum, amendment and correction. `reader`
+    is the id of who answers for the reading, whoever signed the version. `read_before` is how many readings that one
+    had finished before, `alike_before` how many of these were of the same modality and facility.
+
+    Runs: from the queue, for at most a minute.
+
+    Returns: a `Selection`, or None. The core makes a work item for a second reading, which neither the first reader
+    gets nor anybody in conflict. Of one report there is one review, however many select it and however often.
+
+    If it fails: it is tried again, later each time; the report is not held up.
+
+    Delivered again: yes, with the same ``ctx.delivery``; the answer has to depend on the arguments alone.
+
+    Added in: 0.1
+
+    Example::
+
+        from readingroom import Selection, hookimpl
+
+        @hookimpl
+        def select_peer_review(report):
+            if report.kind != "correction":
+                return None
+            return Selection(because="it was corrected")
     """
 
 

@@ -116,6 +116,13 @@ class Issue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """A report is to be reviewed by a peer; `because` is shown to supervisors alone."""
+
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Notified:
     """A message was handed over to what carries it, which knows it by `reference`."""
 

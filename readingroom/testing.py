@@ -306,6 +306,9 @@ def made_arguments(hook: Hook, made: MadeStudy) -> dict[str, Any]:
             signed_at=NOW,
         ),
         "destination": Destination(id="desk", facility=study.facility, channel="none", address="desk"),
+        "reader": "reader-1",
+        "read_before": 40,
+        "alike_before": 12,
         "added": (),
         "removed": (),
     }

@@ -65,6 +65,7 @@ from server.reports.critical import Criticals
 from server.reports.delivery import Deliveries
 from server.reports.documents.storing import Documents
 from server.reports.followups import follow_recommendations
+from server.reports.peer_review import PeerReviewing
 from server.reports.reports import Reports
 from server.reports.signing import SigningKeys, read_signed
 from server.reports.telling import tell_plugins
@@ -73,7 +74,18 @@ from server.settings import Settings
 from server.settle import register_describing
 from server.tokens import Tokens, configured_clients
 from server.volumes import ShownStudies
-from server.web import commands, desk, followups, oauth, prices, report_documents, reports, templates, worklist
+from server.web import (
+    commands,
+    desk,
+    followups,
+    oauth,
+    peer_review,
+    prices,
+    report_documents,
+    reports,
+    templates,
+    worklist,
+)
 from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
@@ -174,6 +186,14 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     keys=with_configured(attribute.key for attribute in settings.search_attributes),
                 )
                 tell_plugins(engine, queue, hooks, room.reports.keys)
+                PeerReviewing(
+                    engine=engine,
+                    clock=clock,
+                    queue=queue,
+                    hooks=hooks,
+                    keys=room.reports.keys,
+                    settings=settings.peer_review,
+                ).register()
                 deliver_reports(room)
                 room.reports.signed.extend((room.criticals.follow, follow_recommendations))
                 publish_criticals(room)
@@ -269,6 +289,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *followups.routes,
             *templates.routes,
             *prices.routes,
+            *peer_review.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

@@ -179,6 +179,23 @@ class DimseSettings(BaseModel):
     idle_seconds: float = Field(default=600.0, gt=0, description="An association without a message is ended then")
 
 
+class PeerReviewSettings(BaseModel):
+    """The table ``[peer_review]``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    conflicts: tuple[tuple[str, ...], ...] = Field(
+        default=(), description="Groups of readers, by id, who do not review one another"
+    )
+    outside_reviewers: bool = Field(
+        default=False, description="Whether a facility's own radiologists (`home`) review none of its readings"
+    )
+    visible_to_facilities: bool = Field(
+        default=False,
+        description="Whether a facility sees how many of its readings were reviewed; never of whom or how",
+    )
+
+
 class Settings(BaseSettings):
     """Everything an operator can set; every value has a default that serves one machine."""
 
@@ -257,6 +274,10 @@ class Settings(BaseSettings):
     )
     plugins: dict[str, PluginSettings] = Field(
         {}, description="Plugins that run, in their order, each with its settings"
+    )
+    peer_review: PeerReviewSettings = Field(
+        PeerReviewSettings(),
+        description="Who may review whom, and who sees that ([how to](../how-to/peer-review.md))",
     )
     research_mode: bool = Field(
         False, description="Whether algorithms without clearance may flag and promote studies; never for clinical use"

@@ -28,7 +28,7 @@ from storage.catalog.fhir_items import Links, links_of
 from storage.catalog.fhir_search import Source
 from storage.catalog.fhir_values import list_task
 from storage.catalog.ups import KINDS, SCHEME, TOLD
-from storage.catalog.work_items import StoredItem, item_by_id, item_versions, items_by_id
+from storage.catalog.work_items import StoredItem, is_seen, item_by_id, item_versions, items_by_id
 from storage.fhirvalues import (
     Element,
     accession,
@@ -284,8 +284,7 @@ def _locked(session: Session, id: str) -> StoredItem | None:
         item = item_by_id(session.connection, id, locked=True)
     except NotFound:
         return None
-    facilities = session.scope.facilities
-    return item if facilities is None or item.facility in facilities else None
+    return item if is_seen(item, session.scope.facilities) else None
 
 
 def _shown(session: Session, found: Sequence[StoredItem]) -> list[Shown]:

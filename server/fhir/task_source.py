@@ -54,7 +54,8 @@ def task_sources() -> Sequence[Source]:
             key=_KEY,
             id=_KEY,
             updated_at=_W.c.changed_at,
-            facility=_W.c.facility,
+            # Peer reviews are in no facility's scope.
+            facility=sa.case((_W.c.kind != "peer", _W.c.facility)),
             visible=(visible,),
             relation=relation,
         )

@@ -23,6 +23,7 @@ from server.worklist.directory import Staffing, may_be_given, reasons_against
 from server.worklist.items import EVERYWHERE, Work
 from storage.catalog.directory import Directory
 from storage.catalog.engine import begin_write
+from storage.catalog.peer_reviews import excluded_reviewers
 from storage.catalog.work_items import StoredItem, item_by_id, items_in, next_items
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,9 @@ def take_snapshot(connection: sa.Connection, directory: Directory, now: datetime
     readers: dict[str, Reader] = {}
     for item in next_items(connection, EVERYWHERE, now=now, limit=HEAD):
         eligible = staffing.readers(item)
+        if item.kind == "peer":
+            excluded = excluded_reviewers(connection, item.id)
+            eligible = tuple(reader for reader in eligible if reader.id not in excluded)
         readers.update((reader.id, reader) for reader in eligible)
         waiting.append(
             Waiting(

@@ -363,7 +363,8 @@ class Flow:
             before = None if was is None else replace(shown, state=was)
             told = {"item": to_json(shown), "before": None if before is None else to_json(before)}
             self._tell_all(connection, "item_changed", told, lane=f"item {item.id}")
-            if event.payload["what"] in _SCHEDULES and item.kind in items.READINGS:
+            # No contract says when a peer review is due.
+            if event.payload["what"] in _SCHEDULES and item.kind in items.READINGS - {"peer"}:
                 key = f"schedule {item.id}"
                 self.queue.enqueue(connection, "flow.schedule", {"item": item.id}, key=key, priority=_FIRST)
             if after in ("ready", "completed", "cancelled"):

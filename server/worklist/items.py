@@ -42,6 +42,7 @@ from storage.catalog.directory import names_of
 from storage.catalog.engine import begin_write
 from storage.catalog.escalations import is_open_escalation
 from storage.catalog.events import append_events
+from storage.catalog.peer_reviews import excluded_reviewers
 from storage.catalog.studies import ensure_facility
 from storage.catalog.ups import TOLD
 from storage.catalog.work_items import (
@@ -107,11 +108,11 @@ class Work:
         what: str,
         told: Mapping[str, Any],
         *,
-        facility: str,
+        facility: str | None,
         study_uid: str | None = None,
         item: str | None = None,
     ) -> None:
-        """Have something told at the end that changed no row of an item."""
+        """Have something told at the end that changed no row of an item; without a facility, to none of them."""
         self.events.append(
             {
                 "type": what,
@@ -571,7 +572,7 @@ def _change(
     _tell(work, item, changed, what, **(told or {}))
     for mark, more in marks:
         crossed = {"item": item.id, "mark": mark, "study_uid": item.study_uid, **more}
-        work.note(SlaCrossed.__name__, crossed, facility=item.facility, study_uid=item.study_uid, item=item.id)
+        work.note(SlaCrossed.__name__, crossed, facility=_told_to(item), study_uid=item.study_uid, item=item.id)
     return changed
 
 
@@ -609,12 +610,17 @@ def _tell(
             "type": ItemChanged.__name__,
             "version": ItemChanged.version,
             "study_uid": item.study_uid,
-            "facility": item.facility,
+            "facility": _told_to(item),
             "item": item.id,
             "at": work.now,
             "payload": orjson.dumps(payload),
         }
     )
+
+
+def _told_to(item: StoredItem) -> str | None:
+    """The facility that hears what happens to an item: of a peer review none does."""
+    return None if item.kind == "peer" else item.facility
 
 
 def _reader(reader: str) -> str:
@@ -626,6 +632,9 @@ def _reader(reader: str) -> str:
 def _require_lawful(work: Work, item: StoredItem, reader: str) -> None:
     if item.kind in READINGS:
         require_lawful(work.connection, item, reader, work.now)
+    # The message does not say why: the reviewer is not to learn who has read it.
+    if item.kind == "peer" and reader in excluded_reviewers(work.connection, item.id):
+        raise Refused(f"Reader {reader} may not do the peer review {item.workitem_uid}; somebody else does.")
 
 
 def _require_told(work: Work, item: StoredItem) -> None:

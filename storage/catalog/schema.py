@@ -823,6 +823,52 @@ follow_up = sa.Table(
 )
 """Recommendations of signed reports; the work item says whether one is still open and when it is due."""
 
+finished_read = sa.Table(
+    "finished_read",
+    metadata,
+    sa.Column("report", sa.ForeignKey("report.id"), primary_key=True),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("reader", Text, nullable=False, doc="id of who answers for the reading"),
+    sa.Column("modality", Text, nullable=False, doc="empty: not known"),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("read_on", sa.String(10), nullable=False, doc="that day by the clock of the facility: 2026-11-24"),
+    sa.Index("ix_finished_read_reader", "reader", "at", "report"),
+    sa.Index("ix_finished_read_on", "read_on", "report"),
+)
+"""Readings that a radiologist has signed: what may be reviewed by another, and what shares are of."""
+
+peer_review = sa.Table(
+    "peer_review",
+    metadata,
+    _id(),
+    sa.Column("report", sa.ForeignKey("report.id"), nullable=False, unique=True),
+    sa.Column("number", sa.Integer, nullable=False, doc="of the version of the report that is looked at"),
+    sa.Column("item", sa.ForeignKey("work_item.id"), nullable=False, unique=True, doc="the second reading"),
+    sa.Column("state", sa.String(16), nullable=False, doc="waiting, revealed, discussing, closed, withdrawn"),
+    sa.Column("reader", Text, nullable=False, doc="id of the first reader"),
+    sa.Column("because", Text, nullable=False, doc="JSON: of each plugin that selected it, why"),
+    sa.Column("conflicts", Text, nullable=False, doc="JSON: ids of readers who are not to review it"),
+    sa.Column("is_outside", sa.Boolean, nullable=False, doc="nor are the facility's own radiologists"),
+    sa.Column("selected_at", UtcDateTime, nullable=False),
+    sa.Column("reviewer", Text),
+    sa.Column("impression", Text, nullable=False, doc="the reviewer's own, written before the first text was shown"),
+    sa.Column("revealed_at", UtcDateTime),
+    sa.Column("score", sa.String(2), doc="RADPEER: 1, 2a, 2b, 3a, 3b"),
+    sa.Column("comment", Text, nullable=False),
+    sa.Column("scored_at", UtcDateTime),
+    sa.Column("remarks", Text, nullable=False, doc="JSON: the discussion, each with whose part it is"),
+    sa.Column("final_score", sa.String(2), doc="what it has come to"),
+    sa.Column("outcome", sa.String(16), nullable=False, doc="agreed, addendum; empty: not closed"),
+    sa.Column("adjudicator", Text),
+    sa.Column("addendum_item", sa.String(32), doc="id of the work item to write an addendum"),
+    sa.Column("closed_at", UtcDateTime),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Index("ix_peer_review_state", "state", "selected_at", "id"),
+    sa.Index("ix_peer_review_reviewer", "reviewer", "state"),
+    sa.Index("ix_peer_review_reader", "reader", "state"),
+)
+"""Blinded second readings of what another has read."""
+
 price_list = sa.Table(
     "price_list",
     metadata,

@@ -20,7 +20,7 @@ from storage.catalog import schema as t
 from storage.catalog.engine import lock_events
 from storage.catalog.matching import Condition, parse
 from storage.catalog.search import bound, holds
-from storage.catalog.work_items import ITEM_KEYS, StoredItem, matches
+from storage.catalog.work_items import ITEM_KEYS, StoredItem, is_seen, matches
 from storage.catalog.writers import insert_for
 from storage.objects import MetadataJson
 
@@ -111,7 +111,7 @@ def subscribe_to_coming(
     columns = (*map(sa.literal, subscriber), sa.literal("item"), c.id, sa.literal(has_lock), sa.literal(b""))
     there_are = sa.select(*columns, sa.literal(now, t.UtcDateTime())).where(c.state.not_in(_OVER), *holds(conditions))
     if scope.facilities is not None:
-        there_are = there_are.where(c.facility.in_(sorted(scope.facilities)))
+        there_are = there_are.where(c.facility.in_(sorted(scope.facilities)), c.kind != "peer")
     names = [*keys, "has_lock", "filter", "at"]
     made = insert_for(connection)(t.ups_subscription).from_select(names, there_are).on_conflict_do_nothing()
     new = connection.execute(made.returning(t.ups_subscription.c.item), bound(conditions)).scalars().all()
@@ -177,7 +177,7 @@ def subscribe_those_who_wait(
     found: list[Subscriber] = []
     for row in rows:
         subscriber = Subscriber(row.realm, row.ae)
-        if subscriber in already or subscriber in found or not _is_in(item.facility, row.realm):
+        if subscriber in already or subscriber in found or not _is_in(item, row.realm):
             continue
         if row.filter and not matches(connection, item.id, conditions_of(row.filter)):
             continue
@@ -197,8 +197,8 @@ def conditions_of(told: bytes) -> tuple[Condition, ...]:
     return tuple(parse(**orjson.loads(told), keys=ITEM_KEYS)) if told else ()
 
 
-def _is_in(facility: str, realm: str) -> bool:
-    return realm == _EVERYWHERE or facility in realm.split(",")
+def _is_in(item: StoredItem, realm: str) -> bool:
+    return is_seen(item, None if realm == _EVERYWHERE else realm.split(","))
 
 
 # -- reports -----------------------------------------------------------------------------------------------------------

@@ -344,6 +344,8 @@ def _head(head: _Head, facilities: int, has_kinds: bool) -> sa.Select[Any]:
         page = page.where(c.facility == sa.bindparam("facility", type_=sa.String()))
     elif facilities:
         page = page.where(c.facility.concat("").in_(sa.bindparam("facility", expanding=True)))
+    if facilities:
+        page = page.where(c.kind != "peer")
     if has_kinds:
         page = page.where(c.kind.in_(sa.bindparam("kinds", expanding=True)))
     page = page.where(c.rank < _STAT if rank is None else c.rank == rank)
@@ -407,8 +409,15 @@ _ROWS = sa.select(*(t.work_item.c[name] for name in _COLUMNS))
 
 
 def _in(scope: Scope) -> Iterator[sa.ColumnElement[bool]]:
+    """What holds for the items of a scope. Peer reviews are the business of those who see every facility."""
     if scope.facilities is not None:
         yield t.work_item.c.facility.in_(sorted(scope.facilities))
+        yield t.work_item.c.kind != "peer"
+
+
+def is_seen(item: StoredItem, facilities: Collection[str] | None) -> bool:
+    """Whether who sees these facilities (None: all) may see an item; the same as the SQL of a scope says."""
+    return facilities is None or (item.facility in facilities and item.kind != "peer")
 
 
 def _item(row: sa.Row[Any]) -> StoredItem:

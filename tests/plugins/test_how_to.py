@@ -23,7 +23,13 @@ def shown(page: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("page", "name"), [("escalation.md", "escalation"), ("escalation.md", "sla"), ("routing.md", "routing")]
+    ("page", "name"),
+    [
+        ("escalation.md", "escalation"),
+        ("escalation.md", "sla"),
+        ("routing.md", "routing"),
+        ("peer-review.md", "peer_review"),
+    ],
 )
 def test_the_settings_of_a_how_to_are_taken(page: str, name: str) -> None:
     (found,) = entry_points(group="readingroom", name=name)
