@@ -76,6 +76,7 @@ from server.tokens import Tokens, configured_clients
 from server.volumes import ShownStudies
 from server.web import (
     commands,
+    deliveries,
     desk,
     followups,
     oauth,
@@ -286,6 +287,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *commands.routes,
             *report_documents.routes,
             *reports.routes,
+            *deliveries.routes,
             *followups.routes,
             *templates.routes,
             *prices.routes,

@@ -27,6 +27,7 @@ from readingroom.errors import Invalid, ReadingRoomError
 from readingroom.model import Scope
 from server.clients_command import clients_app
 from server.console import Config, Data, Database, err, load_settings, out, print_table
+from server.deliveries_command import deliveries_app
 from server.dimse_command import dimse, dimse_beside
 from server.directory_command import directory_app, readers_app
 from server.fhir_command import fhir_app
@@ -64,6 +65,7 @@ app.add_typer(fhir_app, name="fhir")
 app.add_typer(clients_app, name="clients")
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(deliveries_app, name="deliveries")
 app.add_typer(reports_app, name="reports")
 app.add_typer(templates_app, name="templates")
 app.add_typer(prices_app, name="prices")

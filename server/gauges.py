@@ -1,5 +1,5 @@
 """What is counted when somebody asks, and so is the same whichever process is asked: jobs, what is to be listed,
-how soon critical results are told, follow-ups, and what has no price."""
+how soon critical results are told, follow-ups, what has no price, and how reports get to where they go."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from server.queue import Tally
 from server.reports.critical import MEASURED, Measured, measure_criticals
 from server.room import Room
 from storage.catalog.charges import count_unpriced
+from storage.catalog.deliveries import count_deliveries
 from storage.catalog.escalations import timings_of
 from storage.catalog.follow_ups import count_follow_ups
 from storage.catalog.listed import Progress, progress
@@ -28,12 +29,14 @@ class Gauges(Collector):
         criticals: Sequence[Measured],
         follow_ups: tuple[int, int],
         unpriced: Sequence[tuple[str, int]],
+        deliveries: Sequence[tuple[str, int, float]],
     ) -> None:
         self._tallies = tallies
         self._listing = listing
         self._criticals = criticals
         self._follow_ups = follow_ups
         self._unpriced = unpriced
+        self._deliveries = deliveries
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The families, for a registry."""
@@ -88,18 +91,35 @@ class Gauges(Collector):
             ("facility",),
             (((facility,), count) for facility, count in self._unpriced),
         )
+        yield _family(
+            "readingroom_deliveries",
+            "Versions of reports by how far they have come on their way",
+            ("state",),
+            (((state,), count) for state, count, _ in self._deliveries),
+        )
+        yield _family(
+            "readingroom_delivery_age_seconds",
+            "For how long the oldest delivery in a state has been there that is not done",
+            ("state",),
+            (((state,), age) for state, _, age in self._deliveries if state in ("queued", "sent")),
+        )
 
 
 def measure(room: Room) -> Gauges:
     """Count what there is now."""
     now = room.clock.now()
     criticals = measure_criticals(room.query(timings_of, Scope(), now - MEASURED), now)
+    deliveries = [
+        (state, count, max((now - oldest).total_seconds(), 0.0))
+        for state, count, oldest in room.query(count_deliveries)
+    ]
     return Gauges(
         room.queue.tallies(),
         room.query(progress),
         criticals,
         room.query(count_follow_ups, now),
         room.query(count_unpriced),
+        deliveries,
     )
 
 

@@ -226,7 +226,7 @@ class Settings(BaseSettings):
     export_hours: float = Field(24.0, gt=0, description="How long the files of a FHIR export are kept")
     private_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
-        description="Networks beside the public Internet where clients publish keys and subscriptions are sent to",
+        description="Networks beside the public Internet where clients publish keys, and messages and reports are sent",
     )
     facility: str = Field("local", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Owner of what arrives unmarked")
     duplicates: Literal["version", "reject", "keep-first"] = Field(

@@ -39,7 +39,9 @@ class Hl7Options(Options):
     corrected: Literal["C", "F"] = "C"
     """OBR-25 of what is amended, corrected or appended: F for receivers that know no C."""
     pdf: bool = False
-    character_set: str = "UNICODE UTF-8"
+    character_set: Literal["UNICODE UTF-8", "8859/1", "8859/2", "8859/5", "8859/7", "8859/15", "ASCII"] = (
+        "UNICODE UTF-8"
+    )
     processing: Literal["P", "T", "D"] = "P"
     seconds: float = Field(30.0, gt=0, le=300)
     """How long an answer may take."""

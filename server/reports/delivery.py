@@ -78,6 +78,8 @@ _AWAY = Policy(first=timedelta(seconds=2), most=timedelta(minutes=5))
 """How long a destination is left alone."""
 _MANY = 3
 """After so many failures, one after the other and of whatever reports, it is the destination that is away."""
+_LONG = 12
+"""After so many, which take some twenty minutes, the desk is called, though nothing is lost yet."""
 _TURN_SECONDS = 2.0
 """A job that has sent for so long lets others have its thread, and goes on behind them."""
 _LADDER = (
@@ -221,7 +223,7 @@ class Deliveries:
             tell(work, row, ACCEPTED, state=state)
         if _is_failure(outcome):
             log.warning("delivery %d (%s) has failed: %s", row.id, row.channel, error)
-            way, late = self._left_alone(work, way, outcome, error)
+            way, late = self._left_alone(work, way, row, outcome, error)
             failed += late
         elif way.failures and not isinstance(outcome, NotBegun):
             way = replace(way, failures=0, retry_at=None)
@@ -257,7 +259,7 @@ class Deliveries:
         return "queued", error, {"next_at": now + wait}
 
     def _left_alone(
-        self, work: Work, way: Way, outcome: Receipt | BaseException, error: str
+        self, work: Work, way: Way, row: StoredDelivery, outcome: Receipt | BaseException, error: str
     ) -> tuple[Way, list[StoredDelivery]]:
         """One failure more at a destination. One that is away is left alone for a while, and what has waited too long
         for it is given up."""
@@ -268,20 +270,25 @@ class Deliveries:
             before = work.now - GIVEN_UP_AFTER
             late = end_late(work.connection, way.owner, way.destination, before, work.now, error, _AT_ONCE)
         write_way(work.connection, way)
+        if way.failures == _LONG and not late:
+            way = self._call(work, way, row, error)
         return way, late
 
     def _lament(self, work: Work, rows: list[StoredDelivery], way: Way, state: DeliveryState, error: str) -> None:
-        """Have somebody called, unless somebody is being called about this destination already."""
+        """Tell of what has ended badly, and have somebody called."""
         for row in rows:
             log.error("delivery %d (%s) is %s: %s", row.id, row.channel, state, error)
             tell(work, row, DEAD, state=state, error=error)
+        self._call(work, way, rows[0], error)
+
+    def _call(self, work: Work, way: Way, row: StoredDelivery, error: str) -> Way:
+        """Have somebody called, unless somebody is being called about this destination already."""
         if way.escalation is not None:
             try:
                 if find_escalation(work.connection, EVERYWHERE, way.escalation).state == "open":
-                    return
+                    return way
             except NotFound:
                 pass
-        row = rows[0]
         opened = open_escalation(
             work,
             key=f"delivery {row.id} {work.now.isoformat()}",
@@ -293,7 +300,9 @@ class Deliveries:
             ladder=_LADDER,
             details={"delivery": row.id, "report": row.report, "number": row.number, "destination": row.destination},
         )
-        write_way(work.connection, replace(way, escalation=opened.id))
+        way = replace(way, escalation=opened.id)
+        write_way(work.connection, way)
+        return way
 
     def _work(self, connection: sa.Connection) -> Work:
         return Work(connection=connection, now=self.clock.now(), actor=THE_SERVER, queue=self.queue)

@@ -231,9 +231,13 @@ def deliveries_of(connection: sa.Connection, report: str) -> list[StoredDelivery
 
 
 def count_deliveries(connection: sa.Connection) -> list[tuple[DeliveryState, int, datetime]]:
-    """For each state, how many deliveries are in it, and when the oldest of them was queued."""
+    """For each state that is not a good end, how many deliveries are in it, and when the oldest of them was queued."""
     oldest = sa.func.min(_C.queued_at, type_=_C.queued_at.type)
-    rows = connection.execute(sa.select(_C.state, sa.func.count(), oldest).group_by(_C.state))
+    rows = connection.execute(
+        sa.select(_C.state, sa.func.count(), oldest)
+        .where(_C.state.in_(["queued", "sent", "refused", "dead"]))
+        .group_by(_C.state)
+    )
     return [(row[0], row[1], row[2]) for row in rows]
 
 

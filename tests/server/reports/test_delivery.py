@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from server.archive import open_queue
 from server.queue import NotBegun
 from server.reports.delivery import Deliveries, Sending, go_on, queue_version, remember_ways, repeat_delivery
 from server.worklist.directory import destinations_of
+from server.worklist.directory_file import WrongFile, read_files, write_text
 from server.worklist.items import working
 from storage.catalog import schema as t
 from storage.catalog.deliveries import (
@@ -27,7 +29,7 @@ from storage.catalog.deliveries import (
     list_deliveries,
     list_delivery_attempts,
 )
-from storage.catalog.directory import write_facility
+from storage.catalog.directory import Directory, write_facility
 from storage.catalog.engine import begin_write
 from storage.catalog.escalations import list_escalations
 from tests.deliveries import keep_report, made_report
@@ -242,6 +244,22 @@ def test_after_a_day_what_waits_is_dead_and_the_desk_is_called_once(courier: Cou
     assert len(courier.escalations()) == 1  # somebody is being called about it already
 
 
+def test_the_desk_is_called_when_a_receiver_has_been_away_for_some_time_though_nothing_is_lost(
+    courier: Courier,
+) -> None:
+    courier.does = failing(*(Unreachable("Nobody answers.") for _ in range(12)))
+    courier.sign()
+    for _ in range(11):
+        courier.run()
+        courier.later(timedelta(minutes=5))
+    assert courier.escalations() == []
+    courier.run()
+    assert (courier.row().state, len(courier.escalations())) == ("queued", 1)
+    courier.later(timedelta(minutes=5))
+    courier.run()
+    assert courier.row().state == "accepted"
+
+
 @pytest.mark.parametrize(
     ("answer", "state", "error"),
     [
@@ -416,6 +434,42 @@ def test_a_version_that_is_told_of_twice_goes_once(courier: Courier) -> None:
     assert len(courier.sent) == 1
 
 
+def test_destinations_are_read_from_a_file_written_again_and_refused_with_their_line(tmp_path: Path) -> None:
+    text = """
+[[facilities]]
+id = "mercy"
+name = "Mercy"
+kind = "hospital"
+state = "US-TX"
+zone = "America/Chicago"
+
+[[facilities.destinations]]
+id = "ris"
+channel = "hl7"
+address = "mllps://ris.example.org:2575"
+statuses = ["final", "corrected"]
+options = { version = "2.3.1", pdf = true, seconds = 5 }
+
+[[facilities.destinations]]
+id = "ward"
+channel = "fax"
+address = "+15125550100"
+active = false
+"""
+    path = tmp_path / "facilities.toml"
+    path.write_text(text)
+    told = read_files([path])
+    again = tmp_path / "again.toml"
+    again.write_text(write_text(Directory(facilities=told.facilities, readers={})))
+    assert read_files([again]).facilities == told.facilities
+    path.write_text(text.replace("+15125550100", ""))
+    with pytest.raises(WrongFile) as raised:
+        read_files([path])
+    (problem,) = raised.value.problems
+    assert problem.line == text[: text.index('address = "+1')].count("\n") + 1
+    assert "it is blank" in problem.what
+
+
 # -- where reports go ----------------------------------------------------------------------------------------------
 
 
@@ -492,9 +546,11 @@ def test_options_that_a_channel_does_not_have_are_refused() -> None:
         facility(destinations=[told, told])
 
 
-def test_states_are_counted_with_the_age_of_the_oldest(courier: Courier, engine: sa.Engine) -> None:
-    courier.sign(accession_number="A1")
+def test_what_has_not_arrived_is_counted_with_the_age_of_the_oldest(courier: Courier, engine: sa.Engine) -> None:
+    courier.does = failing(GiveUp("Never."), RetryLater("Later."))
+    for number in range(3):
+        courier.sign(accession_number=f"A{number}")
     courier.run()
     queued = courier.clock.now()
     with engine.connect() as connection:
-        assert count_deliveries(connection) == [("accepted", 1, queued)]
+        assert sorted(count_deliveries(connection)) == [("dead", 1, queued), ("queued", 1, queued)]
