@@ -16,9 +16,11 @@ from typing import Any
 import httpx
 import pytest
 from pydicom import FileDataset
+from pypdfium2 import PdfDocument
 
 from conformance.heads import FIELD_MM, SLICE_MM, make_head
 from tests.multipart import content_type, encode
+from tests.receiver import Receiver, receiver
 from tests.servers import Live, environment, live_server
 from tests.synthetic import ct_series, part10
 
@@ -32,12 +34,22 @@ name = "Local Hospital"
 kind = "hospital"
 state = "US-TX"
 zone = "America/Chicago"
+contacts = [{ name = "Ward 4", role = "referrer", channel = "voice", address = "+15125550100" }]
+destinations = [{ id = "ris", channel = "hl7", address = "ADDRESS" }]
 
 [[readers]]
 id = "neuro"
 name = "Nora Neuro"
 zone = "America/Chicago"
 licences = [{ state = "US-TX", number = "T1" }]
+credentials = [{ facility = "local" }]
+shifts = [{ starts = "00:00", ends = "00:00" }]
+
+[[readers]]
+id = "second"
+name = "Sam Second"
+zone = "America/Chicago"
+licences = [{ state = "US-TX", number = "T2" }]
 credentials = [{ facility = "local" }]
 shifts = [{ starts = "00:00", ends = "00:00" }]
 
@@ -51,15 +63,37 @@ shifts = [{ starts = "00:00", ends = "00:00" }]
 """
 
 
+PRICES = """
+currency = "USD"
+valid_from = 2026-01-01
+[[prices]]
+modality = "CT"
+amount = "40.00"
+"""
+
+
 @pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def ris() -> Iterator[Receiver]:
+    with receiver() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, ris: Receiver) -> Iterator[Live]:
     home = tmp_path_factory.mktemp("report")
-    (home / "directory.toml").write_text(DIRECTORY)
-    command = [sys.executable, "-m", "server.cli", "directory", "import", str(home / "directory.toml")]
-    subprocess.run([*command, "--data", str(home / "data")], check=True, env=environment(), capture_output=True)
-    plugins = {"ai_triage": {}, "drafting": {}}
-    settings = {"settle_seconds": 0.5, "research_mode": True, "plugins": json.dumps(plugins)}
-    with live_server(home / "data", settings={**settings, "blocking_checks": '["blank"]'}) as live:
+    (home / "directory.toml").write_text(DIRECTORY.replace("ADDRESS", ris.address))
+    (home / "prices.toml").write_text(PRICES)
+    for of, name in (("directory", "directory.toml"), ("prices", "prices.toml")):
+        command = [sys.executable, "-m", "server.cli", of, "import", str(home / name)]
+        subprocess.run([*command, "--data", str(home / "data")], check=True, env=environment(), capture_output=True)
+    settings = {
+        "settle_seconds": 0.5,
+        "research_mode": True,
+        "plugins": json.dumps({"ai_triage": {}, "drafting": {}, "peer_review": {"rate": 1.0}}),
+        "blocking_checks": '["blank"]',
+        "private_networks": '["127.0.0.0/8"]',
+    }
+    with live_server(home / "data", settings=settings) as live:
         yield live
 
 
@@ -186,13 +220,79 @@ def test_the_critical_result_is_called_and_read_back_before_the_report_is_finish
     assert (measured["acknowledged"], measured["within"]) == (1, 1.0)
 
 
-def test_an_addendum_is_a_version_of_its_own(http: httpx.Client, signed: dict[str, Any]) -> None:
+def segments(message: str, name: str) -> list[list[str]]:
+    return [line.split("|") for line in message.split("\r") if line.startswith(f"{name}|")]
+
+
+def test_the_facility_gets_it_by_hl7(http: httpx.Client, signed: dict[str, Any], ris: Receiver) -> None:
+    message = expect(lambda: [*ris.messages], bool, "a message")[0]
+    (order,) = segments(message, "OBR")
+    assert (order[25], order[3].split("^")[0]) == ("F", "ACC1")
+    told = "".join("|".join(one) for one in segments(message, "OBX"))
+    assert "The midline is not shifted." in told
+    assert "RID49480" in told
+    deliveries = expect(
+        lambda: http.get("/deliveries", params={"report": signed["id"]}).json(),
+        lambda rows: bool(rows) and rows[0]["state"] == "accepted",
+        "accepted",
+    )
+    assert len(deliveries) == 1
+
+
+def test_its_pdf_says_what_was_signed(http: httpx.Client, signed: dict[str, Any]) -> None:
+    answer = http.get(f"/reports/{signed['id']}/versions/1.pdf")
+    assert answer.status_code == 200, answer.text
+    again = http.get(f"/reports/{signed['id']}/versions/1.pdf")
+    assert again.content == answer.content
+    pdf = PdfDocument(answer.content)
+    text = " ".join("".join(page.get_textpage().get_text_bounded() for page in pdf).split())
+    assert "Müller" in text
+    for section in signed["signed"]["sections"]:
+        for passage in section["passages"]:
+            assert " ".join(passage["text"].split()) in text
+
+
+def test_an_addendum_is_a_version_of_its_own_and_follows_the_report(
+    http: httpx.Client, signed: dict[str, Any], ris: Receiver
+) -> None:
     report = noted(http.get(f"/reports/{signed['id']}"))
     report = noted(send(http, report, "revise", kind="addendum", reader="neuro"))
     told = {"kind": "addendum", "addendum": "Compared with the study of yesterday: no change."}
     report = noted(http.put(f"/reports/{report['id']}", json=told, headers={"If-Match": report["etag"]}))
     report = noted(send(http, report, "sign", reader="neuro"))
     assert (report["status"], report["number"]) == ("appended", 2)
-    assert report["open_criticals"] == [], "an addendum that keeps a result calls nobody again"
     first = http.get(f"/reports/{report['id']}/versions/1").json()
     assert first["report"]["addenda"] == []
+    message = expect(lambda: [*ris.messages], lambda found: len(found) == 2, "two messages")[1]
+    (order,) = segments(message, "OBR")
+    assert order[25] == "C"
+    assert "no change" in message
+
+
+def test_a_peer_reads_it_again_without_knowing_what_was_read_and_scores_it(
+    http: httpx.Client, signed: dict[str, Any]
+) -> None:
+    (review,) = expect(lambda: http.get("/peer-reviews", params={"reader": "second"}).json(), bool, "a review")
+    assert "neuro" not in json.dumps(review)
+    told = {"reader": "second", "impression": "A bleed into the brain."}
+    answer = http.post(f"/peer-reviews/{review['id']}/impression", json=told)
+    assert answer.status_code == 200, answer.text
+    scored = http.post(f"/peer-reviews/{review['id']}/score", json={"reader": "second", "score": "1", "comment": ""})
+    assert scored.status_code == 200, scored.text
+    figures = http.get("/peer-reviews/statistics").json()
+    assert signed["id"]
+    assert "neuro" in json.dumps(figures)
+
+
+def test_it_stands_on_the_statement_once(http: httpx.Client, signed: dict[str, Any]) -> None:
+    month = signed["signed"]["signed_at"][:7]
+    statement = expect(lambda: http.get(f"/statements/local/{month}").json(), lambda one: bool(one["lines"]), "a line")
+    assert len(statement["lines"]) == 1
+    assert "40.00" in json.dumps(statement)
+
+
+def test_it_is_a_diagnosticreport_with_its_signature(http: httpx.Client, signed: dict[str, Any]) -> None:
+    bundle = http.get("/fhir/DiagnosticReport", params={"_id": signed["id"], "_revinclude": "Provenance:target"}).json()
+    types = [one["resource"]["resourceType"] for one in bundle["entry"]]
+    assert types.count("DiagnosticReport") == 1
+    assert "Provenance" in types
