@@ -25,10 +25,11 @@ _ORDERS = (
     .where(t.imaging_order.c.accession_number.in_(sa.bindparam("accessions", expanding=True)))
     .order_by(t.imaging_order.c.created_at, t.imaging_order.c.id)
 )
-_REPORTS = sa.select(t.report.c.facility, t.report.c.study_uid, t.report.c.id).where(
-    t.report.c.study_uid.in_(sa.bindparam("uids", expanding=True)),
-    t.report.c.number > 0,
-    t.report.c.status != "entered-in-error",
+# Of a study the report that counts, else the one that was withdrawn last: what a reading has led to stays its result.
+_REPORTS = (
+    sa.select(t.report.c.facility, t.report.c.study_uid, t.report.c.id)
+    .where(t.report.c.study_uid.in_(sa.bindparam("uids", expanding=True)), t.report.c.number > 0)
+    .order_by(t.report.c.status != "entered-in-error", t.report.c.signed_at, t.report.c.id)
 )
 _ISSUERS = sa.select(t.facility.c.id, t.facility.c.issuer).where(
     t.facility.c.id.in_(sa.bindparam("ids", expanding=True))

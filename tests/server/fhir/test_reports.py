@@ -93,6 +93,10 @@ def test_every_signed_version_stays_as_it_was(desk: Desk, client: httpx.Client) 
     report = desk.give(report, "sign", reader="bob")
     report = desk.give(report, "withdraw", reader="ada", reason="It is of another patient.")
     history = get(client, f"DiagnosticReport/{report['id']}/_history")["entry"]
+    for one in history:
+        validated(client, one["resource"])
+        version = one["resource"]["meta"]["versionId"]
+        assert get(client, f"DiagnosticReport/{report['id']}/_history/{version}") == one["resource"]
     assert [one["resource"]["status"] for one in history] == ["entered-in-error", "appended", "final", "registered"]
     appended = get(client, f"DiagnosticReport/{report['id']}/_history/3")
     assert appended["conclusion"] == "Normal CT of the head.\n\nAddendum 1: The priors have come."
@@ -156,3 +160,5 @@ def test_a_reading_that_is_over_has_its_report_as_output(desk: Desk, client: htt
     task = get(client, f"Task/{item.id}")
     validated(client, task)
     assert task["output"][0]["valueReference"] == {"reference": f"DiagnosticReport/{report['id']}"}
+    desk.give(desk.read(report["id"]), "withdraw", reader="ada", reason="It is of another patient.")
+    assert get(client, f"Task/{item.id}") == task

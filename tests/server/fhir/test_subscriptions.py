@@ -28,6 +28,7 @@ from storage.catalog.clients import remove_client
 from storage.catalog.engine import begin_write
 from storage.catalog.fhir_subscriptions import KEPT, change_subscription, subscriptions_by_id
 from storage.catalog.studies import ensure_facility
+from tests.reports import Desk
 from tests.server.fhir.receiver import Receiver, parameters_of, receiving
 from tests.servers import REPOSITORY
 from tests.smart import register
@@ -161,6 +162,26 @@ def test_a_resource_that_meets_the_criteria_is_put_to_the_endpoint(
     observation(client, seen["id"], code={"text": "no longer"})
     room.queue.drain()
     assert [got.json["status"] for got in hook.take()] == []  # by now it is another one
+
+
+@BOTH
+def test_a_report_that_is_signed_here_is_told_of_once(room: Room, client: httpx.Client, hook: Receiver) -> None:
+    send(client, backport(hook))
+    room.queue.drain()
+    hook.take()
+    desk = Desk(room=room, client=client)
+    desk.furnish()
+    desk.receive()
+    report = desk.write(desk.begin())
+    room.queue.drain()
+    assert hook.take() == []
+    report = desk.give(report, "sign", reader="ada")
+    room.queue.drain()
+    [got] = hook.take()
+    assert f"DiagnosticReport/{report['id']}" in json.dumps(got.json)
+    desk.give(report, "revise", kind="addendum")
+    room.queue.drain()
+    assert hook.take() == []
 
 
 def test_without_a_payload_the_endpoint_is_posted_to_with_nothing(
