@@ -48,7 +48,8 @@ def render(report: Report, *, fonts: Path | None = None) -> bytes:
     if report.signed_at is None or not report.number:
         raise Conflict(f"Report {report.id} is not signed; there is a PDF of signed versions only.")
     found = find_fonts(fonts)
-    return _compiled(_told(lay_out(report), found, report.zone), found, report.signed_at.astimezone(UTC))
+    moment = report.signed_at.astimezone(UTC).replace(microsecond=0)  # the date of a PDF has no parts of a second
+    return _compiled(_told(lay_out(report), found, report.zone), found, moment)
 
 
 def settable(fonts: Path | None = None) -> dict[str, bool]:

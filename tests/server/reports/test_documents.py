@@ -197,6 +197,11 @@ def test_a_version_that_is_made_twice_has_the_same_bytes() -> None:
     assert html.page(report) == html.page(report)
 
 
+def test_a_signature_at_any_fraction_of_a_second_has_a_pdf() -> None:
+    at = datetime(2026, 11, 24, 12, 30, 1, 123456, tzinfo=UTC)
+    assert pdf.render(a_report(signed_at=at)).startswith(b"%PDF")
+
+
 def test_the_pdf_is_tagged_and_kept_by_the_standards_for_it() -> None:
     made = pdf.render(a_report())
     assert b"/MarkInfo" in made
