@@ -224,13 +224,19 @@ def segments(message: str, name: str) -> list[list[str]]:
     return [line.split("|") for line in message.split("\r") if line.startswith(f"{name}|")]
 
 
-def test_the_facility_gets_it_by_hl7(signed: dict[str, Any], ris: Receiver) -> None:
+def test_the_facility_gets_it_by_hl7(http: httpx.Client, signed: dict[str, Any], ris: Receiver) -> None:
     message = expect(lambda: [*ris.messages], bool, "a message")[0]
     (order,) = segments(message, "OBR")
     assert (order[25], order[3].split("^")[0]) == ("F", "ACC1")
     told = "".join("|".join(one) for one in segments(message, "OBX"))
     assert "The midline is not shifted." in told
     assert "RID49480" in told
+    deliveries = expect(
+        lambda: http.get("/deliveries", params={"report": signed["id"]}).json(),
+        lambda rows: bool(rows) and rows[0]["state"] == "accepted",
+        "accepted",
+    )
+    assert len(deliveries) == 1
 
 
 def test_its_pdf_says_what_was_signed(http: httpx.Client, signed: dict[str, Any]) -> None:
