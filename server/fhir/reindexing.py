@@ -140,10 +140,16 @@ class Listing:
 
 def progress(engine: sa.Engine) -> list[Listing]:
     """The types that are not done yet."""
-    c = t.resource_index.c
     with engine.connect() as connection:
-        rows = connection.execute(sa.select(c.type, c.done, c.total).where(c.reached.is_not(None)).order_by(c.type))
-        return [Listing(type=type, done=done, total=total) for type, done, total in rows]
+        return [Listing(type=type, done=done, total=total) for type, done, total in connection.execute(_UNFINISHED)]
+
+
+_UNFINISHED = (
+    sa.select(t.resource_index.c.type, t.resource_index.c.done, t.resource_index.c.total)
+    .where(t.resource_index.c.reached.is_not(None))
+    .order_by(t.resource_index.c.type)
+)
+"""Built once: each search asks it."""
 
 
 # -- what is not done yet ----------------------------------------------------------------------------------------------
@@ -151,8 +157,7 @@ def progress(engine: sa.Engine) -> list[Listing]:
 
 def unfinished(connection: sa.Connection, type: str, conditions: Sequence[Condition]) -> list[str]:
     """What a client is told of the types of a search that are being listed anew."""
-    c = t.resource_index.c
-    rows = connection.execute(sa.select(c.type, c.done, c.total).where(c.reached.is_not(None))).all()
+    rows = connection.execute(_UNFINISHED).all()
     if not rows:
         return []
     asked = {type, *_types(conditions)}
