@@ -12,6 +12,7 @@ from readingroom.errors import Invalid
 from server.auth import caller_of
 from server.fhir import wire
 from server.fhir.operations import OPERATIONS, Operation
+from server.fhir.ours import OURS
 from server.fhir.parameters import PARAMETERS, Parameter
 from server.fhir.profiles import profiles
 from server.fhir.registry import REGISTRY
@@ -179,7 +180,7 @@ def _resource(type: ResourceType, root: str) -> dict[str, Any]:
         "type": type.name,
         "profile": f"http://hl7.org/fhir/StructureDefinition/{type.name}",
         "supportedProfile": [one["url"] for one in profiles().values() if one["type"] == type.name],
-        "documentation": type.read_only_because or type.kept_because,
+        "documentation": type.read_only_because or type.kept_because or _made_here(type.name),
         "interaction": [{"code": code} for code in (*_READ, *(_WRITE if is_written else ())) if code not in kept],
         "versioning": "versioned-update" if is_written else "versioned",
         "readHistory": True,
@@ -206,6 +207,12 @@ def _pointing_at(type: str) -> list[str]:
         for one in parameters.values()
         if one.kind == "reference" and type in one.targets
     ]
+
+
+def _made_here(type: str) -> str:
+    """That resources of a type that clients write may be this server's own."""
+    ours = OURS.get(type)
+    return f"One that this server makes is not written by clients: {ours.instead.format(id='[id]')}." if ours else ""
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
