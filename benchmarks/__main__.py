@@ -16,7 +16,7 @@ from pathlib import Path
 # Children are forked, which a process with numerical threads must not do; and the client is not to cost cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks import giant, made, qido, stow, table, wado
+from benchmarks import giant, made, qido, reports, stow, table, wado
 from benchmarks.measure import Goal, Result, Row, Workload, compare
 from benchmarks.peers import REPOSITORY, Missing, Nginx, Orthanc, Peer, Readingroom, compress
 from benchmarks.phantom import SmallStudy
@@ -155,6 +155,12 @@ class Bench:
             wado.load(peer)
         stow.load(peer, (SmallStudy(number=number).cast() for number in range(first, last)), a_request=100)
 
+    def reports(self) -> None:
+        """Measure how long a report takes to be set; no server has a part in it."""
+        if not self.only or any(reports.NAME.startswith(name) for name in self.only):
+            for result in reports.measure(self.rounds):
+                self.keep(result)
+
     def giants(self) -> None:
         """Store the two uploads, each on a new server so that its peak is its own."""
         for workload in self.chosen(giant.WORKLOADS):
@@ -206,6 +212,7 @@ def main() -> int:
         bench = Bench(Path(home), sizes=sizes, only=arguments.only, workers=arguments.workers, rounds=rounds)
         bench.storing()
         bench.reading()
+        bench.reports()
         bench.giants()
     is_whole = not arguments.quick and not arguments.only
     out = arguments.out or (REPOSITORY / "docs" if is_whole else None)

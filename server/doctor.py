@@ -72,6 +72,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _store(settings)
     yield from _plugins(settings)
     yield _viewer()
+    yield _reports(settings)
     yield _port(settings.host, settings.port)
 
 
@@ -331,6 +332,24 @@ def _viewer() -> Check:
         return Check(name="Viewer", state="ok", found="OHIF is installed")
     advice = "Install Node.js with npm, then run 'make install'. Everything else works without it."
     return Check(name="Viewer", state="note", found="OHIF is not installed", advice=advice)
+
+
+def _reports(settings: Settings) -> Check:
+    """Which scripts a report can be set in as PDF."""
+    from server.reports.documents.fonts import PACKAGES
+    from server.reports.documents.pdf import settable
+
+    try:
+        told = settable(settings.report_fonts)
+    except ImportError as error:
+        advice = "Run 'make install'; without it no report is shown or stored as PDF."
+        return Check(name="Reports", state="fail", found=f"Typst does not load: {error}", advice=advice)
+    known = ", ".join(script for script, is_settable in told.items() if is_settable)
+    lacking = ", ".join(script for script, is_settable in told.items() if not is_settable)
+    if not lacking:
+        return Check(name="Reports", state="ok", found=f"as PDF in {known}")
+    advice = f"Install Debian's {PACKAGES}, or name a folder of fonts in report_fonts, if reports need these."
+    return Check(name="Reports", state="note", found=f"as PDF in {known}; no fonts for {lacking}", advice=advice)
 
 
 def _port(host: str, port: int) -> Check:

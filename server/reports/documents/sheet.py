@@ -223,9 +223,11 @@ def _signed(signature: Signature, zone: str) -> str:
 
 
 def _spoken(name: str) -> str:
-    """A name as one says it, where it is a PN; otherwise as it is."""
+    """A name as one says it, where it is a PN, otherwise as it is; in the scripts of East Asia the family is first."""
     family, *others = name.partition("=")[0].split("^")
     given, middle, prefix, suffix = (others + [""] * 4)[:4]
+    if family and family[0] >= "\u2e80":
+        return " ".join(part for part in (family, given) if part)
     return " ".join(part for part in (prefix, given, middle, family, suffix) if part)
 
 

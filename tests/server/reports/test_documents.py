@@ -7,9 +7,11 @@ import re
 from contextlib import closing
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pypdfium2
 import pytest
+import typst
 
 from readingroom.errors import Conflict, Unprintable
 from readingroom.model import (
@@ -23,9 +25,11 @@ from readingroom.model import (
     Section,
     Signature,
 )
+from server.doctor import examine
 from server.fhir.narrative import narrative_faults
 from server.reports.documents import fonts, html, pdf, text
 from server.reports.documents.sheet import lay_out, name_forms
+from server.settings import Settings
 from tests.reports import a_report
 
 LATER = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
@@ -164,6 +168,23 @@ def test_a_name_is_shown_in_each_form_that_it_has() -> None:
     assert name_forms("Doe^Jane^Q^Dr.^Jr.") == ("Doe, Dr. Jane Q Jr.",)
     assert name_forms("=山田^太郎") == ("山田 太郎",)
     assert name_forms(None) == name_forms("^^=") == ()
+
+
+def test_who_signed_is_named_as_one_says_it() -> None:
+    for name, told in (("Roe^Bob^^Dr.", "Dr. Bob Roe"), ("佐藤^健", "佐藤 健"), ("Ada Byron, MD", "Ada Byron, MD")):
+        signed = (Signature(reader="x", name=name, role="resident", at=LATER),)
+        assert f"Signed by {told}, resident," in text.plain(a_report(signatures=signed))
+
+
+def test_doctor_tells_which_scripts_reports_can_be_set_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = typst.Fonts(include_system_fonts=False)
+    few = fonts.Fonts(book, frozenset(book.families()))
+    monkeypatch.setattr(pdf, "find_fonts", lambda folder: few)
+    (told,) = [check for check in examine(Settings(data=tmp_path)) if check.name == "Reports"]  # type: ignore[call-arg]
+    assert told.state == "note"
+    assert "Latin, Greek, Cyrillic" in told.found.partition(";")[0]
+    assert "Japanese" in told.found.partition(";")[2]
+    assert "fonts-noto-cjk" in told.advice
 
 
 def test_a_section_with_nothing_in_it_is_a_heading_alone() -> None:
