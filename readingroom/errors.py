@@ -24,10 +24,10 @@
     │   └── ReadOnly            nobody may: it is made from other things
     ├── Unavailable             not now: full disk, busy, cold tier
     │   ├── OutOfSpace          the store cannot take more bytes
-    │   ├── Unprintable         no font of this server has some of the characters
     │   └── RetryLater          a job that wants to be done again, not before a time
     │       └── Unreachable     nobody answers where it is to be sent
     ├── GiveUp                  a job that will never succeed
+    │   └── Unprintable         no font of this server has some of the characters
     └── PluginFailed            a plugin raised, died, took too long, or gave what nobody can use
 """
 
@@ -137,10 +137,6 @@ class OutOfSpace(Unavailable):
     """The store cannot take more bytes."""
 
 
-class Unprintable(Unavailable):
-    """No font of this server has some of the characters."""
-
-
 class RetryLater(Unavailable):
     """This job cannot be done now; do it again later.
 
@@ -161,6 +157,10 @@ class Unreachable(RetryLater):
 
 class GiveUp(ReadingRoomError):
     """This job will never succeed; the message says why."""
+
+
+class Unprintable(GiveUp):
+    """No font of this server has some of the characters."""
 
 
 class PluginFailed(ReadingRoomError):

@@ -25,6 +25,7 @@ HTTP: dict[type[e.ReadingRoomError], int] = {
     e.ReadOnly: 405,
     e.Unavailable: 503,
     e.OutOfSpace: 507,
+    e.Unprintable: 503,
     e.ReadingRoomError: 500,
 }
 
@@ -44,6 +45,7 @@ ISSUE: dict[type[e.ReadingRoomError], str] = {
     e.ReadOnly: "not-supported",
     e.Unavailable: "transient",
     e.OutOfSpace: "no-store",
+    e.Unprintable: "not-supported",
     e.ReadingRoomError: "exception",
 }
 """Codes of http://hl7.org/fhir/issue-type."""

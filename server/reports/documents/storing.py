@@ -15,7 +15,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from readingroom.errors import GiveUp, Refused, Unprintable
+from readingroom.errors import GiveUp, Refused
 from readingroom.events import ReportSigned
 from readingroom.model import Report
 from server.announce import on_event
@@ -77,10 +77,7 @@ class Documents:
     def _made(self, report: Report, study: MetadataJson, name: str) -> bytes:
         if name == dicom.SR:
             return sr.render(report, study)
-        try:
-            document = pdf.render(report, fonts=self.fonts)
-        except Unprintable as error:
-            raise GiveUp(error.message) from error
+        document = pdf.render(report, fonts=self.fonts)
         return encapsulated.render(report, study, document, has_sr=dicom.SR in self.objects)
 
     def _store(self, report: Report, made: bytes) -> None:

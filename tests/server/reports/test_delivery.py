@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from readingroom.clock import SetClock
-from readingroom.errors import Conflict, GiveUp, Invalid, RetryLater, Unreachable
+from readingroom.errors import Conflict, GiveUp, Invalid, RetryLater, Unprintable, Unreachable
 from readingroom.model import LOCAL_OPERATOR, Destination, Report, Scope
 from readingroom.results import Receipt
 from server.archive import open_queue
@@ -266,6 +266,7 @@ def test_the_desk_is_called_when_a_receiver_has_been_away_for_some_time_though_n
         (Receipt(accepted=False, code="AR", text="no Jane Doe"), "refused", "refused it (AR)"),
         (GiveUp("No such thing."), "dead", "No such thing."),
         (Invalid("U+1F600 has no glyph."), "dead", "U+1F600"),
+        (Unprintable("No font here can set U+1F600."), "dead", "U+1F600"),
     ],
 )
 def test_what_will_never_be_taken_ends_at_once_and_is_loud(
