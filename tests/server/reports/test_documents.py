@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from contextlib import closing
@@ -28,6 +29,7 @@ from readingroom.model import (
 from server.doctor import examine
 from server.fhir.narrative import narrative_faults
 from server.reports.documents import fonts, html, pdf, text
+from server.reports.documents.forms import presented
 from server.reports.documents.sheet import lay_out, name_forms
 from server.settings import Settings
 from tests.reports import a_report
@@ -221,6 +223,15 @@ def test_a_version_that_is_made_twice_has_the_same_bytes() -> None:
 def test_a_signature_at_any_fraction_of_a_second_has_a_pdf() -> None:
     at = datetime(2026, 11, 24, 12, 30, 1, 123456, tzinfo=UTC)
     assert pdf.render(a_report(signed_at=at)).startswith(b"%PDF")
+
+
+def test_the_presented_forms_are_html_and_pdf_with_size_and_digest_of_their_bytes() -> None:
+    report = a_report()
+    page, document = presented(report)
+    assert (page.content_type, page.data) == ("text/html; charset=utf-8", html.page(report).encode())
+    assert (document.content_type, document.data) == ("application/pdf", pdf.render(report))
+    for one in (page, document):
+        assert (one.size, one.sha1) == (len(one.data), hashlib.sha1(one.data).digest())
 
 
 def test_the_pdf_is_tagged_and_kept_by_the_standards_for_it() -> None:
