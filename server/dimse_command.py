@@ -36,7 +36,7 @@ def dimse(
     database: Database = None,
     config: Config = None,
 ) -> None:
-    """Serve C-ECHO and C-STORE until Ctrl-C.
+    """Serve C-ECHO, C-STORE and C-FIND until Ctrl-C.
 
     [bold]Examples[/]
 
@@ -74,7 +74,9 @@ def dimse(
         storing = Storing(
             ingest=room.ingest, memory_bytes=settings.max_memory_bytes, most_bytes=settings.max_object_bytes
         )
-        server = DimseServer(bound, chosen, storing, facility=settings.facility, tls=tls)
+        server = DimseServer(
+            bound, chosen, storing, facility=settings.facility, engine=room.engine, keys=room.keys, tls=tls
+        )
         thread = threading.Thread(target=server.serve, name="dimse")
         thread.start()
         out.print(

@@ -149,6 +149,8 @@ class DimsePeer(BaseModel):
     ae: _Ae = Field(description="Its AE title")
     facility: str | None = Field(default=None, description="Owner of what it stores; default: that of the server")
     may_store: bool = Field(default=True, description="Whether it may store")
+    may_find: bool = Field(default=True, description="Whether it may ask what is there (C-FIND)")
+    sees_all: bool = Field(default=False, description="Whether it finds what all facilities have; default: its own")
 
 
 class DimseSettings(BaseModel):

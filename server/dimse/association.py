@@ -6,6 +6,7 @@ pynetdicom's; the way of the data is our own, since that is where the time goes.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
@@ -25,7 +26,16 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, build_context, negotiate_unrestricted
 
 from readingroom.errors import Invalid, Refused, TooLarge, Unavailable
-from server.dimse.commands import DATA_SET_TYPE, NO_DATA_SET, CommandSet, read_command, write_command
+from server.dimse.commands import (
+    C_CANCEL,
+    DATA_SET_TYPE,
+    FIELD,
+    NO_DATA_SET,
+    RESPONDED_TO,
+    CommandSet,
+    read_command,
+    write_command,
+)
 from storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 1, 2, 3, 4, 5, 6, 7
@@ -256,6 +266,21 @@ class Association:
             fragments += self._fragments(context.id, data, 0)
         self._send(b"".join(fragments))
 
+    def is_cancelled(self, message_id: int) -> bool:
+        """Whether the peer has asked for no more answers to a request of its (PS3.7 9.3.2.3); does not wait.
+
+        Raises
+        ------
+        Aborted, Released
+            It is over; or the peer asks for something else while it is being answered.
+        """
+        if self._begin == self._end and not select.select([self._sock], [], [], 0)[0]:
+            return False
+        message = self.receive(lambda _context, _command: Memory(most=self._limits.memory_bytes))
+        if message.command[FIELD] == C_CANCEL:
+            return message.command.get(RESPONDED_TO) == message_id
+        raise self._broken("The peer asks for more than one thing at a time, which was not agreed on.")
+
     def abort(self, reason: int = 0) -> None:
         """Tell the peer that it is over (A-ABORT, PS3.8 9.3.8)."""
         try:
@@ -388,7 +413,7 @@ def _request(body: memoryview) -> A_ASSOCIATE | None:
 
 
 def _supported(uid: str) -> PresentationContext:
-    context: PresentationContext = build_context(uid)
+    context: PresentationContext = build_context(uid, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     return context
 
 

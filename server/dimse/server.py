@@ -15,21 +15,50 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from readingroom.errors import Unavailable
+import sqlalchemy as sa
+
+from readingroom.errors import Invalid, Unavailable
+from readingroom.model import Scope
 from server.dimse.association import (
     Aborted,
     Association,
     Context,
     Limits,
+    Memory,
     Message,
     Released,
     Sink,
     UnknownCalled,
     UnknownCaller,
 )
-from server.dimse.commands import C_CANCEL, C_ECHO, C_STORE, FIELD, CommandSet, response_to
+from server.dimse.commands import (
+    C_CANCEL,
+    C_ECHO,
+    C_FIND,
+    C_STORE,
+    DATA_SET_TYPE,
+    FIELD,
+    HAS_DATA_SET,
+    MESSAGE_ID,
+    CommandSet,
+    response_to,
+)
+from server.dimse.finding import (
+    CANCELLED,
+    NO_SUCH_LEVEL,
+    PATIENT_ROOT,
+    PENDING,
+    PENDING_WITHOUT_KEYS,
+    STUDY_ROOT,
+    UNABLE,
+    NoSuchLevel,
+    encode,
+    matches,
+    read_find,
+)
 from server.dimse.storing import Storing
 from server.settings import DimsePeer, DimseSettings
+from storage.catalog.keys import KEYS, Keys
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +67,7 @@ UNRECOGNIZED_OPERATION = 0x0211
 NOT_AUTHORIZED = 0x0124
 
 _BACKLOG = 128
+_MOST_IDENTIFIER = 1 << 20
 _STOP_SECONDS = 5.0
 
 
@@ -76,6 +106,8 @@ class DimseServer:
         storing: Storing,
         *,
         facility: str,
+        engine: sa.Engine,
+        keys: Keys = KEYS,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._bound = bound
@@ -83,6 +115,7 @@ class DimseServer:
         self._settings = settings
         self._storing = storing
         self._facility = facility
+        self._engine, self._keys = engine, keys
         self._tls = tls
         self._peers: Mapping[str, DimsePeer] = {peer.ae: peer for peer in settings.peers.values()}
         self._limits = Limits(
@@ -92,7 +125,11 @@ class DimseServer:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
-        self._services: dict[int, Callable[[Served, Message], None]] = {C_ECHO: self._echo, C_STORE: self._store}
+        self._services: dict[int, Callable[[Served, Message], None]] = {
+            C_ECHO: self._echo,
+            C_STORE: self._store,
+            C_FIND: self._find,
+        }
 
     @property
     def port(self) -> int:
@@ -171,14 +208,14 @@ class DimseServer:
                     del self._counts.by_address[address]
 
     def _serve(self, association: Association) -> None:
-        association.accept((VERIFICATION,), self._check)
+        association.accept((VERIFICATION, PATIENT_ROOT, STUDY_ROOT), self._check)
         peer = self._peers.get(association.calling) or DimsePeer(ae=association.calling)
         served = Served(association=association, peer=peer, facility=peer.facility or self._facility)
 
         def opener(context: Context, command: CommandSet) -> Sink:
             if command[FIELD] == C_STORE:
                 return self._storing.open(context, command, association.calling)
-            return _Dropped()
+            return Memory(most=_MOST_IDENTIFIER)
 
         try:
             while True:
@@ -224,9 +261,32 @@ class DimseServer:
             )
         served.association.send(message.context, response_to(message.command, status, comment))
 
+    def _find(self, served: Served, message: Message) -> None:
+        """C-FIND (PS3.4 C.4.1): a response for each match, and one that says that there are no more."""
+        association, context, command = served.association, message.context, message.command
 
-class _Dropped:
-    """Takes what nobody wants."""
+        def end(status: int, comment: str = "") -> None:
+            association.send(context, response_to(command, status, comment))
 
-    def write(self, data: memoryview) -> None:
-        """Forget it."""
+        if not served.peer.may_find:
+            return end(NOT_AUTHORIZED, f"{served.peer.ae} may not ask here.")
+        if context.abstract_syntax not in (PATIENT_ROOT, STUDY_ROOT) or not isinstance(message.sink, Memory):
+            return end(UNABLE, "The request has no identifier, or is of another SOP class.")
+        try:
+            found = read_find(context.abstract_syntax, context.transfer_syntax, message.sink.data, self._keys)
+        except NoSuchLevel as error:
+            return end(NO_SUCH_LEVEL, error.message)
+        except Invalid as error:
+            return end(UNABLE, error.message)
+        status = PENDING_WITHOUT_KEYS if found.has_unknown else PENDING
+        pending = {**response_to(command, status), DATA_SET_TYPE: HAS_DATA_SET}
+        scope = Scope() if served.peer.sees_all else Scope(facilities=frozenset((served.facility,)))
+        try:
+            for answer in matches(self._engine, scope, found, ae_title=self._settings.ae_title):
+                association.send(context, pending, encode(answer, context.transfer_syntax))
+                if association.is_cancelled(int(command[MESSAGE_ID])):
+                    return end(CANCELLED)
+        except sa.exc.SQLAlchemyError:
+            log.exception("a query could not be answered")
+            return end(UNABLE, "The catalog does not answer.")
+        return end(0)

@@ -20,6 +20,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, PatientRootQueryRetrieveInformationModelFind, Verification
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as STUDY_ROOT
 
 from readingroom.errors import Invalid, Refused
 from server.dimse.server import DimseServer
@@ -28,6 +29,7 @@ from server.dimse_command import require_guarded, tls_context
 from server.listen import bind_any
 from server.room import Room
 from server.settings import DimsePeer, DimseSettings
+from tests.catalog import fill, header
 from tests.conftest import absent
 from tests.servers import free_port, live_server
 from tests.stow import AS_STORED
@@ -43,7 +45,7 @@ def dimse(room: Room, request: pytest.FixtureRequest) -> Iterator[DimseServer]:
     marker = request.node.get_closest_marker("dimse")
     settings = DimseSettings(**{"peers": PEERS, **USUAL, **(marker.kwargs if marker else {})})
     storing = Storing(ingest=room.ingest, memory_bytes=1 << 20, most_bytes=8 << 20)
-    server = DimseServer(bind_any("127.0.0.1", 0), settings, storing, facility="local")
+    server = DimseServer(bind_any("127.0.0.1", 0), settings, storing, facility="local", engine=room.engine)
     thread = threading.Thread(target=server.serve)
     thread.start()
     yield server
@@ -56,6 +58,7 @@ def associate(server: DimseServer, *, ae: str = "CT1", called: str = "READINGROO
     requester.acse_timeout = requester.dimse_timeout = requester.network_timeout = 20
     requester.add_requested_context(Verification)
     requester.add_requested_context(PatientRootQueryRetrieveInformationModelFind)
+    requester.add_requested_context(STUDY_ROOT)
     requester.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     requester.add_requested_context("1.2.3.4.5.6.7.8.9", ExplicitVRLittleEndian)
     return requester.associate("127.0.0.1", server.port, ae_title=called, max_pdu=most)
@@ -161,9 +164,115 @@ def test_titles_that_are_not_known_are_rejected(dimse: DimseServer, ae: str, cal
 
 def test_an_operation_that_is_not_served_is_answered_and_the_association_goes_on(dimse: DimseServer) -> None:
     association = associate(dimse)
-    accepted = {str(one.abstract_syntax) for one in association.accepted_contexts}
-    assert PatientRootQueryRetrieveInformationModelFind not in accepted
+    status, _ = association.send_n_get([0x00100010], Verification, new_uid())
+    assert status.Status == 0x0211
     assert association.send_c_echo().Status == 0
+    association.release()
+
+
+# -- what is there -----------------------------------------------------------------------------------------------------
+
+
+def ask(association: Any, level: str, model: Any = STUDY_ROOT, **keys: Any) -> list[Any]:
+    """The status of each answer with its data set."""
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = level
+    for name, value in keys.items():
+        setattr(identifier, name, value)
+    return [(status.Status, answer) for status, answer in association.send_c_find(identifier, model)]
+
+
+def found(answers: list[Any]) -> list[Dataset]:
+    *pending, (last, nothing) = answers
+    assert (last, nothing) == (0, None)
+    assert {status for status, _ in pending} <= {0xFF00, 0xFF01}
+    return [answer for _, answer in pending]
+
+
+@pytest.fixture
+def filled(dimse: DimseServer, room: Room) -> DimseServer:
+    for number, name in enumerate(("Doe^Jane", "Doe^John", "Müller^Jürgen")):
+        for series in ("CT", "SR"):
+            fill(
+                room.engine,
+                header(
+                    StudyInstanceUID=f"1.2.{number}",
+                    SeriesInstanceUID=f"1.2.{number}.{len(series)}.{ord(series[0])}",
+                    SOPInstanceUID=new_uid(),
+                    Modality=series,
+                    PatientName=name,
+                    PatientID=f"P{number % 2}",
+                    StudyDate=f"2026112{number}",
+                    AccessionNumber=f"A{number}",
+                ),
+            )
+    return dimse
+
+
+def test_studies_are_found_with_what_was_asked_for(filled: DimseServer) -> None:
+    association = associate(filled)
+    keys = {"PatientName": "Doe^*", "StudyInstanceUID": "", "AccessionNumber": "", "ModalitiesInStudy": ""}
+    rows = found(ask(association, "STUDY", **keys, StudyDate="20261120-20261121", InstitutionName=""))
+    assert {row.AccessionNumber for row in rows} == {"A0", "A1"}
+    assert sorted(rows[0].ModalitiesInStudy) == ["CT", "SR"]
+    assert rows[0].QueryRetrieveLevel == "STUDY"
+    assert rows[0].RetrieveAETitle == "READINGROOM"
+    assert rows[0].InstitutionName in ("", None)
+    (one,) = found(ask(association, "STUDY", AccessionNumber="A2", PatientName=""))
+    assert one.PatientName == "Müller^Jürgen"
+    assert found(ask(association, "STUDY", AccessionNumber="A9")) == []
+    association.release()
+
+
+def test_series_instances_and_patients_are_found(filled: DimseServer) -> None:
+    association = associate(filled)
+    series = found(ask(association, "SERIES", StudyInstanceUID="1.2.0", SeriesInstanceUID="", Modality="CT"))
+    assert [row.Modality for row in series] == ["CT"]
+    images = found(
+        ask(
+            association,
+            "IMAGE",
+            StudyInstanceUID="1.2.0",
+            SeriesInstanceUID=series[0].SeriesInstanceUID,
+            SOPInstanceUID="",
+        )
+    )
+    assert len(images) == 1
+    model = PatientRootQueryRetrieveInformationModelFind
+    patients = found(ask(association, "PATIENT", model, PatientID="", PatientName=""))
+    assert sorted(row.PatientID for row in patients) == ["P0", "P1"]
+    association.release()
+
+
+def test_a_level_that_is_none_and_a_value_that_cannot_be_are_told(filled: DimseServer) -> None:
+    association = associate(filled)
+    assert ask(association, "PATIENT", PatientID="")[-1][0] == 0xA900
+    assert ask(association, "WORLD", PatientID="")[-1][0] == 0xA900
+    assert ask(association, "STUDY", StudyDate="yesterday")[-1][0] == 0xC000
+    assert association.send_c_echo().Status == 0
+    association.release()
+
+
+def test_what_another_facility_has_is_not_found(filled: DimseServer, room: Room) -> None:
+    fill(room.engine, header(StudyInstanceUID="1.9", SOPInstanceUID=new_uid(), PatientID="X"), facility="other")
+    association = associate(filled)
+    assert found(ask(association, "STUDY", PatientID="X")) == []
+    association.release()
+
+
+def test_a_query_that_is_cancelled_ends(filled: DimseServer, room: Room) -> None:
+    for _ in range(40):
+        fill(room.engine, header(StudyInstanceUID=new_uid(), SOPInstanceUID=new_uid(), PatientID="MANY"))
+    association = associate(filled)
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = "STUDY"
+    identifier.PatientID = "MANY"
+    last = None
+    for number, (status, _) in enumerate(association.send_c_find(identifier, STUDY_ROOT, msg_id=7)):
+        if number == 0:
+            association.send_c_cancel(7, query_model=STUDY_ROOT)
+        last = status.Status
+    assert last in (0xFE00, 0)
     association.release()
 
 
@@ -335,3 +444,21 @@ def test_an_address_of_the_network_wants_to_know_who_calls(settings: dict[str, A
     require_guarded(DimseSettings(host="0.0.0.0", peers=PEERS))
     with pytest.raises(Invalid, match=r"need dimse\.certificate"):
         tls_context(DimseSettings(client_ca=Path("x")))
+
+
+def test_dcmtk_finds_a_study(filled: DimseServer) -> None:
+    if shutil.which("findscu") is None:
+        absent("dcmtk (findscu)")
+    keys = ["QueryRetrieveLevel=STUDY", "PatientName=DOE^J*", "AccessionNumber=", "StudyInstanceUID="]
+    command = ["findscu", "-v", "-S", "-aet", "CT1", "-aec", "READINGROOM", "127.0.0.1", str(filled.port)]
+    told = subprocess.run(
+        [*command, *(part for key in keys for part in ("-k", key))],
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    said = told.stdout + told.stderr
+    assert said.count("Find Response: ") == 2, said
+    assert "[A0" in said
+    assert "[A1" in said
