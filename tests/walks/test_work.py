@@ -321,6 +321,7 @@ def test_a_critical_result_climbs_from_mail_to_web_hook_and_ends_when_it_is_read
     assert [(one["rung"], one["state"], one["plugin"]) for one in attempts] == [
         (1, "notified", "escalation"),
         (2, "notified", "escalation"),
+        (2, "read-back", ""),
     ]
 
 
