@@ -681,11 +681,12 @@ def notify_contact(escalation: Escalation, rung: Rung, contact: Contact, ctx: Co
 
 
 @react(answers="first")
-def deliver_report(report: Report, destination: Destination, ctx: Context) -> Receipt | None:
+def deliver_report(report: Report, destination: Destination, pdf: str | None, ctx: Context) -> Receipt | None:
     """Hand a signed report over to where it is to go.
 
     Fired: for each signed version of a report and each destination of its facility whose channel the server does not
-    carry itself, in the order of the versions.
+    carry itself, in the order of the versions. `pdf` is the report as PDF, in base64; None where the fonts of the
+    server cannot set it.
 
     Runs: from the queue, for at most a minute.
 

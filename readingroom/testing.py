@@ -7,6 +7,7 @@ fixtures `clock`, `chest_ct` and `deliver` need nothing of ours but this package
 from __future__ import annotations
 
 import logging
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -292,6 +293,7 @@ def made_arguments(hook: Hook, made: MadeStudy) -> dict[str, Any]:
         "header": dict(next(iter(made.datasets.values()))[0]) if made.datasets else {},
         "reason": "removed 30 days ago",
         "findings": (Finding(text="Something to be seen", probability=0.8),),
+        "pdf": b64encode(b"%PDF-1.7\n%%EOF\n").decode(),
         "report": Report(
             id="report-1",
             facility=study.facility,

@@ -58,6 +58,7 @@ from server.hl7.channel import Hl7Channel
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
 from server.renditions import open_renditions
+from server.reports.channels.dicom import DicomChannel, StowChannel
 from server.reports.channels.fhir import FhirChannel
 from server.reports.channels.mail import MailChannel
 from server.reports.charges import Charging
@@ -236,9 +237,12 @@ def deliver_reports(room: Room) -> None:
         clock=room.clock,
         queue=room.queue,
         hooks=room.hooks,
+        pdf=as_pdf,
         channels={
             "hl7": Hl7Channel(pdf=as_pdf, networks=networks),
             "fhir": FhirChannel(pdf=as_pdf, networks=networks),
+            "stow": StowChannel(engine=room.engine, pdf=as_pdf, networks=networks),
+            "dicom": DicomChannel(engine=room.engine, pdf=as_pdf, networks=networks),
             "mail": MailChannel(pdf=as_pdf),
         },
         read=lambda connection, report, number: read_signed(connection, room.reports.keys, report, number),

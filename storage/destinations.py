@@ -149,6 +149,13 @@ OPTIONS: Mapping[str, type[Options]] = {
 """The options of channels that say which they take; those of others are the business of the plugin."""
 
 
+def application_entity(address: str) -> tuple[str, str, int]:
+    """AE title, host and port of an address ``AE@host:port`` that has no problem."""
+    found = _AE.fullmatch(address)
+    assert found is not None, "it was looked at before"
+    return found["ae"].strip(), found["host"].strip("[]"), int(found["port"])
+
+
 def address_problem(channel: str, address: str) -> str | None:
     """What is wrong with the address of a destination, in a few words; None where nothing is."""
     if not address.strip():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -30,6 +31,7 @@ from readingroom.errors import (
     ReadingRoomError,
     RetryLater,
     Unavailable,
+    Unprintable,
     Unreachable,
 )
 from readingroom.events import ReportSigned
@@ -131,6 +133,8 @@ class Deliveries:
 
     Attributes
     ----------
+    pdf
+        Makes the PDF of a report, for plugins.
     channels
         By the name of a channel what carries it; the others are those of plugins.
     read
@@ -141,6 +145,7 @@ class Deliveries:
     clock: Clock
     queue: Queue
     hooks: Plugins
+    pdf: Callable[[Report], bytes]
     channels: Mapping[str, Channel] = field(default_factory=dict)
     read: Reading = read_version
 
@@ -202,13 +207,19 @@ class Deliveries:
         if channel is not None:
             return channel(report, where, sending)
         for plugin in self.hooks.having("deliver_report"):
-            told = {"report": report, "destination": where}
+            told = {"report": report, "destination": where, "pdf": self._document(report)}
             receipt: Receipt | None = self.hooks.react(
                 plugin, "deliver_report", delivery=sending.control_id, attempt=sending.attempt, **told
             )
             if receipt is not None:
                 return receipt
         raise GiveUp(f"Nothing here carries the channel {where.channel}.")
+
+    def _document(self, report: Report) -> str | None:
+        try:
+            return b64encode(self.pdf(report)).decode()
+        except Unprintable:
+            return None
 
     # -- how it went -------------------------------------------------------------------------------------------------
 

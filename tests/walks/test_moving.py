@@ -36,8 +36,15 @@ PLAY = """async ([url, times, places]) => {
     const seeked = new Promise(resolve => video.onseeked = resolve);
     video.currentTime = time;
     await seeked;
-    pen.drawImage(video, 0, 0);
-    shades.push(places.map(x => pen.getImageData(x, 40, 1, 1).data[0]));
+    // A machine that is busy may have decoded the frame and not shown it yet.
+    let seen;
+    for (let turn = 0; turn < 300; turn++) {
+      await new Promise(resolve => requestAnimationFrame(resolve));
+      pen.drawImage(video, 0, 0);
+      seen = places.map(x => pen.getImageData(x, 40, 1, 1).data[0]);
+      if (turn > 2 && seen.some(shade => shade > 200)) break;
+    }
+    shades.push(seen);
   }
   return {width: video.videoWidth, height: video.videoHeight, duration: video.duration, shades};
 }"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -32,7 +33,7 @@ from storage.catalog.deliveries import (
 from storage.catalog.directory import Directory, write_facility
 from storage.catalog.engine import begin_write
 from storage.catalog.escalations import list_escalations
-from tests.deliveries import keep_report, made_report
+from tests.deliveries import keep_report, made_report, section
 from tests.directory import facility
 
 ALL = Scope()
@@ -57,8 +58,18 @@ class Courier:
 
     def register(self) -> None:
         Deliveries(
-            engine=self.engine, clock=self.clock, queue=self.queue, hooks=self, channels={"test": self.carry}
+            engine=self.engine,
+            clock=self.clock,
+            queue=self.queue,
+            hooks=self,
+            pdf=self.set_as_pdf,
+            channels={"test": self.carry},
         ).register()
+
+    def set_as_pdf(self, report: Report) -> bytes:
+        if "Linear B" in report.section("impression"):
+            raise Unprintable
+        return b"%PDF-1.7"
 
     def carry(self, report: Report, destination: Destination, sending: Sending) -> Receipt:
         self.sent.append((report.id, report.number, destination.id))
@@ -311,10 +322,35 @@ def test_a_blank_address_that_was_kept_by_an_older_release_is_loud(courier: Cour
     assert "it is blank" in courier.escalations()[0].reason
 
 
+def test_what_no_font_can_set_is_dead_at_once_and_holds_up_no_other(courier: Courier) -> None:
+    courier.does = failing(Unprintable("No font here can set U+10000."))
+    courier.sign(accession_number="A1")
+    courier.sign(accession_number="A2")
+    courier.run()
+    assert [(row.state, row.attempts) for row in courier.rows()] == [("dead", 1), ("accepted", 1)]
+    assert len(courier.escalations()) == 1
+
+
+def test_a_plugin_is_given_the_pdf_where_there_is_one(courier: Courier) -> None:
+    given: list[str | None] = []
+
+    def gateway(*, pdf: str | None, **_: Any) -> Receipt:
+        given.append(pdf)
+        return FINE
+
+    courier.plugins = {"gateway": gateway}
+    courier.configure({"id": "fax", "channel": "fax", "address": "+15125550100"})
+    courier.sign(accession_number="A1")
+    courier.run()
+    courier.sign(accession_number="A2", sections=(section("impression", "Linear B", "19005-8"),))
+    courier.run()
+    assert given == [b64encode(b"%PDF-1.7").decode(), None]
+
+
 def test_a_channel_that_is_no_built_in_one_is_carried_by_the_first_plugin_that_knows_it(courier: Courier) -> None:
     asked: list[str] = []
 
-    def gateway(delivery: str, report: Report, destination: Destination) -> Receipt | None:
+    def gateway(delivery: str, report: Report, destination: Destination, **_: Any) -> Receipt | None:
         asked.append(delivery)
         return Receipt(accepted=True, reference=delivery) if destination.channel == "pager" else None
 

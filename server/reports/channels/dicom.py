@@ -1,0 +1,159 @@
+"""The channels ``stow`` and ``dicom``: a report as DICOM objects, by STOW-RS or by C-STORE.
+
+What is sent are the structured report, the encapsulated PDF, or both, as they are stored into the study here: with the
+same UIDs, so what comes twice is known for one.
+
+| answer | what follows |
+|---|---|
+| 200; C-STORE 0000, Bxxx | it has taken them |
+| 202, 409: some are not stored; C-STORE 0122, 0124, Axxx, Cxxx but A7xx | it is refused: somebody is called |
+| 5yz, 429; C-STORE A7xx | they are sent again, later each time |
+| none; no association | it is left alone for a while |
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from ssl import SSLContext
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from readingroom.errors import GiveUp, RetryLater, Unreachable
+from readingroom.model import Destination, Report
+from readingroom.outbound import Network, Origin, allowed_addresses, ask, check
+from readingroom.results import Receipt
+from server.reports.channels.access import bearer, trust
+from server.reports.delivery import Sending
+from server.reports.documents import encapsulated, sr
+from storage.catalog.shown import read_header
+from storage.destinations import DicomOptions, StowOptions, application_entity
+
+Wanted = Literal["both", "sr", "pdf"]
+
+_DICOM = "application/dicom"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Objects:
+    """Makes the objects of a report.
+
+    Attributes
+    ----------
+    pdf
+        Makes the PDF of a report.
+    networks
+        Networks beside the public Internet where receivers may be.
+    """
+
+    engine: sa.Engine
+    pdf: Callable[[Report], bytes]
+    networks: Sequence[Network] = ()
+
+    def made(self, report: Report, objects: Wanted) -> list[bytes]:
+        """The objects, each as a DICOM file."""
+        names = ("sr", "pdf") if objects == "both" else (objects,)
+        if report.study_uid is None:
+            raise GiveUp(f"Report {report.id} is of no study that its objects could lie in.")
+        with self.engine.connect() as connection:
+            study = read_header(connection, report.facility, report.study_uid)
+        if study is None:
+            raise GiveUp(f"Nothing is left of the study of report {report.id} that its objects would lie in.")
+        found = [sr.render(report, study)] if "sr" in names else []
+        if "pdf" in names:
+            found.append(encapsulated.render(report, study, self.pdf(report), has_sr="sr" in names))
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StowChannel(_Objects):
+    """Hands reports over by STOW-RS (PS3.18 10.5)."""
+
+    def __call__(self, report: Report, destination: Destination, sending: Sending) -> Receipt:
+        """A `server.reports.delivery.Channel`."""
+        options = StowOptions.model_validate(destination.options)
+        boundary = secrets.token_hex(16)
+        head = f"--{boundary}\r\nContent-Type: {_DICOM}\r\n\r\n".encode()
+        parts = [head + one + b"\r\n" for one in self.made(report, options.objects)]
+        body = b"".join((*parts, f"--{boundary}--\r\n".encode()))
+        answer = ask(
+            "POST",
+            f"{destination.address.rstrip('/')}/studies",
+            body,
+            {
+                "Content-Type": f'multipart/related; type="{_DICOM}"; boundary={boundary}',
+                "Accept": "application/dicom+json",
+                **bearer(options.token),
+            },
+            networks=self.networks,
+            seconds=options.seconds,
+            context=trust(options.ca),
+        )
+        if answer.status in (202, 409):
+            return Receipt(accepted=False, code=str(answer.status), text="Not all of the objects were stored.")
+        check(answer)
+        return Receipt(accepted=True, code=str(answer.status), reference=answer.headers.get("location", ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DicomChannel(_Objects):
+    """Hands reports over by C-STORE (PS3.4 annex B)."""
+
+    def __call__(self, report: Report, destination: Destination, sending: Sending) -> Receipt:
+        """A `server.reports.delivery.Channel`."""
+        options = DicomOptions.model_validate(destination.options)
+        called, host, port = application_entity(destination.address)
+        origin = Origin(scheme="https" if options.tls else "http", host=host, port=port)
+        address = allowed_addresses(origin, self.networks)[0]
+        objects = self.made(report, options.objects)
+        context = trust(options.ca, certificate=options.certificate, key=options.key) if options.tls else None
+        status = _stored(objects, options, called, (address, port), context, host)
+        code = f"{status:04X}"
+        if status == 0 or status >> 12 == 0xB:
+            return Receipt(accepted=True, code=code, text="" if status == 0 else "Stored with a warning.")
+        if status >> 8 == 0xA7:
+            raise RetryLater(f"The receiver is out of resources ({code}).")
+        return Receipt(accepted=False, code=code, text="The receiver does not store it.")
+
+
+def _stored(
+    objects: Sequence[bytes],
+    options: DicomOptions,
+    called: str,
+    where: tuple[str, int],
+    context: SSLContext | None,
+    host: str,
+) -> int:
+    """The status of the last object, or of the first that was not stored."""
+    from pydicom import dcmread
+    from pynetdicom import AE
+
+    datasets = [dcmread(BytesIO(one)) for one in objects]
+    entity = AE(ae_title=options.calling)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = options.seconds
+    for dataset in datasets:
+        entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
+    tls: Any = (context, host) if context is not None else None
+    association = entity.associate(*where, ae_title=called, tls_args=tls)
+    if not association.is_established:
+        if association.is_rejected:
+            raise RetryLater(f"{called} has rejected the association.")
+        raise Unreachable(f"{called} takes no association.")
+    try:
+        status = 0
+        for dataset in datasets:
+            try:
+                answer = association.send_c_store(dataset)
+            except ValueError as error:  # no context of its own was accepted
+                raise GiveUp(f"{called} does not take {dataset.SOPClassUID.name}.") from error
+            if "Status" not in answer:
+                raise Unreachable(f"{called} has not answered.")
+            status = int(answer.Status)
+            if status != 0 and status >> 12 != 0xB:
+                return status
+        return status
+    finally:
+        association.release()
