@@ -48,6 +48,7 @@ from server.dicomweb.ups_events import PARTING_SECONDS
 from server.edge import Edge, Metrics, on_accident, on_error, on_no_route, on_outage
 from server.fhir import routes as fhir
 from server.fhir import sockets
+from server.fhir.charges import publish_charges
 from server.fhir.communication import publish_criticals
 from server.fhir.diagnosticreport import publish_reports
 from server.fhir.exporting import export_from
@@ -61,7 +62,6 @@ from server.renditions import open_renditions
 from server.reports.channels.dicom import DicomChannel, StowChannel
 from server.reports.channels.fhir import FhirChannel
 from server.reports.channels.mail import MailChannel
-from server.reports.charges import Charging
 from server.reports.critical import Criticals
 from server.reports.delivery import Deliveries
 from server.reports.documents.storing import Documents
@@ -162,7 +162,6 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 is_research_mode=settings.research_mode,
             )
             flow.register()
-            Charging(engine=engine, clock=clock, queue=queue).register()
             ingest = Ingest(engine=engine, blobs=blobs, clock=clock, settings=settings, hooks=hooks, tell=flow.stored)
             register_describing(queue, blobs)
             renditions = open_renditions(settings)
@@ -201,6 +200,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 publish_criticals(room)
                 flow.tried.append(room.criticals.publish)
                 publish_reports(room)
+                publish_charges(room)
                 Documents(
                     engine=engine,
                     queue=queue,

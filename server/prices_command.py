@@ -37,7 +37,7 @@ def import_(files: Files, data: Data = None, database: Database = None, config: 
     gets the one that it has by now.
     """
     settings = load_settings(config, data=data, database=database)
-    from server.archive import open_new_archive
+    from server.archive import open_new_archive, open_queue
     from server.reports.charges import publish_prices
     from server.reports.prices_file import read_prices
     from storage.catalog.directory import read_directory
@@ -46,7 +46,8 @@ def import_(files: Files, data: Data = None, database: Database = None, config: 
         with engine.connect() as connection:
             facilities = read_directory(connection).facilities
         lists = read_prices(files, facilities)
-        made, priced = publish_prices(engine, lists, SystemClock().now())
+        clock = SystemClock()
+        made, priced = publish_prices(engine, lists, clock.now(), open_queue(engine, clock))
     for one in made:
         count = len(one.list.prices)
         out.print(f"{count:,} prices hold from {one.list.valid_from} on (version {one.version}).")

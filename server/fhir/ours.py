@@ -38,6 +38,15 @@ OURS: Mapping[str, Ours] = {
         part=re.compile(r"(?P<id>[0-9a-f]{32})-\d+"),
         instead="it has the signature of a report, which is revised at /reports/{id}",
     ),
+    "ChargeItem": Ours(
+        id=t.charge.c.id,
+        instead="it follows the report that was charged, and the prices that are published",
+    ),
+    "ChargeItemDefinition": Ours(
+        id=t.price_list.c.id,
+        part=re.compile(r"(?P<id>[0-9a-f]{32})\.[0-9a-f]{16}"),
+        instead="it is a published price; publish another list",
+    ),
     "Communication": Ours(
         id=t.escalation.c.id,
         instead="it tells a critical result; acknowledge or cancel that at /escalations/{id}",

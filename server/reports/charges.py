@@ -51,6 +51,8 @@ Publish = Callable[[Work, Charge], None]
 """Told of each charge that is new or another, in the transaction that makes it so."""
 
 CHARGED = "ReportCharged"
+PUBLISHED = "prices.published"
+"""The job by which others follow what was published: `charges` are the ids of those that have a price by it."""
 REPORT_EVENTS = ("ReportSigned", "ReportCancelled")
 _POLICY = Policy(attempts=20, first=timedelta(seconds=2), most=timedelta(minutes=5))
 _OVER = ("cancelled", "entered-in-error")
@@ -135,7 +137,6 @@ def publish_prices(
     engine: sa.Engine,
     lists: Iterable[PriceList],
     now: datetime,
-    publish: Publish = _tell_nobody,
     queue: Queue | None = None,
 ) -> tuple[list[Published], int]:
     """Have lists hold from their days on, and price by them what had no price; said again, it changes nothing.
@@ -149,14 +150,16 @@ def publish_prices(
         lock_prices(connection)
         made = [one for prices in lists if (one := publish_list(connection, prices, now)) is not None]
         work = Work(connection=connection, now=now, actor=THE_SERVER, queue=queue)
-        count = price_unpriced(work, publish)
+        priced = price_unpriced(work)
+        if queue is not None and (made or priced):
+            queue.enqueue(connection, PUBLISHED, {"charges": [one.id for one in priced]})
         work.tell()
-    return made, count
+    return made, len(priced)
 
 
-def price_unpriced(work: Work, publish: Publish = _tell_nobody) -> int:
-    """Give what was charged without a price the one that there is by now; returns how many have one."""
-    count = 0
+def price_unpriced(work: Work) -> list[Charge]:
+    """Give what was charged without a price the one that there is by now; returns those that have one."""
+    made = []
     for charge in unpriced_charges(work.connection, _EVERYWHERE):
         if charge.kind == "credit":
             continue  # it takes the price of what it takes back, below
@@ -177,9 +180,8 @@ def price_unpriced(work: Work, publish: Publish = _tell_nobody) -> int:
             )
             update_charge(work.connection, changed)
             _tell(work, changed, find_report(work.connection, _EVERYWHERE, one.report).item)
-            publish(work, changed)
-            count += 1
-    return count
+            made.append(changed)
+    return made
 
 
 def _finished(

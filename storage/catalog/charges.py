@@ -10,6 +10,7 @@ from typing import Any, Literal
 import orjson
 import sqlalchemy as sa
 
+from readingroom.errors import NotFound
 from readingroom.model import Scope
 from storage.catalog import schema as t
 from storage.catalog.writers import insert_for
@@ -29,6 +30,7 @@ class Published:
     version: int
     made_at: datetime
     list: PriceList
+    is_current: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ class Charge:
 
 _C, _L = t.charge.c, t.price_list.c
 _CHARGES = sa.select(*(_C[field.name] for field in fields(Charge)))
-_LISTS = sa.select(_L.id, _L.version, _L.made_at, _L.content)
+_LISTS = sa.select(_L.id, _L.version, _L.is_current, _L.made_at, _L.content)
 
 
 # -- prices ------------------------------------------------------------------------------------------------------------
@@ -101,9 +103,14 @@ def current_lists(connection: sa.Connection) -> list[Published]:
     return [_published(row) for row in connection.execute(_LISTS.where(_L.is_current).order_by(_L.valid_from))]
 
 
+def all_lists(connection: sa.Connection) -> list[Published]:
+    """Every version of every list, in the order of their days."""
+    return [_published(row) for row in connection.execute(_LISTS.order_by(_L.valid_from, _L.version))]
+
+
 def _published(row: Any) -> Published:
     found = PriceList.model_validate_json(row.content)
-    return Published(id=row.id, version=row.version, made_at=row.made_at, list=found)
+    return Published(id=row.id, version=row.version, is_current=row.is_current, made_at=row.made_at, list=found)
 
 
 # -- charges -----------------------------------------------------------------------------------------------------------
@@ -124,6 +131,14 @@ def charges_of(connection: sa.Connection, report: str) -> list[Charge]:
     """What a report was charged, and credited."""
     rows = connection.execute(_CHARGES.where(_C.report == report).order_by(_C.kind))
     return [_charge(row) for row in rows]
+
+
+def find_charge(connection: sa.Connection, id: str) -> Charge:
+    """One by its id; raises `NotFound`."""
+    row = connection.execute(_CHARGES.where(_C.id == id)).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no charge {id[:64]}.")
+    return _charge(row)
 
 
 def charges_between(connection: sa.Connection, facility: str, begin: datetime, end: datetime) -> list[Charge]:

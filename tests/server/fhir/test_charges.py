@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from server.fhir.charges import charge_definition, charge_item, definition_id
-from server.fhir.parsing import read_json
+from server.fhir.parsing import dump_json, read_json
 from server.fhir.validation import check_resource
 from storage.catalog.charges import Charge, Published
 from storage.prices import Asked, PriceList
@@ -42,8 +42,9 @@ PRICED: dict[str, Any] = CHARGE | {
 }
 
 
-def valid(body: bytes) -> dict[str, Any]:
+def valid(resource: dict[str, Any]) -> dict[str, Any]:
     """The resource, once the rules of FHIR have found nothing wrong with it."""
+    body = dump_json(resource)
     assert check_resource(read_json(body)) == []
     found: dict[str, Any] = orjson.loads(body)
     return found
@@ -51,7 +52,7 @@ def valid(body: bytes) -> dict[str, Any]:
 
 def test_a_priced_charge_is_billable_and_names_its_price() -> None:
     body = charge_item(Charge(**PRICED), patient="p1", study="s1")
-    assert b'"value":40.00' in body
+    assert b'"value":40.00' in dump_json(body)
     found = valid(body)
     assert (found["resourceType"], found["id"], found["status"]) == ("ChargeItem", "2" * 32, "billable")
     assert found["subject"] == {"reference": "Patient/p1"}
@@ -75,7 +76,7 @@ def test_what_has_no_price_or_was_taken_back_is_not_billable(
 
 def test_a_price_is_a_definition_of_its_days() -> None:
     body = charge_definition(PUBLISHED, LIST.prices[0], until=date(2027, 1, 1))
-    assert b'"value":40.00' in body
+    assert b'"value":40.00' in dump_json(body)
     found = valid(body)
     assert found["id"] == definition_id(PUBLISHED.id, LIST.prices[0])
     assert found["effectivePeriod"] == {"start": "2026-01-01", "end": "2026-12-31"}
