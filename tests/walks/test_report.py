@@ -289,6 +289,11 @@ def test_it_stands_on_the_statement_once(http: httpx.Client, signed: dict[str, A
     statement = expect(lambda: http.get(f"/statements/local/{month}").json(), lambda one: bool(one["lines"]), "a line")
     assert len(statement["lines"]) == 1
     assert "40.00" in json.dumps(statement)
+    (charge,) = [one["resource"] for one in http.get("/fhir/ChargeItem").json()["entry"]]
+    assert charge["service"][0] == {"reference": f"DiagnosticReport/{signed['id']}"}
+    (price,) = [one["resource"] for one in http.get("/fhir/ChargeItemDefinition").json()["entry"]]
+    assert charge["definitionUri"] == [price["url"]]
+    assert http.delete(f"/fhir/ChargeItem/{charge['id']}").status_code == 405
 
 
 def test_it_is_a_diagnosticreport_with_its_signature(http: httpx.Client, signed: dict[str, Any]) -> None:
