@@ -102,9 +102,9 @@ def kill_in_the_middle(home: Path, lives: int) -> None:
         for _ in range(lives):
             with living() as live:
                 killer.pid = live.process.pid
-                with httpx.Client(base_url=live.base, timeout=60) as client:
-                    with suppress(httpx.TransportError):  # it died before it could say so: nothing was promised
-                        told.append(signed(client))
+                client = httpx.Client(base_url=live.base, timeout=60)
+                with client, suppress(httpx.TransportError):  # it died before it could say so: nothing was promised
+                    told.append(signed(client))
                 live.process.wait(PATIENCE_SECONDS)
         with living() as live:
             with httpx.Client(base_url=live.base, timeout=60) as client:
