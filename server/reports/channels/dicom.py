@@ -5,14 +5,15 @@ same UIDs, so what comes twice is known for one.
 
 | answer | what follows |
 |---|---|
-| 200; C-STORE 0000, Bxxx | it has taken them |
-| 202, 409: some are not stored; C-STORE 0122, 0124, Axxx, Cxxx but A7xx | it is refused: somebody is called |
-| 5yz, 429; C-STORE A7xx | they are sent again, later each time |
+| 200, 202 where none has failed; C-STORE 0000, Bxxx, 0111: it has it already | it has taken them |
+| 409, 202 where some have failed; C-STORE any other | it is refused: somebody is called |
+| 5yz, 429, what is no answer of a DICOMweb service; C-STORE A7xx, 0110 | they are sent again, later each time |
 | none; no association | it is left alone for a while |
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from storage.destinations import DicomOptions, StowOptions, application_entity
 Wanted = Literal["both", "sr", "pdf"]
 
 _DICOM = "application/dicom"
+_PROCESSING_FAILURE, _DUPLICATE = 0x0110, 0x0111
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +94,15 @@ class StowChannel(_Objects):
             seconds=options.seconds,
             context=trust(options.ca),
         )
-        if answer.status in (202, 409):
-            return Receipt(accepted=False, code=str(answer.status), text="Not all of the objects were stored.")
+        if answer.status == 409:
+            return Receipt(accepted=False, code="409", text="None of the objects were stored.")
         check(answer)
-        return Receipt(accepted=True, code=str(answer.status), reference=answer.headers.get("location", ""))
+        stored, failed = _told(answer.body)
+        code = str(answer.status)
+        if failed:
+            return Receipt(accepted=False, code=code, text=f"{failed} of the objects were not stored.")
+        text = "" if answer.status == 200 else f"{stored} objects were stored, with a warning."
+        return Receipt(accepted=True, code=code, reference=answer.headers.get("location", ""), text=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,11 +119,34 @@ class DicomChannel(_Objects):
         context = trust(options.ca, certificate=options.certificate, key=options.key) if options.tls else None
         status = _stored(objects, options, called, (address, port), context, host)
         code = f"{status:04X}"
-        if status == 0 or status >> 12 == 0xB:
-            return Receipt(accepted=True, code=code, text="" if status == 0 else "Stored with a warning.")
-        if status >> 8 == 0xA7:
-            raise RetryLater(f"The receiver is out of resources ({code}).")
+        if _is_kept(status):
+            return Receipt(accepted=True, code=code, text="" if status == 0 else "It is kept, with a warning.")
+        if status >> 8 == 0xA7 or status == _PROCESSING_FAILURE:
+            raise RetryLater(f"The receiver cannot store it now ({code}).")
         return Receipt(accepted=False, code=code, text="The receiver does not store it.")
+
+
+def _told(body: bytes) -> tuple[int, int]:
+    """How many objects a Store Instances Response (PS3.18 10.5.3) says are stored, and how many are not.
+
+    Raises
+    ------
+    RetryLater
+        It is none: whoever has answered is no DICOMweb service.
+    """
+    try:
+        told = json.loads(body)
+        stored, failed = (len(told.get(tag, {}).get("Value", ())) for tag in ("00081199", "00081198"))
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        stored = failed = 0
+    if not stored and not failed:
+        raise RetryLater("The answer does not say what was stored; is the address that of a DICOMweb service?")
+    return stored, failed
+
+
+def _is_kept(status: int) -> bool:
+    """Whether the receiver has the object: now, with a warning, or since before."""
+    return status in (0, _DUPLICATE) or status >> 12 == 0xB
 
 
 def _stored(
@@ -152,7 +182,7 @@ def _stored(
             if "Status" not in answer:
                 raise Unreachable(f"{called} has not answered.")
             status = int(answer.Status)
-            if status != 0 and status >> 12 != 0xB:
+            if not _is_kept(status):
                 return status
         return status
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -42,9 +43,16 @@ def report(room: Room) -> Report:
     return a_report(study_uid="1.2.3.4")
 
 
+def response(stored: int = 2, failed: int = 0) -> bytes:
+    """A Store Instances Response."""
+    told = {"00081199": stored, "00081198": failed}
+    return json.dumps({tag: {"vr": "SQ", "Value": [{}] * count} for tag, count in told.items() if count}).encode()
+
+
 @pytest.fixture
 def web() -> Iterator[Hook]:
     with web_service() as service:
+        service.body = response()
         yield service
 
 
@@ -73,12 +81,22 @@ def test_both_objects_go_to_a_dicomweb_service_in_one_request(room: Room, report
     assert classes == ["Basic Text SR Storage", "Encapsulated PDF Storage"]
 
 
-@pytest.mark.parametrize(("status", "accepted"), [(409, False), (202, False)])
-def test_a_service_that_does_not_store_all_refuses(
-    room: Room, report: Report, web: Hook, status: int, accepted: bool
+@pytest.mark.parametrize(
+    ("status", "body", "accepted"),
+    [(409, response(0, 2), False), (202, response(1, 1), False), (202, response(), True), (200, response(0, 2), False)],
+)
+def test_what_a_service_says_of_each_object_counts(
+    room: Room, report: Report, web: Hook, status: int, body: bytes, accepted: bool
 ) -> None:
-    web.status = status
+    web.status, web.body = status, body
     assert stow(room, report, web.url).accepted is accepted
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"<html>Please log in</html>", b'{"00081199": 1}'])
+def test_an_answer_that_says_nothing_is_no_success(room: Room, report: Report, web: Hook, body: bytes) -> None:
+    web.body = body
+    with pytest.raises(RetryLater, match="what was stored"):
+        stow(room, report, web.url)
 
 
 def test_a_service_that_fails_is_asked_again_and_one_that_is_away_too(room: Room, report: Report, web: Hook) -> None:
