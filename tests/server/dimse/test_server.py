@@ -23,6 +23,9 @@ from pynetdicom.sop_class import CTImageStorage, PatientRootQueryRetrieveInforma
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as STUDY_ROOT
 
 from readingroom.errors import Invalid, Refused
+from server.dimse.association import Context
+from server.dimse.commands import AFFECTED_CLASS, AFFECTED_INSTANCE, CommandSet
+from server.dimse.finding import encode
 from server.dimse.server import DimseServer
 from server.dimse.storing import Storing
 from server.dimse_command import require_guarded, tls_context
@@ -130,21 +133,25 @@ def test_an_object_of_a_class_that_nobody_knows_is_kept(dimse: DimseServer, clie
     assert dcmread(BytesIO(held(client, private))).SOPClassUID == "1.2.3.4.5.6.7.8.9"
 
 
-def test_a_data_set_that_is_of_another_instance_than_the_command_is_refused(dimse: DimseServer) -> None:
+def test_a_data_set_that_is_of_another_instance_than_the_command_is_refused(room: Room) -> None:
     (slice_,) = ct_series(1)
-    slice_.SOPInstanceUID = new_uid()
-    stored = AE(ae_title="CT1")
-    stored.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-    association = stored.associate("127.0.0.1", dimse.port, ae_title="READINGROOM")
-    slice_.file_meta.MediaStorageSOPInstanceUID = slice_.SOPInstanceUID
-    body = bytearray(part10(slice_))
-    other = body.replace(slice_.SOPInstanceUID.encode(), slice_.SOPInstanceUID.encode()[:-1] + b"x")
-    assert other != body
-    assert association.send_c_store(slice_).Status == 0
-    broken = dcmread(BytesIO(bytes(body)))
+    storing = Storing(ingest=room.ingest, memory_bytes=1 << 20, most_bytes=8 << 20)
+    context = Context(id=1, abstract_syntax=CTImageStorage, transfer_syntax=ExplicitVRLittleEndian)
+    sent = part10(slice_)
+    begins = sent.index(b"\x08\x00", 132 + 12 + int.from_bytes(sent[140:144], "little"))
+    for instance, status in ((new_uid(), 0xA900), (slice_.SOPInstanceUID, 0)):
+        command: CommandSet = {AFFECTED_CLASS: str(CTImageStorage), AFFECTED_INSTANCE: str(instance)}
+        sink = storing.open(context, command, "CT1")
+        sink.write(memoryview(sent)[begins:])
+        assert storing.store(context, command, sink, facility="local", source="CT1")[0] == status
+
+
+def test_a_data_set_without_a_study_cannot_be_kept_and_the_next_can(dimse: DimseServer) -> None:
+    broken, whole = ct_series(2)
     del broken.StudyInstanceUID
-    broken.SOPInstanceUID = new_uid()
+    association = associate(dimse)
     assert association.send_c_store(broken).Status == 0xC000
+    assert association.send_c_store(whole).Status == 0
     association.release()
 
 
@@ -260,19 +267,33 @@ def test_what_another_facility_has_is_not_found(filled: DimseServer, room: Room)
     association.release()
 
 
-def test_a_query_that_is_cancelled_ends(filled: DimseServer, room: Room) -> None:
+def test_a_query_that_is_cancelled_ends(filled: DimseServer, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(40):
         fill(room.engine, header(StudyInstanceUID=new_uid(), SOPInstanceUID=new_uid(), PatientID="MANY"))
+    is_cancelled = threading.Event()
+    given = []
+
+    def held(answer: Any, transfer_syntax: str) -> bytes:
+        given.append(answer)
+        if len(given) == 2:  # the first has gone: there is no second before the peer has asked for no more
+            assert is_cancelled.wait(20)
+        if len(given) > 2:
+            time.sleep(0.1)  # pynetdicom sends on a thread of its own
+        return encode(answer, transfer_syntax)
+
+    monkeypatch.setattr("server.dimse.server.encode", held)
     association = associate(filled)
     identifier = Dataset()
     identifier.QueryRetrieveLevel = "STUDY"
     identifier.PatientID = "MANY"
-    last = None
-    for number, (status, _) in enumerate(association.send_c_find(identifier, STUDY_ROOT, msg_id=7)):
-        if number == 0:
+    statuses = []
+    for status, _ in association.send_c_find(identifier, STUDY_ROOT, msg_id=7):
+        statuses.append(status.Status)
+        if len(statuses) == 1:
             association.send_c_cancel(7, query_model=STUDY_ROOT)
-        last = status.Status
-    assert last in (0xFE00, 0)
+            is_cancelled.set()
+    assert statuses[-1] == 0xFE00
+    assert len(given) < 40
     association.release()
 
 
