@@ -26,8 +26,9 @@ def answering(code: str, text: str = "") -> Answering:
 
 
 def control_id_of(message: str) -> str:
-    """MSH-10."""
-    return message.split("|")[9]
+    """MSH-10; empty where it is no message."""
+    fields = message.split("|")
+    return fields[9] if len(fields) > 9 else ""
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Receiver:
     script: list[Answering] = field(default_factory=list)
     usual: Answering = field(default_factory=lambda: answering("AA"))
     messages: list[str] = field(default_factory=list)
+    heard: bytearray = field(default_factory=bytearray)
     connections: int = 0
 
     @property
@@ -53,6 +55,7 @@ class Receiver:
         frames = Frames(64 << 20)
         with suppress(OSError), peer:
             while piece := peer.recv(1 << 16):
+                self.heard += piece
                 for message in frames.feed(piece):
                     text = message.decode("utf-8", "replace")
                     self.messages.append(text)

@@ -62,7 +62,7 @@ def test_the_narrative_of_a_transaction_is_linked_too(client: Any) -> None:
     )
     assert statuses(answer) == ["201", "201", "200"]
     assert answer.json()["entry"][2]["resource"]["id"] == "d"
-    found = client.get(answer.json()["entry"][0]["response"]["location"].split("8780")[1]).json()
+    found = client.get(answer.json()["entry"][0]["response"]["location"].split("8780", 1)[1]).json()
     assert 'href="Device/d"' in found["text"]["div"]
 
 

@@ -409,7 +409,7 @@ def test_a_transaction_refers_by_conditions(kept: Any) -> None:
     }
     entry = {"resource": report, "request": {"method": "POST", "url": "DiagnosticReport"}}
     answer = kept.post("/fhir", json={"resourceType": "Bundle", "type": "transaction", "entry": [entry]})
-    made = answer.json()["entry"][0]["response"]["location"].split("8780")[1]
+    made = answer.json()["entry"][0]["response"]["location"].split("8780", 1)[1]
     assert kept.get(made).json()["subject"]["reference"] == "Patient/p1"
     report["subject"] = {"reference": "Patient?identifier=nobody"}
     refused = kept.post("/fhir", json={"resourceType": "Bundle", "type": "transaction", "entry": [entry]})
