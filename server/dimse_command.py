@@ -54,8 +54,10 @@ def dimse(
         chosen = chosen.model_copy(update={"port": 11112})
     from server.app import build_room
     from server.dimse.server import DimseServer
+    from server.dimse.services import all_services
     from server.dimse.storing import Storing
     from server.listen import bind_any, logging_config
+    from server.peers import Peers
 
     require_guarded(chosen)
     tls = tls_context(chosen)
@@ -74,9 +76,8 @@ def dimse(
         storing = Storing(
             ingest=room.ingest, memory_bytes=settings.max_memory_bytes, most_bytes=settings.max_object_bytes
         )
-        server = DimseServer(
-            bound, chosen, storing, facility=settings.facility, engine=room.engine, keys=room.keys, tls=tls
-        )
+        services = all_services(room, ae_title=chosen.ae_title)
+        server = DimseServer(bound, chosen, storing, services, peers=Peers(chosen), facility=settings.facility, tls=tls)
         thread = threading.Thread(target=server.serve, name="dimse")
         thread.start()
         out.print(

@@ -142,7 +142,7 @@ _Ae = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e
 
 
 class DimsePeer(BaseModel):
-    """The table ``[dimse.peers.NAME]``: who may call, and whose work that is."""
+    """The table ``[dimse.peers.NAME]``: who may call or is called, and whose work that is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -150,7 +150,14 @@ class DimsePeer(BaseModel):
     facility: str | None = Field(default=None, description="Owner of what it stores; default: that of the server")
     may_store: bool = Field(default=True, description="Whether it may store")
     may_find: bool = Field(default=True, description="Whether it may ask what is there (C-FIND)")
+    may_move: bool = Field(default=True, description="Whether it may retrieve (C-GET, C-MOVE)")
     sees_all: bool = Field(default=False, description="Whether it finds what all facilities have; default: its own")
+    host: str | None = Field(default=None, description="Where it is called; default: it is never called, it only calls")
+    port: int = Field(default=104, ge=1, le=65535, description="Port where it is called")
+    tls: bool = Field(default=False, description="Whether it is called by TLS")
+    ca: Path | None = Field(
+        default=None, description="PEM file of who signs its certificate; default: those known here"
+    )
 
 
 class DimseSettings(BaseModel):
@@ -165,7 +172,9 @@ class DimseSettings(BaseModel):
     port: int | None = Field(
         default=None, ge=0, le=65535, description="Port to bind, 104 or 11112 by custom; default: none"
     )
-    peers: dict[str, DimsePeer] = Field(default={}, description="Who may call, by a name of your choice")
+    peers: dict[str, DimsePeer] = Field(
+        default={}, description="Who may call, and who is called, by a name of your choice"
+    )
     any_caller: bool = Field(default=False, description="Whether AE titles that are no peer's may call and store too")
     any_called: bool = Field(default=False, description="Whether callers may call this server by any other title")
     certificate: Path | None = Field(

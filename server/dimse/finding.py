@@ -6,33 +6,43 @@ where nothing is known of it (PS3.4 C.4.1.3.3).
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
-from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_dataset
-from pydicom.uid import ImplicitVRLittleEndian
 
 from readingroom.errors import Invalid
 from readingroom.model import Scope
+from server.associations.association import Message
+from server.associations.commands import C_FIND, MESSAGE_ID
+from server.dimse.service import (
+    CANCELLED,
+    MOST_DATA_SET,
+    NOT_AUTHORIZED,
+    PENDING,
+    PENDING_WITHOUT_KEYS,
+    Served,
+    Services,
+    dataset_of,
+)
+from server.room import Room
 from storage.catalog.keys import Keys, Level
 from storage.catalog.matching import parse
 from storage.catalog.search import Part, Search, order_key, search
 from storage.objects import BASE_URL_MARK
 
+log = logging.getLogger(__name__)
+
 PATIENT_ROOT, STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.1.1", "1.2.840.10008.5.1.4.1.2.2.1"
 
-PENDING, PENDING_WITHOUT_KEYS, CANCELLED = 0xFF00, 0xFF01, 0xFE00
-"""A match; one of which keys that were asked for are not supported; the peer has asked for no more (table C.4-1)."""
 NO_SUCH_LEVEL, UNABLE = 0xA900, 0xC000
+"""The identifier does not match the SOP class; unable to process (PS3.4 table C.4-1)."""
 
 _LEVELS: Mapping[str, Level] = {"PATIENT": "study", "STUDY": "study", "SERIES": "series", "IMAGE": "instance"}
 _PARTS: Mapping[Level, tuple[Part, ...]] = {
@@ -44,7 +54,6 @@ _OF_PATIENT = frozenset(("00100010", "00100020", "00100021", "00100030", "001000
 _CONTROLS = frozenset(("00080005", "00080052", "00080053", "00080054", "00080056", "00080201"))
 _MARK = BASE_URL_MARK.encode()
 _PAGE = 500
-_MOST_BYTES = 1 << 20
 
 
 class NoSuchLevel(Invalid):
@@ -62,7 +71,35 @@ class Find:
     """Whether keys with a value are none that are matched here."""
 
 
-def read_find(sop_class: str, transfer_syntax: str, data: bytes | bytearray, keys: Keys) -> Find:
+def services(room: Room, *, ae_title: str) -> Services:
+    """C-FIND of both roots."""
+
+    def find(served: Served, message: Message) -> None:
+        """A response for each match, and one that says that there are no more."""
+        association, wanted = served.association, message.context.abstract_syntax
+        if not served.peer.may_find:
+            return served.answer(message, NOT_AUTHORIZED, f"{served.peer.ae} may not ask here.")
+        try:
+            found = read_find(wanted, dataset_of(message), room.keys)
+        except NoSuchLevel as error:
+            return served.answer(message, NO_SUCH_LEVEL, error.message)
+        except Invalid as error:
+            return served.answer(message, UNABLE, error.message)
+        status = PENDING_WITHOUT_KEYS if found.has_unknown else PENDING
+        try:
+            for one in matches(room.engine, served.scope, found, ae_title=ae_title):
+                served.answer(message, status, data=one)
+                if association.is_cancelled(int(message.command[MESSAGE_ID])):
+                    return served.answer(message, CANCELLED)
+        except sa.exc.SQLAlchemyError:
+            log.exception("a query could not be answered")
+            return served.answer(message, UNABLE, "The catalog does not answer.")
+        return served.answer(message, 0)
+
+    return {(PATIENT_ROOT, C_FIND): find, (STUDY_ROOT, C_FIND): find}
+
+
+def read_find(sop_class: str, dataset: Dataset, keys: Keys) -> Find:
     """The identifier of a request.
 
     Raises
@@ -70,13 +107,12 @@ def read_find(sop_class: str, transfer_syntax: str, data: bytes | bytearray, key
     NoSuchLevel
         Its level is none of the SOP class.
     Invalid
-        It cannot be read, or a value is none of its attribute.
+        A value is none of its attribute.
     """
-    dataset = _dataset(data, transfer_syntax)
     level = str(dataset.get("QueryRetrieveLevel") or "")
     if level not in _LEVELS or (level == "PATIENT" and sop_class != PATIENT_ROOT):
         raise NoSuchLevel(f"The Query/Retrieve Level is {level[:16]!r}; it is PATIENT, STUDY, SERIES or IMAGE.")
-    told = dataset.to_json_dict(bulk_data_threshold=_MOST_BYTES)
+    told = dataset.to_json_dict(bulk_data_threshold=MOST_DATA_SET)
     wanted = tuple(tag for tag in told if tag not in _CONTROLS)
     values = {tag: text for tag in wanted if (text := _text(told[tag])).strip(" *")}
     known = {tag: text for tag, text in values.items() if tag in keys}
@@ -110,29 +146,6 @@ def matches(engine: sa.Engine, scope: Scope, find: Find, *, ae_title: str) -> It
         if len(hits) < _PAGE:
             return
         after = order_key(find.search.level, hits[-1])
-
-
-def encode(answer: Mapping[str, Any], transfer_syntax: str) -> bytes:
-    """A data set in the transfer syntax of its context; UTF-8 where it needs more than ASCII."""
-    dataset = Dataset.from_json(dict(answer))
-    if not orjson.dumps(answer).isascii():
-        dataset.SpecificCharacterSet = "ISO_IR 192"
-    written = DicomBytesIO()
-    written.is_little_endian = True
-    written.is_implicit_VR = transfer_syntax == ImplicitVRLittleEndian
-    write_dataset(written, dataset)
-    return written.getvalue()
-
-
-def _dataset(data: bytes | bytearray, transfer_syntax: str) -> Dataset:
-    if len(data) > _MOST_BYTES:
-        raise Invalid(f"An identifier has at most {_MOST_BYTES} bytes.")
-    try:
-        dataset = read_dataset(BytesIO(bytes(data)), transfer_syntax == ImplicitVRLittleEndian, True)
-        dataset.decode()
-    except (ValueError, TypeError, KeyError, AttributeError, EOFError, NotImplementedError, LookupError) as error:
-        raise Invalid("The identifier is no data set.") from error
-    return dataset
 
 
 def _text(element: Mapping[str, Any]) -> str:

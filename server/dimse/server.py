@@ -11,73 +11,31 @@ import socket
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import sqlalchemy as sa
-
-from readingroom.errors import Invalid, Unavailable
-from readingroom.model import Scope
-from server.dimse.association import (
+from readingroom.errors import Unavailable
+from server.associations.association import (
     Aborted,
     Association,
     Context,
     Limits,
     Memory,
-    Message,
     Released,
     Sink,
     UnknownCalled,
     UnknownCaller,
 )
-from server.dimse.commands import (
-    C_CANCEL,
-    C_ECHO,
-    C_FIND,
-    C_STORE,
-    DATA_SET_TYPE,
-    FIELD,
-    HAS_DATA_SET,
-    MESSAGE_ID,
-    CommandSet,
-    response_to,
-)
-from server.dimse.finding import (
-    CANCELLED,
-    NO_SUCH_LEVEL,
-    PATIENT_ROOT,
-    PENDING,
-    PENDING_WITHOUT_KEYS,
-    STUDY_ROOT,
-    UNABLE,
-    NoSuchLevel,
-    encode,
-    matches,
-    read_find,
-)
+from server.associations.commands import C_CANCEL, C_STORE, FIELD, CommandSet
+from server.dimse.service import MOST_DATA_SET, UNRECOGNIZED_OPERATION, Served, Services
 from server.dimse.storing import Storing
+from server.peers import Peers
 from server.settings import DimsePeer, DimseSettings
-from storage.catalog.keys import KEYS, Keys
 
 log = logging.getLogger(__name__)
 
-VERIFICATION = "1.2.840.10008.1.1"
-UNRECOGNIZED_OPERATION = 0x0211
-NOT_AUTHORIZED = 0x0124
-
 _BACKLOG = 128
-_MOST_IDENTIFIER = 1 << 20
 _STOP_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """Who is at the other end, and whose facility's work that is."""
-
-    association: Association
-    peer: DimsePeer
-    facility: str
 
 
 @dataclass(slots=True)
@@ -93,8 +51,12 @@ class DimseServer:
 
     Parameters
     ----------
+    storing
+        Takes every object, of whatever class.
+    services
+        What answers all else; see `server.dimse.services`.
     peers
-        By calling AE title, who may call; the settings may also let anybody.
+        Who may call; the settings may also let anybody.
     facility
         Whose work it is that a peer without a facility of its own does.
     """
@@ -104,10 +66,10 @@ class DimseServer:
         bound: socket.socket,
         settings: DimseSettings,
         storing: Storing,
+        services: Services,
         *,
+        peers: Peers,
         facility: str,
-        engine: sa.Engine,
-        keys: Keys = KEYS,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._bound = bound
@@ -115,9 +77,10 @@ class DimseServer:
         self._settings = settings
         self._storing = storing
         self._facility = facility
-        self._engine, self._keys = engine, keys
+        self._services = services
+        self._classes = tuple(dict.fromkeys(sop_class for sop_class, _ in services))
+        self._peers = peers
         self._tls = tls
-        self._peers: Mapping[str, DimsePeer] = {peer.ae: peer for peer in settings.peers.values()}
         self._limits = Limits(
             pdu_seconds=settings.pdu_seconds, idle_seconds=settings.idle_seconds, memory_bytes=storing.memory_bytes
         )
@@ -125,11 +88,6 @@ class DimseServer:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
-        self._services: dict[int, Callable[[Served, Message], None]] = {
-            C_ECHO: self._echo,
-            C_STORE: self._store,
-            C_FIND: self._find,
-        }
 
     @property
     def port(self) -> int:
@@ -208,27 +166,26 @@ class DimseServer:
                     del self._counts.by_address[address]
 
     def _serve(self, association: Association) -> None:
-        association.accept((VERIFICATION, PATIENT_ROOT, STUDY_ROOT), self._check)
-        peer = self._peers.get(association.calling) or DimsePeer(ae=association.calling)
+        association.accept(self._classes, self._check)
+        peer = self._peers.of(association.calling) or DimsePeer(ae=association.calling)
         served = Served(association=association, peer=peer, facility=peer.facility or self._facility)
 
         def opener(context: Context, command: CommandSet) -> Sink:
             if command[FIELD] == C_STORE:
                 return self._storing.open(context, command, association.calling)
-            return Memory(most=_MOST_IDENTIFIER)
+            return Memory(most=MOST_DATA_SET)
 
         try:
             while True:
                 message = association.receive(opener)
                 field_ = int(message.command[FIELD])
-                if field_ == C_CANCEL:
-                    continue  # of something that has been answered already
-                service = self._services.get(field_)
-                if service is None:
-                    refused = response_to(message.command, UNRECOGNIZED_OPERATION, "No such operation here.")
-                    association.send(message.context, refused)
-                else:
-                    service(served, message)
+                answer = self._services.get((message.context.abstract_syntax, field_))
+                if answer is not None:
+                    answer(served, message)
+                elif field_ == C_STORE:
+                    self._storing.answer(served, message)
+                elif field_ != C_CANCEL:  # of something that has been answered already
+                    served.answer(message, UNRECOGNIZED_OPERATION, "No such operation here.")
         except (Released, Aborted):
             raise
         except BaseException:
@@ -238,55 +195,7 @@ class DimseServer:
     def _check(self, calling: str, called: str) -> None:
         if called != self._settings.ae_title and not self._settings.any_called:
             raise UnknownCalled(f"No AE {called!r} is here.")
-        if calling not in self._peers and not self._settings.any_caller:
+        if self._peers.of(calling) is None and not self._settings.any_caller:
             raise UnknownCaller(f"AE {calling!r} may not call here.")
         if self._is_stopping.is_set():
             raise Unavailable("The server is about to stop.")
-
-    # -- services ----------------------------------------------------------------------------------------------------
-
-    def _echo(self, served: Served, message: Message) -> None:
-        """C-ECHO (PS3.7 9.1.5)."""
-        served.association.send(message.context, response_to(message.command, 0))
-
-    def _store(self, served: Served, message: Message) -> None:
-        """C-STORE."""
-        if message.sink is None:
-            status, comment = 0xC000, "The request has no data set."
-        elif not served.peer.may_store:
-            status, comment = NOT_AUTHORIZED, f"{served.peer.ae} may not store here."
-        else:
-            status, comment = self._storing.store(
-                message.context, message.command, message.sink, facility=served.facility, source=served.peer.ae
-            )
-        served.association.send(message.context, response_to(message.command, status, comment))
-
-    def _find(self, served: Served, message: Message) -> None:
-        """C-FIND (PS3.4 C.4.1): a response for each match, and one that says that there are no more."""
-        association, context, command = served.association, message.context, message.command
-
-        def end(status: int, comment: str = "") -> None:
-            association.send(context, response_to(command, status, comment))
-
-        if not served.peer.may_find:
-            return end(NOT_AUTHORIZED, f"{served.peer.ae} may not ask here.")
-        if context.abstract_syntax not in (PATIENT_ROOT, STUDY_ROOT) or not isinstance(message.sink, Memory):
-            return end(UNABLE, "The request has no identifier, or is of another SOP class.")
-        try:
-            found = read_find(context.abstract_syntax, context.transfer_syntax, message.sink.data, self._keys)
-        except NoSuchLevel as error:
-            return end(NO_SUCH_LEVEL, error.message)
-        except Invalid as error:
-            return end(UNABLE, error.message)
-        status = PENDING_WITHOUT_KEYS if found.has_unknown else PENDING
-        pending = {**response_to(command, status), DATA_SET_TYPE: HAS_DATA_SET}
-        scope = Scope() if served.peer.sees_all else Scope(facilities=frozenset((served.facility,)))
-        try:
-            for answer in matches(self._engine, scope, found, ae_title=self._settings.ae_title):
-                association.send(context, pending, encode(answer, context.transfer_syntax))
-                if association.is_cancelled(int(command[MESSAGE_ID])):
-                    return end(CANCELLED)
-        except sa.exc.SQLAlchemyError:
-            log.exception("a query could not be answered")
-            return end(UNABLE, "The catalog does not answer.")
-        return end(0)

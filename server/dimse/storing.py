@@ -9,8 +9,9 @@ import struct
 from dataclasses import dataclass
 
 from readingroom.errors import Invalid, ReadingRoomError, TooLarge
-from server.dimse.association import Context, Memory, Sink
-from server.dimse.commands import AFFECTED_CLASS, AFFECTED_INSTANCE, CommandSet
+from server.associations.association import Context, Memory, Message, Sink
+from server.associations.commands import AFFECTED_CLASS, AFFECTED_INSTANCE, CommandSet
+from server.dimse.service import NOT_AUTHORIZED, Served
 from server.ingest import Ingest
 from server.staging import Ready, SentTo, Spool
 from server.status import failure_reason
@@ -80,7 +81,7 @@ class Growing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storing:
-    """Stores what peers send for one facility."""
+    """Stores what peers send."""
 
     ingest: Ingest
     memory_bytes: int
@@ -92,6 +93,18 @@ class Storing:
             str(command.get(AFFECTED_CLASS, "")), str(command.get(AFFECTED_INSTANCE, "")), context, calling=calling
         )
         return Growing(self.ingest, front, memory_bytes=self.memory_bytes, most_bytes=self.most_bytes)
+
+    def answer(self, served: Served, message: Message) -> None:
+        """C-STORE."""
+        if message.sink is None:
+            status, comment = 0xC000, "The request has no data set."
+        elif not served.peer.may_store:
+            status, comment = NOT_AUTHORIZED, f"{served.peer.ae} may not store here."
+        else:
+            status, comment = self.store(
+                message.context, message.command, message.sink, facility=served.facility, source=served.peer.ae
+            )
+        served.answer(message, status, comment)
 
     def store(
         self, context: Context, command: CommandSet, sink: Sink, *, facility: str, source: str

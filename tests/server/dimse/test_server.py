@@ -23,13 +23,15 @@ from pynetdicom.sop_class import CTImageStorage, PatientRootQueryRetrieveInforma
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as STUDY_ROOT
 
 from readingroom.errors import Invalid, Refused
-from server.dimse.association import Context
-from server.dimse.commands import AFFECTED_CLASS, AFFECTED_INSTANCE, CommandSet
-from server.dimse.finding import encode
+from server.associations.association import Context
+from server.associations.commands import AFFECTED_CLASS, AFFECTED_INSTANCE, CommandSet
 from server.dimse.server import DimseServer
+from server.dimse.service import encode
+from server.dimse.services import all_services
 from server.dimse.storing import Storing
 from server.dimse_command import require_guarded, tls_context
 from server.listen import bind_any
+from server.peers import Peers
 from server.room import Room
 from server.settings import DimsePeer, DimseSettings
 from tests.catalog import fill, header
@@ -48,7 +50,8 @@ def dimse(room: Room, request: pytest.FixtureRequest) -> Iterator[DimseServer]:
     marker = request.node.get_closest_marker("dimse")
     settings = DimseSettings(**{"peers": PEERS, **USUAL, **(marker.kwargs if marker else {})})
     storing = Storing(ingest=room.ingest, memory_bytes=1 << 20, most_bytes=8 << 20)
-    server = DimseServer(bind_any("127.0.0.1", 0), settings, storing, facility="local", engine=room.engine)
+    services = all_services(room, ae_title=settings.ae_title)
+    server = DimseServer(bind_any("127.0.0.1", 0), settings, storing, services, peers=Peers(settings), facility="local")
     thread = threading.Thread(target=server.serve)
     thread.start()
     yield server
@@ -281,7 +284,7 @@ def test_a_query_that_is_cancelled_ends(filled: DimseServer, room: Room, monkeyp
             time.sleep(0.1)  # pynetdicom sends on a thread of its own
         return encode(answer, transfer_syntax)
 
-    monkeypatch.setattr("server.dimse.server.encode", held)
+    monkeypatch.setattr("server.dimse.service.encode", held)
     association = associate(filled)
     identifier = Dataset()
     identifier.QueryRetrieveLevel = "STUDY"

@@ -18,6 +18,7 @@ from readingroom.model import Destination, Facility, Report
 from server.dimse.server import DimseServer
 from server.dimse.storing import Storing
 from server.listen import bind_any
+from server.peers import Peers
 from server.reports.channels.dicom import DicomChannel, StowChannel
 from server.reports.delivery import Sending
 from server.room import Room
@@ -116,7 +117,8 @@ def pacs(room: Room) -> Iterator[DimseServer]:
     }
     storing = Storing(ingest=room.ingest, memory_bytes=1 << 20, most_bytes=8 << 20)
     settings = DimseSettings(peers=peers, pdu_seconds=5.0)
-    server = DimseServer(bind_any("127.0.0.1", 0), settings, storing, facility="other", engine=room.engine)
+    bound = bind_any("127.0.0.1", 0)
+    server = DimseServer(bound, settings, storing, {}, peers=Peers(settings), facility="other")
     thread = threading.Thread(target=server.serve)
     thread.start()
     yield server

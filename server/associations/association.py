@@ -26,7 +26,7 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import PresentationContext, build_context, negotiate_unrestricted
 
 from readingroom.errors import Invalid, Refused, TooLarge, Unavailable
-from server.dimse.commands import (
+from server.associations.commands import (
     C_CANCEL,
     DATA_SET_TYPE,
     FIELD,
