@@ -7,7 +7,7 @@ asks is checked against PS3.4 Table CC.2.5-3 and becomes a command of `server.wo
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from functools import wraps
@@ -15,18 +15,16 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import anyio.to_thread
-import orjson
 from pydicom.datadict import dictionary_description
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from readingroom.errors import Conflict, Invalid, ReadingRoomError, TooLarge, UnsupportedMedia
+from readingroom.errors import Conflict, Invalid, ReadingRoomError
 from server.auth import Caller, caller_of
-from server.dicomweb.multipart import PartData, PartStart, boundary_of, parse_header_value, read_parts
-from server.dicomweb.negotiation import DICOM_JSON, DICOM_XML, Offer, accepted, choose
+from server.dicomweb.datasets import OFFERS, PRIVATE, read_dataset, rendered
+from server.dicomweb.negotiation import accepted, choose
 from server.dicomweb.ups_query import ItemQuery, parse_item_query, record_key
-from server.dicomweb.xmlparts import XML_PARTS, XmlParts
 from server.edge import error_response
 from server.room import Room
 from server.worklist.items import (
@@ -51,8 +49,6 @@ from server.worklist.states import WrongToken, check
 from storage.catalog.normal import normal_moment, offset_minutes
 from storage.catalog.ups import code, element, moment, priority_of
 from storage.catalog.work_items import StoredItem, find_item, search_items, ups_of, upses_of
-from storage.changes import read_data_set
-from storage.nativexml import from_xml
 from storage.objects import MetadataJson
 from storage.part10 import check_uid
 from storage.upsrules import (
@@ -66,10 +62,8 @@ from storage.upsrules import (
     value_of,
 )
 
-MAX_BODY_BYTES = 1 << 20
-
-_OFFERS = (Offer(media_type=DICOM_JSON), Offer(media_type="application/json"), XML_PARTS)
-_PRIVATE = {"cache-control": "private, no-store", "vary": "Accept"}
+WHAT = "Work items"
+"""What bodies of requests are, in messages."""
 
 # The texts of Warnings that the standard names (PS3.18 11.4.3.2, 11.6.3.2, 11.7.3.2, 11.8.3.2).
 CREATED_OTHERWISE = "The Workitem was created with modifications."
@@ -123,7 +117,7 @@ def _warn(request: Request, response: Response, *warnings: str) -> Response:
 async def create_workitem(request: Request) -> Response:
     """Put a work item of somebody else's on the worklist."""
     caller = caller_of(request)
-    dataset = await _dataset(request)
+    dataset = await read_dataset(request, WHAT)
     uid = _named_uid(request, dataset)
     sent = {tag: one for tag, one in dataset.items() if tag not in SET_HERE["create"] and tag[:4] != "0000"}
     check_created(sent)
@@ -153,14 +147,14 @@ async def create_workitem(request: Request) -> Response:
 async def retrieve_workitem(request: Request) -> Response:
     """Retrieve a work item; its Transaction UID is left out."""
     room: Room = request.app.state.room
-    caller, offer = caller_of(request), choose(accepted(request), _OFFERS)
+    caller, offer = caller_of(request), choose(accepted(request), OFFERS)
 
     def read(connection: Any) -> MetadataJson:
         item = find_item(connection, caller.scope, request.path_params["workitem"])
         return ups_of(connection, item, caller.service_root)
 
     dataset = await room.read(read)
-    response = _rendered(offer, [dataset])
+    response = rendered(offer, [dataset])
     response.headers["content-location"] = f"{caller.service_root}/workitems/{value_of(dataset, '00080018')}"
     return response
 
@@ -182,7 +176,7 @@ def _named_uid(request: Request, dataset: MetadataJson) -> str | None:
 @_warning
 async def update_workitem(request: Request) -> Response:
     """Set attributes of a work item; of a claimed one, for its claimant."""
-    dataset = await _dataset(request)
+    dataset = await read_dataset(request, WHAT)
     token = _token(request, dataset)
     sent = {tag: one for tag, one in dataset.items() if tag not in SET_HERE["update"] and tag != _TRANSACTION}
 
@@ -277,7 +271,7 @@ def _token(request: Request, dataset: MetadataJson) -> str | None:
 @_warning
 async def change_state(request: Request) -> Response:
     """Claim a work item, or end what was claimed."""
-    dataset = await _dataset(request)
+    dataset = await read_dataset(request, WHAT)
     state = value_of(dataset, "00741000")
     token = value_of(dataset, _TRANSACTION)
     if state == "CANCELLED":  # as PS3.18 11.7.1.4 spells it
@@ -339,7 +333,7 @@ def _finish(work: Work, item: StoredItem, state: str, token: str) -> list[str]:
 @_warning
 async def request_cancel(request: Request) -> Response:
     """Cancel a work item that nobody has claimed, or ask who has to cancel it."""
-    dataset = await _dataset(request, may_be_empty=True)
+    dataset = await read_dataset(request, WHAT, may_be_empty=True)
 
     def cancel(work: Work) -> list[str]:
         item = work.find(request.path_params["workitem"])
@@ -387,13 +381,13 @@ class _Page:
 async def search_workitems(request: Request) -> Response:
     """Search for work items, the newest first."""
     room: Room = request.app.state.room
-    caller, offer = caller_of(request), choose(accepted(request), _OFFERS)
+    caller, offer = caller_of(request), choose(accepted(request), OFFERS)
     query = parse_item_query(request.scope["query_string"])
     page = await room.read_apart(_page, caller, query)
     if page.rows:
-        response = _rendered(offer, page.rows, status_code=206 if page.next else 200)
+        response = rendered(offer, page.rows, status_code=206 if page.next else 200)
     else:
-        response = Response(status_code=204, headers=_PRIVATE)
+        response = Response(status_code=204, headers=PRIVATE)
     if page.next:
         following = [(name, value) for name, value in request.query_params.multi_items() if name not in _PAGING]
         text = "&".join(f"{quote(name)}={quote(value)}" for name, value in [*following, ("PriorRecordKey", page.next)])
@@ -436,65 +430,6 @@ def _is_told(tag: str, one: Mapping[str, Any], query: ItemQuery) -> bool:
 
 
 # -- bodies ------------------------------------------------------------------------------------------------------------
-
-
-def _rendered(offer: Offer, rows: Sequence[MetadataJson], status_code: int = 200) -> Response:
-    if offer == XML_PARTS:
-        xml = XmlParts()
-        return Response(xml.whole(rows), status_code, _PRIVATE, media_type=xml.content_type)
-    return Response(orjson.dumps(rows), status_code, _PRIVATE, media_type=offer.media_type)
-
-
-async def _dataset(request: Request, *, may_be_empty: bool = False) -> MetadataJson:
-    """The data set in the body of a request: JSON, an array of one, XML, or a multipart message of one part."""
-    content_type = request.headers.get("content-type", "")
-    kind, _ = parse_header_value(content_type)
-    if kind == "multipart/related":
-        kind, body = await _part(request, content_type)
-    else:
-        body = await _body(request)
-    if may_be_empty and not body.strip():
-        return {}
-    said: Any
-    if kind == DICOM_XML:
-        said = from_xml(body)
-    elif kind in (DICOM_JSON, "application/json"):
-        try:
-            said = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise Invalid("The body is no JSON; one data set of DICOM JSON is expected.") from None
-        if isinstance(said, list) and len(said) == 1:
-            (said,) = said
-    else:
-        raise UnsupportedMedia(f"Work items are read as {DICOM_JSON} or {DICOM_XML}, not as {kind[:60] or 'nothing'}.")
-    return read_data_set(said)
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise TooLarge(f"A work item of more than {MAX_BODY_BYTES} bytes is not read.")
-    return bytes(body)
-
-
-async def _part(request: Request, content_type: str) -> tuple[str, bytes]:
-    """The type and the body of the one part of a multipart message."""
-    boundary, parameters = boundary_of(content_type)
-    kinds, body = list[str](), bytearray()
-    async for event in read_parts(request.stream(), boundary):
-        if isinstance(event, PartStart):
-            kinds.append(parse_header_value(event.headers.get("content-type", ""))[0] or parameters.get("type", ""))
-            if len(kinds) > 1:
-                raise Invalid("A request has one work item, so one part.")
-        elif isinstance(event, PartData):
-            body += event.data
-            if len(body) > MAX_BODY_BYTES:
-                raise TooLarge(f"A work item of more than {MAX_BODY_BYTES} bytes is not read.")
-    if not kinds:
-        raise Invalid("The multipart message has no part.")
-    return kinds[0].lower(), bytes(body)
 
 
 def _kept(sent: MetadataJson, *, is_own: bool = False) -> MetadataJson:
