@@ -58,6 +58,7 @@ from server.gauges import measure
 from server.hl7.channel import Hl7Channel
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
+from server.peers import Peers
 from server.renditions import open_renditions
 from server.reports.channels.dicom import DicomChannel, StowChannel
 from server.reports.channels.fhir import FhirChannel
@@ -173,6 +174,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     clock=clock,
                     queue=queue,
                     flow=flow,
+                    peers=Peers(settings.dimse, flow.directory),
                     reports=Reports(keys=SigningKeys(settings.signing_keys_path)),
                     criticals=Criticals(ask=flow.ladder),
                     tokens=Tokens(engine, clock, configured_clients(settings), settings.private_networks),

@@ -44,8 +44,9 @@ def dimse(
 
       readingroom dimse --config /etc/readingroom.toml
 
-    'serve' starts it by itself where the setting dimse.port is there. Who may call is in [dimse.peers]; another address
-    than loopback needs TLS with certificates of the peers, or named peers.
+    'serve' starts it by itself where the setting dimse.port is there. Who may call is in [dimse.peers], and in the
+    directory ('readingroom facility'); another address than loopback needs named callers, or TLS with certificates of
+    theirs.
     """
     settings = load_settings(config, data=data and data.resolve(), database=database)
     wanted = {"host": host, "port": port if port is not None else settings.dimse.port}
@@ -57,7 +58,6 @@ def dimse(
     from server.dimse.services import all_services
     from server.dimse.storing import Storing
     from server.listen import bind_any, logging_config
-    from server.peers import Peers
 
     require_guarded(chosen)
     tls = tls_context(chosen)
@@ -77,15 +77,17 @@ def dimse(
             ingest=room.ingest, memory_bytes=settings.max_memory_bytes, most_bytes=settings.max_object_bytes
         )
         services = all_services(room, ae_title=chosen.ae_title)
-        server = DimseServer(bound, chosen, storing, services, peers=Peers(chosen), facility=settings.facility, tls=tls)
+        server = DimseServer(bound, chosen, storing, services, peers=room.peers, facility=settings.facility, tls=tls)
         thread = threading.Thread(target=server.serve, name="dimse")
         thread.start()
         out.print(
             f"[bold]readingroom[/] is {chosen.ae_title} at {chosen.host}:{server.port}{' by TLS' if tls else ''}."
         )
-        if not chosen.peers and not chosen.any_caller:
+        if not chosen.any_caller and not room.peers.known():
             out.print(
-                "Nobody may call yet: name peers in [dimse.peers], or let anybody with any_caller = true.", markup=False
+                "Nobody may call yet: 'readingroom facility add' a facility with its AE titles, name peers in "
+                "[dimse.peers], or let anybody with any_caller = true.",
+                markup=False,
             )
         out.print("Ctrl-C stops it.")
         told.wait()
@@ -140,10 +142,11 @@ def require_guarded(settings: DimseSettings) -> None:
 
     if is_loopback(settings.host) or settings.client_ca is not None:
         return
-    if settings.any_caller or not settings.peers:
+    if settings.any_caller:
         raise Refused(
-            f"Will not listen on {settings.host}: anybody could store there. Name who may call in [dimse.peers], or "
-            "set dimse.certificate and dimse.client_ca, so that peers have to show a certificate."
+            f"Will not listen on {settings.host}: anybody could store there. Let only those call who are named "
+            "(dimse.any_caller = false), or set dimse.certificate and dimse.client_ca, so that peers have to show a "
+            "certificate."
         )
 
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from readingroom.clock import Clock
 from server.codecs import Codecs
 from server.hooks import Hooks
+from server.peers import Peers
 from server.queue import Queue
 from server.renditions import Renditions
 from server.reports.critical import Criticals
@@ -41,6 +42,7 @@ class Room:
     codecs: Codecs
     hooks: Hooks
     flow: Flow
+    peers: Peers
     reports: Reports
     criticals: Criticals
     tokens: Tokens

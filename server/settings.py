@@ -167,7 +167,8 @@ class DimseSettings(BaseModel):
 
     ae_title: _Ae = Field(default="READINGROOM", description="AE title of this server")
     host: str = Field(
-        default="127.0.0.1", description="Address to bind; another than loopback needs TLS or named peers"
+        default="127.0.0.1",
+        description="Address to bind; another than loopback needs TLS with certificates of the peers, or named callers",
     )
     port: int | None = Field(
         default=None, ge=0, le=65535, description="Port to bind, 104 or 11112 by custom; default: none"

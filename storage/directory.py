@@ -7,9 +7,10 @@ catalog, and asked by the rules of `server.worklist.directory`; each says of its
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
+from ipaddress import ip_network
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -205,6 +206,13 @@ def _skill(text: str) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise ValueError(f"write a network such as 10.1.0.0/16, or an address, not {text[:40]!r}") from None
+
+
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Line = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
@@ -221,6 +229,14 @@ Subspecialty = Annotated[str, AfterValidator(_subspecialty)]
 Skill = Annotated[str, AfterValidator(_skill)]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9 -]{0,30}$")]
 Upper = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z0-9_ ]{1,16}$")]
+AeTitle = Annotated[str, StringConstraints(pattern=r"^[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?$")]
+"""PS3.5 6.2: up to 16 characters without a backslash; spaces at its ends would mean nothing."""
+Host = Annotated[str, StringConstraints(pattern=r"^(?:[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[?[0-9A-Fa-f:.]{2,45}\]?)$")]
+HeaderName = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=180, pattern=r"^[^\x00-\x1f\x7f|]*$")
+]
+"""A component of MSH-3 or MSH-4, as messages have it."""
+NetworkText = Annotated[str, AfterValidator(_network)]
 
 
 class Entry(BaseModel):
@@ -332,6 +348,43 @@ class DestinationEntry(Entry):
         return options
 
 
+class AeEntry(Entry):
+    """An application entity of a facility: a modality, a workstation, an archive.
+
+    What it stores is the facility's, and what it finds too. With a `host` it is called as well: for C-MOVE, for what is
+    forwarded, and by `readingroom facility check`. `ca` is a file of the server.
+    """
+
+    ae: AeTitle
+    host: Host | None = None
+    port: int = Field(104, ge=1, le=65535)
+    tls: bool = False
+    ca: Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    may_store: bool = True
+    may_find: bool = True
+    may_move: bool = True
+    modality: Upper | None = None
+
+    @model_validator(mode="after")
+    def _is_called_somewhere(self) -> AeEntry:
+        if self.host is None and (self.tls or self.ca):
+            raise ValueError("tls and ca say how it is called: it needs a host too")
+        return self
+
+
+class SenderEntry(Entry):
+    """Who sends HL7 messages for a facility, as MSH-3 and MSH-4 name it; without `facility` whatever MSH-4 says.
+
+    `profile` names the mapping by which they are read. From elsewhere than its `networks`, where it has any, nothing is
+    taken.
+    """
+
+    application: HeaderName
+    facility: HeaderName | None = None
+    profile: Id = "default"
+    networks: tuple[NetworkText, ...] = ()
+
+
 # -- contracts ---------------------------------------------------------------------------------------------------------
 
 
@@ -435,6 +488,8 @@ class FacilityEntry(Entry):
     clia: Clia | None = None
     final_by: Literal["service", "facility"] = "service"
     contacts: tuple[ContactEntry, ...] = ()
+    aes: tuple[AeEntry, ...] = ()
+    senders: tuple[SenderEntry, ...] = ()
     destinations: tuple[DestinationEntry, ...] = ()
     contracts: Annotated[tuple[Contract, ...], AfterValidator(_sorted)] = ()
 
@@ -459,12 +514,42 @@ class FacilityEntry(Entry):
             raise ValueError(f"two destinations have the id {max(ids, key=ids.count)!r}")
         return destinations
 
+    @field_validator("aes")
+    @classmethod
+    def _have_titles_of_their_own(cls, aes: tuple[AeEntry, ...]) -> tuple[AeEntry, ...]:
+        titles = [one.ae for one in aes]
+        if len(set(titles)) < len(titles):
+            raise ValueError(f"two have the AE title {max(titles, key=titles.count)!r}")
+        return aes
+
+    @field_validator("senders")
+    @classmethod
+    def _are_told_apart(cls, senders: tuple[SenderEntry, ...]) -> tuple[SenderEntry, ...]:
+        if len({(one.application, one.facility) for one in senders}) < len(senders):
+            raise ValueError("two have the same application and facility")
+        return senders
+
     @model_validator(mode="after")
     def _has_one_contract_at_a_time(self) -> FacilityEntry:
         for before, after in pairwise(self.contracts):
             if before.valid_to is None or after.valid_from <= before.valid_to:
                 raise ValueError(f"the contracts of {before.valid_from} and {after.valid_from} hold at the same time")
         return self
+
+
+def claimed_twice(facilities: Iterable[FacilityEntry]) -> Iterator[tuple[str, str, str]]:
+    """What two facilities have that only one can have, since callers are told apart by it: what it is, and the two."""
+    owners: dict[tuple[str, ...], str] = {}
+    for entry in facilities:
+        aes = ((f"the AE title {one.ae!r}", "ae", one.ae) for one in entry.aes)
+        senders = (
+            (f"the sender {one.application}|{one.facility or '*'}", "sender", one.application, one.facility or "")
+            for one in entry.senders
+        )
+        for what, *key in (*aes, *senders):
+            owner = owners.setdefault(tuple(key), entry.id)
+            if owner != entry.id:
+                yield what, owner, entry.id
 
 
 # -- readers -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from server.worklist.files import Place, Problem, WrongFile, read_toml, said, text_of
 from storage.catalog.directory import Directory
-from storage.directory import Entry, FacilityEntry, ReaderEntry
+from storage.directory import Entry, FacilityEntry, ReaderEntry, claimed_twice
 
 _COLUMNS = ("id", "name", "state", "zone", "kind", "issuer", "address", "city", "postal_code", "npi", "clia")
 _OF_OPERATOR = ("kind", "state", "zone")
@@ -177,6 +177,12 @@ def _check_names(reading: _Reading, facilities: Mapping[str, FacilityEntry]) -> 
             above = facilities.get(above.parent or "")
         if above is not None and above.id == entry.id:
             reading.problems.append(place.problem(f"parent: {entry.id} is a site of itself", "parent"))
+    for what, first, second in claimed_twice(facilities.values()):
+        owner, other = (first, second) if second in reading.facilities else (second, first)
+        if other in reading.facilities:
+            place = reading.facilities[other][1]
+            key = "aes" if what.startswith("the AE") else "senders"
+            reading.problems.append(place.problem(f"{key}: facility {owner} has {what} already", key))
     for reader, place in reading.readers.values():
         named = [credential.facility for credential in reader.credentials]
         for facility in dict.fromkeys(named):
@@ -191,14 +197,18 @@ def _check_names(reading: _Reading, facilities: Mapping[str, FacilityEntry]) -> 
 def write_text(directory: Directory) -> str:
     """A directory as one TOML file, which read again says the same."""
     parts = ["# Made by `readingroom directory export`; `readingroom directory import` takes it back.\n"]
-    for facility in directory.facilities.values():
-        told = facility.model_dump(by_alias=True, exclude_defaults=True)
-        tables = {name: told.pop(name, ()) for name in ("destinations", "contracts")}
-        parts.append(_table("facilities", told))
-        parts += [_table(f"facilities.{name}", one) for name, several in tables.items() for one in several]
+    parts += [facility_text(facility) for facility in directory.facilities.values()]
     for reader in directory.readers.values():
         parts.append(_table("readers", reader.model_dump(by_alias=True, exclude_defaults=True)))
     return "\n".join(parts)
+
+
+def facility_text(facility: FacilityEntry) -> str:
+    """A facility as a TOML file has it."""
+    told = facility.model_dump(by_alias=True, exclude_defaults=True)
+    tables = {name: told.pop(name, ()) for name in ("aes", "senders", "destinations", "contracts")}
+    parts = [_table(f"facilities.{name}", one) for name, several in tables.items() for one in several]
+    return "\n".join((_table("facilities", told), *parts))
 
 
 def _table(name: str, told: Mapping[str, Any]) -> str:

@@ -9,8 +9,10 @@ from typing import Literal
 
 import sqlalchemy as sa
 
+from readingroom.errors import Conflict
 from server.worklist.directory_file import Told
 from storage.catalog.directory import (
+    Directory,
     deactivate,
     inactive,
     lock_directory,
@@ -20,7 +22,7 @@ from storage.catalog.directory import (
 )
 from storage.catalog.engine import begin_write
 from storage.catalog.work_items import restate_items_of
-from storage.directory import FacilityEntry, ReaderEntry
+from storage.directory import FacilityEntry, ReaderEntry, claimed_twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +46,8 @@ def import_directory(engine: sa.Engine, told: Told, now: datetime, *, prune: boo
     Raises
     ------
     Conflict
-        A facility that has studies would get another issuer of patient ids.
+        A facility that has studies would get another issuer of patient ids, or an AE title or a sender of messages
+        that another facility has.
     """
     with begin_write(engine) as connection:
         lock_directory(connection)
@@ -59,7 +62,15 @@ def import_directory(engine: sa.Engine, told: Told, now: datetime, *, prune: boo
                 write_reader(connection, told.readers[change.id], now)
                 if change.what != "changed" or "name" in change.fields:
                     restate_items_of(connection, change.id)
+        if any(change.kind == "facility" for change in changes):
+            require_unique(read_directory(connection))
     return changes
+
+
+def require_unique(directory: Directory) -> None:
+    """Let no two facilities have the same AE title, or sender of messages; raises `Conflict` that names both."""
+    for what, first, second in claimed_twice(directory.facilities.values()):
+        raise Conflict(f"Facilities {first} and {second} both have {what}; only one can have it.")
 
 
 def changes_of(connection: sa.Connection, told: Told, *, prune: bool = False) -> list[Change]:

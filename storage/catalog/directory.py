@@ -156,7 +156,7 @@ def write_facility(connection: sa.Connection, entry: FacilityEntry, now: datetim
         raise Conflict(
             f"Facility {entry.id} has studies whose patient ids are of issuer {before!r}; it cannot become {issuer!r}."
         )
-    named = {"address", "city", "postal_code", "npi", "clia", "contacts", "final_by", "destinations"}
+    named = {"address", "city", "postal_code", "npi", "clia", "contacts", "final_by", "aes", "senders", "destinations"}
     details = _json(entry, named)
     values = {
         "name": entry.name,

@@ -458,7 +458,7 @@ def expect_association(port: int) -> Any:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"host": "0.0.0.0"}, "anybody could store"),
+        ({"host": "0.0.0.0", "any_caller": True}, "anybody could store"),
         ({"host": "0.0.0.0", "any_caller": True, "peers": PEERS}, "anybody could store"),
     ],
 )

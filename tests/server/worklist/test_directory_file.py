@@ -65,6 +65,19 @@ def test_the_examples_have_a_facility_of_each_kind_and_are_right(told: Told) -> 
     assert len(told.readers) == 3
 
 
+def test_an_ae_title_or_a_sender_of_two_facilities_is_told_with_the_line_of_the_second(tmp_path: Path) -> None:
+    claims = '[[facilities.aes]]\nae = "CT1"\n[[facilities.senders]]\napplication = "RIS"\n'
+    second = HOSPITAL.replace('"f"', '"g"')
+    file = write(tmp_path, HOSPITAL + claims + second + claims)
+    assert problems(file) == [
+        "f.toml:17: aes: facility f has the AE title 'CT1' already",
+        "f.toml:19: senders: facility f has the sender RIS|* already",
+    ]
+    known = Directory(facilities={"m": facility("m", aes=[{"ae": "CT1"}])}, readers={})
+    alone = write(tmp_path, HOSPITAL + claims, "alone.toml")
+    assert problems(alone, known=known) == ["alone.toml:7: aes: facility m has the AE title 'CT1' already"]
+
+
 def test_all_errors_of_all_files_are_told_with_their_lines(tmp_path: Path) -> None:
     first = write(
         tmp_path,
