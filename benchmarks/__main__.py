@@ -16,7 +16,7 @@ from pathlib import Path
 # Children are forked, which a process with numerical threads must not do; and the client is not to cost cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks import giant, made, qido, reports, stow, table, wado
+from benchmarks import dimse, giant, made, qido, reports, stow, table, wado
 from benchmarks.measure import Goal, Result, Row, Workload, compare
 from benchmarks.peers import REPOSITORY, Missing, Nginx, Orthanc, Peer, Readingroom, compress
 from benchmarks.phantom import SmallStudy
@@ -120,6 +120,18 @@ class Bench:
                 self.keep_memory(peers, "storing" if workers == 1 else "storing from 4 clients")
             shutil.rmtree(home)
 
+    def associations(self) -> None:
+        """Measure what is stored by associations, and what they cost."""
+        workloads = self.chosen(dimse.WORKLOADS)
+        if not workloads:
+            return
+        home = self.home / "dimse"
+        with self.started(
+            Readingroom(home / "readingroom", dimse=True), Orthanc(home / "orthanc", dimse=True)
+        ) as peers:
+            self.measure(workloads, peers)
+        shutil.rmtree(home)
+
     def reading(self) -> None:
         """Load the series, then index after index, and measure every search and retrieval on each."""
         retrievals = self.chosen((*wado.WORKLOADS, *made.WORKLOADS))
@@ -129,7 +141,8 @@ class Bench:
         loaded = 0
         for index, size in enumerate(self.sizes):
             searches = self.chosen(qido.workloads(size))
-            if not (searches or frame or (retrievals and not index)):
+            findings = self.chosen(dimse.finding(size))
+            if not (searches or findings or frame or (retrievals and not index)):
                 continue
             with self.started(ours, orthanc) as peers:
                 for peer in peers:
@@ -148,6 +161,13 @@ class Bench:
                 self.measure(frame, peers, suffix=at)
                 self.measure(searches, peers, suffix=at)
                 self.keep_memory(peers, f"reading{at}")
+            for peer in (ours, orthanc):
+                peer.has_dimse = True
+            if findings:
+                with self.started(ours, orthanc) as peers:
+                    self.measure(findings, peers, suffix=at)
+            for peer in (ours, orthanc):
+                peer.has_dimse = False
         shutil.rmtree(home, ignore_errors=True)
 
     def load(self, peer: Peer, first: int, last: int) -> None:
@@ -211,6 +231,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="readingroom-bench-", dir=arguments.temp) as home:
         bench = Bench(Path(home), sizes=sizes, only=arguments.only, workers=arguments.workers, rounds=rounds)
         bench.storing()
+        bench.associations()
         bench.reading()
         bench.reports()
         bench.giants()

@@ -36,6 +36,8 @@ class Peer(abc.ABC):
     ----------
     home
         An empty folder for its data, its settings and its log.
+    dimse
+        Whether it takes associations too.
     """
 
     kind: str  # readingroom, orthanc or nginx
@@ -43,9 +45,10 @@ class Peer(abc.ABC):
     root: str  # what a DICOMweb path starts with
     ready: str  # a path that answers 200 once it serves
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, dimse: bool = False) -> None:
         self.home = home
         self.port = 0
+        self.has_dimse, self.dimse_port = dimse, 0
         self._process: subprocess.Popen[bytes] | None = None
         home.mkdir(parents=True, exist_ok=True)
 
@@ -67,9 +70,12 @@ class Peer(abc.ABC):
             It ended, or was not ready in time; with the last line of its log.
         """
         self.port = free_port()
+        self.dimse_port = free_port() if self.has_dimse else 0
         log = self.home / "log.txt"
         with log.open("ab") as out:
-            self._process = subprocess.Popen(self.command(), cwd=REPOSITORY, stdout=out, stderr=out)
+            # Without it dcmtk, and so Orthanc, sends each answer some 40 ms late.
+            environment = {**os.environ, "TCP_NODELAY": "1"}
+            self._process = subprocess.Popen(self.command(), cwd=REPOSITORY, env=environment, stdout=out, stderr=out)
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -81,7 +87,11 @@ class Peer(abc.ABC):
     def _answers(self) -> bool:
         connection = Connection(self.port)
         try:
-            return connection.exchange(self._head("GET", self.ready)).status == 200
+            if connection.exchange(self._head("GET", self.ready)).status != 200:
+                return False
+            if self.has_dimse:
+                socket.create_connection(("127.0.0.1", self.dimse_port), timeout=5).close()
+            return True
         except (OSError, WrongAnswer):
             return False
         finally:
@@ -164,8 +174,8 @@ class Readingroom(Peer):
     root = "/dicomweb"
     ready = "/readyz"
 
-    def __init__(self, home: Path, *, workers: int = 1) -> None:
-        super().__init__(home)
+    def __init__(self, home: Path, *, workers: int = 1, dimse: bool = False) -> None:
+        super().__init__(home, dimse=dimse)
         self.workers = workers
 
     @classmethod
@@ -182,6 +192,10 @@ class Readingroom(Peer):
     def command(self) -> Sequence[str]:
         data = str(self.home / "data")
         options = ("--data", data, "--port", str(self.port), "--workers", str(self.workers))
+        if self.has_dimse:
+            config = self.home / "readingroom.toml"
+            config.write_text(f"[dimse]\nport = {self.dimse_port}\nany_caller = true\nany_called = true\n")
+            options = (*options, "--config", str(config))
         return (sys.executable, "-m", "server.cli", "serve", *options)
 
 
@@ -195,8 +209,8 @@ class Orthanc(Peer):
     root = "/dicom-web"
     ready = "/system"
 
-    def __init__(self, home: Path, *, compression: bool = False) -> None:
-        super().__init__(home)
+    def __init__(self, home: Path, *, compression: bool = False, dimse: bool = False) -> None:
+        super().__init__(home, dimse=dimse)
         self.compression = compression
         self.name = "Orthanc, HTTP compression" if compression else "Orthanc"
 
@@ -224,7 +238,14 @@ class Orthanc(Peer):
             "HttpCompressionEnabled": self.compression,
             "KeepAlive": True,
             "TcpNoDelay": True,
-            "DicomServerEnabled": False,
+            "DicomServerEnabled": self.has_dimse,
+            "DicomPort": self.dimse_port,
+            "MaximumPduLength": 131072,
+            # Who is not this client at this address may not do anything.
+            "DicomModalities": {"bench": ["BENCH", "127.0.0.1", 104]},
+            "DicomCheckModalityHost": True,
+            "DicomAlwaysAllowEcho": False,
+            "DicomAlwaysAllowStore": False,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             "Plugins": [str(next(path for path in ORTHANC_PLUGINS if path.exists()))],
