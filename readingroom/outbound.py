@@ -31,7 +31,7 @@ SECONDS = 10.0
 _LONGEST_ANSWER = 64 << 10
 _LONGEST_WAIT = 3600
 _PORTS = {"http": 80, "https": 443}
-_WITHOUT_TLS = frozenset({"http", "mllp"})
+_WITHOUT_TLS = frozenset({"http", "mllp", "dicom"})
 _LATER = frozenset({408, 409, 423, 425, 429})
 """Refusals that the next attempt may not meet; 409 and 423 may be those of a first attempt that is still at work."""
 _NAT64 = IPv6Network("64:ff9b::/96")

@@ -1,18 +1,20 @@
 """One association over a socket (PS3.8): PDUs with a deadline each, negotiation, and the messages that come and go.
 
-It is read by the one thread that serves it, which blocks: an association that is idle costs nothing. Negotiation is
-pynetdicom's; the way of the data is our own, since that is where the time goes.
+It is read by the one thread that it belongs to, which blocks: an association that is idle costs nothing. Negotiation is
+pynetdicom's; the way of the data is our own, since that is where the time goes. Who has asked for the association and
+who has taken it on differ in negotiation and release alone.
 """
 
 from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
@@ -25,11 +27,12 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext, build_context, negotiate_unrestricted
 
-from readingroom.errors import Invalid, Refused, TooLarge, Unavailable
+from readingroom.errors import Invalid, Refused, RetryLater, TooLarge, Unavailable
 from server.associations.commands import (
     C_CANCEL,
     DATA_SET_TYPE,
     FIELD,
+    HAS_DATA_SET,
     NO_DATA_SET,
     RESPONDED_TO,
     CommandSet,
@@ -40,6 +43,11 @@ from storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 1, 2, 3, 4, 5, 6, 7
 
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+
+MOST_CONTEXTS = 128
+"""That one association can have: their ids are odd, and below 256 (PS3.8 9.3.2.2)."""
+
 MOST_PDU = 131_072
 """Bytes of a P-DATA-TF that peers may send; with 16 KiB everything takes twice as long."""
 
@@ -48,6 +56,7 @@ _MOST_NEGOTIATION = 1 << 20
 _USUAL_PDU = 16_384
 _LEAST_PDU = 1024
 _BUFFER = 1 << 20
+_LINGER_SECONDS = 5.0
 _HEAD = struct.Struct(">BxL")
 _PDV = struct.Struct(">BxLLBB")
 _IS_COMMAND, _IS_LAST = 1, 2
@@ -63,6 +72,10 @@ class Released(Exception):
 
 class Aborted(Exception):
     """The association is over without a release: the peer has aborted or gone, or broken the protocol."""
+
+
+class Rejected(RetryLater):
+    """The peer rejects the association; perhaps it does not know this AE title."""
 
 
 class Sink(Protocol):
@@ -101,6 +114,21 @@ class Context:
     transfer_syntax: str
     peer_is_scu: bool = True
     peer_is_scp: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A presentation context to ask for.
+
+    Attributes
+    ----------
+    has_stores
+        Whether the peer may send objects of this class to us (SCP role, PS3.7 D.3.3.4), as the answers of C-GET are.
+    """
+
+    sop_class: str
+    transfer_syntaxes: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    has_stores: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +201,7 @@ class Association:
             self.abort()
             raise Aborted("An A-ASSOCIATE-RQ cannot be read.")
         self.calling, self.called = request.calling_ae_title.strip(), request.called_ae_title.strip()
-        if request.application_context_name != "1.2.840.10008.3.1.1.1":
+        if request.application_context_name != APPLICATION_CONTEXT:
             self._reject(1, 1, 2)  # permanent, service user, application context name not supported
         try:
             check(self.calling, self.called)
@@ -190,19 +218,12 @@ class Association:
             if isinstance(item, SCP_SCU_RoleSelectionNegotiation) and item.sop_class_uid:
                 roles[item.sop_class_uid] = (item.scu_role, item.scp_role)
             if isinstance(item, MaximumLengthNotification):
-                told = item.maximum_length_received
-                self.peer_most = max(_LEAST_PDU, min(told, _BUFFER)) if told else _BUFFER
+                self._may_have(item.maximum_length_received)
         agreed, replies = negotiate_unrestricted(wanted, [_supported(uid) for uid in supported], roles)
         self.contexts = {one.context_id: _context(one, roles) for one in agreed if one.result == 0 and one.context_id}
-        most = MaximumLengthNotification()
-        most.maximum_length_received = MOST_PDU
-        implementation = ImplementationClassUIDNotification()
-        implementation.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        version = ImplementationVersionNameNotification()
-        version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         request.result, request.result_source = 0, 1
         request.presentation_context_definition_results_list = agreed
-        request.user_information = [most, implementation, version, *replies]
+        request.user_information = [*_who_we_are(), *replies]
         self._send(A_ASSOCIATE_AC(request).encode())
 
     def _reject(self, result: int, source: int, diagnostic: int) -> None:
@@ -212,6 +233,75 @@ class Association:
         self._send(A_ASSOCIATE_RJ(primitive).encode())
         self._linger()
         raise Aborted(f"An association of {self.calling!r} with {self.called!r} was rejected.")
+
+    def ask(self, proposals: Sequence[Proposal], *, calling: str, called: str) -> None:
+        """Ask the peer for an association; `contexts` are those that it accepts.
+
+        Raises
+        ------
+        Rejected
+            It takes none.
+        Aborted
+            What it answers is no answer, or it is silent.
+        """
+        if not 0 < len(proposals) <= MOST_CONTEXTS:
+            raise Invalid(f"An association has 1 to {MOST_CONTEXTS} presentation contexts, not {len(proposals)}.")
+        self.calling, self.called = calling, called
+        wanted = {2 * place + 1: one for place, one in enumerate(proposals)}
+        self._send(A_ASSOCIATE_RQ(_asked(wanted, calling, called)).encode())
+        kind, body = self._read_pdu(self._limits.pdu_seconds)
+        if kind == ASSOCIATE_RJ:
+            raise Rejected(_why_rejected(bytes(body)))
+        if kind == ABORT:
+            raise Aborted("The peer aborts instead of taking the association.")
+        answer = _answer(body) if kind == ASSOCIATE_AC else None
+        if answer is None:
+            raise self._broken("What should be A-ASSOCIATE-AC cannot be read.")
+        roles: dict[str, SCP_SCU_RoleSelectionNegotiation] = {}
+        for item in answer.user_information:
+            if isinstance(item, SCP_SCU_RoleSelectionNegotiation) and item.sop_class_uid:
+                roles[str(item.sop_class_uid)] = item
+            if isinstance(item, MaximumLengthNotification):
+                self._may_have(item.maximum_length_received)
+        contexts = {}
+        for one in answer.presentation_context_definition_results_list:
+            asked, id = wanted.get(one.context_id or 0), one.context_id or 0
+            syntax = str(one.transfer_syntax[0]) if one.transfer_syntax else ""
+            if one.result != 0 or asked is None or syntax not in asked.transfer_syntaxes:
+                continue  # refused, or nothing that was asked for
+            role = roles.get(asked.sop_class) if asked.has_stores else None
+            contexts[id] = Context(
+                id=id,
+                abstract_syntax=asked.sop_class,
+                transfer_syntax=syntax,
+                peer_is_scu=bool(role and role.scp_role),
+                peer_is_scp=not asked.has_stores or bool(role and role.scu_role),
+            )
+        self.contexts = contexts
+
+    def release(self) -> None:
+        """End an association that was asked for, once the peer says that it has heard (PS3.8 7.2).
+
+        Raises
+        ------
+        Aborted
+            It does not.
+        """
+        self._send(bytes((RELEASE_RQ, 0, 0, 0, 0, 4, 0, 0, 0, 0)))
+        until = time.monotonic() + self._limits.pdu_seconds
+        while (left := until - time.monotonic()) > 0:
+            kind, _ = self._read_pdu(left)
+            if kind == RELEASE_RP:
+                return
+            if kind == RELEASE_RQ:  # both at once
+                self._send(bytes((RELEASE_RP, 0, 0, 0, 0, 4, 0, 0, 0, 0)))
+            elif kind != P_DATA:  # what was on its way is dropped
+                break
+        raise self._broken("The peer does not release the association.")
+
+    def _may_have(self, told: int | None) -> None:
+        """Note how long the PDUs are that the peer takes; 0 is without end (PS3.8 D.1)."""
+        self.peer_most = max(_LEAST_PDU, min(told, _BUFFER)) if told else _BUFFER
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -266,6 +356,33 @@ class Association:
             fragments += self._fragments(context.id, data, 0)
         self._send(b"".join(fragments))
 
+    def send_pieces(
+        self, context: Context, command: Mapping[int, int | str], pieces: Iterable[bytes | memoryview]
+    ) -> None:
+        """Send a message whose data set comes in pieces, of which little is held; raises as `send` does."""
+        command = {**command, DATA_SET_TYPE: HAS_DATA_SET}
+        head = b"".join(self._fragments(context.id, write_command(command), _IS_COMMAND))
+        room = self._room
+        held = bytearray()
+        for piece in pieces:
+            view = memoryview(piece)
+            place = 0
+            while place < len(view):
+                if len(held) == room:  # more comes, so that this one is not the last
+                    self._send(head + _PDV.pack(P_DATA, room + 6, room + 2, context.id, 0) + held)
+                    head = b""
+                    held.clear()
+                taken = view[place : place + room - len(held)]
+                held += taken
+                place += len(taken)
+        self._send(head + _PDV.pack(P_DATA, len(held) + 6, len(held) + 2, context.id, _IS_LAST) + held)
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Whether nothing comes for so long."""
+        if self._begin != self._end or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
+            return False
+        return not select.select([self._sock], [], [], seconds)[0]
+
     def is_cancelled(self, message_id: int) -> bool:
         """Whether the peer has asked for no more answers to a request of its (PS3.7 9.3.2.3); does not wait.
 
@@ -274,7 +391,7 @@ class Association:
         Aborted, Released
             It is over; or the peer asks for something else while it is being answered.
         """
-        if self._begin == self._end and not select.select([self._sock], [], [], 0)[0]:
+        if self.is_quiet(0):
             return False
         message = self.receive(lambda _context, _command: Memory(most=self._limits.memory_bytes))
         if message.command[FIELD] == C_CANCEL:
@@ -289,8 +406,13 @@ class Association:
         except Aborted:
             pass  # it has gone already
 
+    @property
+    def _room(self) -> int:
+        """Bytes of a fragment, an even number (PS3.8 annex E.2)."""
+        return (self.peer_most - 6) & ~1
+
     def _fragments(self, id: int, data: bytes | memoryview, header: int) -> Iterator[bytes]:
-        room = self.peer_most - 6
+        room = self._room
         view = memoryview(data)
         for place in range(0, max(len(view), 1), room):
             part = view[place : place + room]
@@ -321,9 +443,15 @@ class Association:
 
     # -- PDUs --------------------------------------------------------------------------------------------------------
 
-    def _read_pdu(self) -> tuple[int, memoryview]:
-        """Type and body of the next PDU; the body is good until the next one is read."""
-        until = time.monotonic() + self._limits.idle_seconds
+    def _read_pdu(self, seconds: float | None = None) -> tuple[int, memoryview]:
+        """Type and body of the next PDU; the body is good until the next one is read.
+
+        Parameters
+        ----------
+        seconds
+            Until it has to begin; by default those between two messages.
+        """
+        until = time.monotonic() + (self._limits.idle_seconds if seconds is None else seconds)
         if self._end == self._begin:
             self._begin = self._end = 0
             self._fill(until)
@@ -369,11 +497,12 @@ class Association:
             raise Aborted("The peer takes nothing.") from error
 
     def _linger(self) -> None:
-        """Let the peer read what was said last before the connection closes."""
+        """Let the peer read what was said last before the connection closes; for a moment, even if it goes on."""
+        until = time.monotonic() + _LINGER_SECONDS
         try:
             self._sock.shutdown(socket.SHUT_WR)
             self._sock.settimeout(1)
-            while self._sock.recv(65536):
+            while time.monotonic() < until and self._sock.recv(65536):
                 pass
         except OSError:
             pass
@@ -410,6 +539,66 @@ def _request(body: memoryview) -> A_ASSOCIATE | None:
     except _UNREADABLE:
         return None
     return primitive
+
+
+def _who_we_are() -> list[Any]:
+    """What either side says of itself (PS3.7 annex D.3.3)."""
+    most = MaximumLengthNotification()
+    most.maximum_length_received = MOST_PDU
+    implementation = ImplementationClassUIDNotification()
+    implementation.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    version = ImplementationVersionNameNotification()
+    version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    return [most, implementation, version]
+
+
+def _asked(wanted: Mapping[int, Proposal], calling: str, called: str) -> A_ASSOCIATE:
+    """The request for an association."""
+    primitive = A_ASSOCIATE()
+    primitive.application_context_name = APPLICATION_CONTEXT
+    primitive.calling_ae_title, primitive.called_ae_title = calling, called
+    contexts = []
+    for id, one in wanted.items():
+        context = build_context(one.sop_class, list(one.transfer_syntaxes))
+        context.context_id = id
+        contexts.append(context)
+    primitive.presentation_context_definition_list = contexts
+    roles = []
+    for sop_class in dict.fromkeys(one.sop_class for one in wanted.values() if one.has_stores):
+        role = SCP_SCU_RoleSelectionNegotiation()
+        role.sop_class_uid, role.scu_role, role.scp_role = UID(sop_class), False, True
+        roles.append(role)
+    primitive.user_information = [*_who_we_are(), *roles]
+    return primitive
+
+
+def _answer(body: memoryview) -> A_ASSOCIATE | None:
+    pdu = A_ASSOCIATE_AC()
+    try:
+        pdu.decode(_HEAD.pack(ASSOCIATE_AC, len(body)) + bytes(body))
+        primitive: A_ASSOCIATE = pdu.to_primitive()
+        _ = primitive.presentation_context_definition_results_list, primitive.user_information
+    except _UNREADABLE:
+        return None
+    return primitive if primitive.application_context_name == APPLICATION_CONTEXT else None
+
+
+_REJECTIONS = {
+    (1, 1): "it gives no reason",
+    (1, 2): "application context name not supported",
+    (1, 3): "it does not know this AE title",
+    (1, 7): "it does not have the AE title that was called",
+    (2, 2): "protocol version not supported",
+    (3, 1): "it is busy",
+    (3, 2): "it has as many associations as it may have",
+}
+"""By source and reason (PS3.8 table 9-21)."""
+
+
+def _why_rejected(body: bytes) -> str:
+    _, result, source, reason = (*body, 0, 0, 0, 0)[:4]
+    why = _REJECTIONS.get((source, reason), f"source {source}, reason {reason}")
+    return f"The peer rejects the association {'for now' if result == 2 else 'for good'}: {why}."
 
 
 def _supported(uid: str) -> PresentationContext:

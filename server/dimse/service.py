@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
-import orjson
 from pydicom import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_dataset
-from pydicom.uid import ImplicitVRLittleEndian
 
 from readingroom.errors import Invalid
 from readingroom.model import Actor, Scope
 from server.associations.association import Association, Memory, Message
 from server.associations.commands import DATA_SET_TYPE, HAS_DATA_SET, Value, response_to
+from server.associations.datasets import MOST_DATA_SET as MOST_DATA_SET  # here too, so that a service needs one import
+from server.associations.datasets import decode as decode
+from server.associations.datasets import encode as encode
 from server.settings import DimsePeer
 
 SUCCESS, PENDING, PENDING_WITHOUT_KEYS, CANCELLED = 0x0000, 0xFF00, 0xFF01, 0xFE00
@@ -29,9 +26,6 @@ NO_SUCH_ATTRIBUTE, INVALID_VALUE, DUPLICATE_INSTANCE, NO_SUCH_INSTANCE = 0x0105,
 NO_SUCH_CLASS, MISSING_VALUE, NOT_AUTHORIZED, PROCESSING_FAILURE = 0x0118, 0x0121, 0x0124, 0x0110
 UNRECOGNIZED_OPERATION = 0x0211
 """Statuses of all services (PS3.7 annex C)."""
-
-MOST_DATA_SET = 1 << 20
-"""Bytes of a data set that is no object: an identifier, a procedure step, a list of what is to be committed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,29 +82,3 @@ def dataset_of(message: Message) -> Dataset:
     if not isinstance(message.sink, Memory):
         raise Invalid("The request has no data set.")
     return decode(message.sink.data, message.context.transfer_syntax)
-
-
-def decode(data: bytes | bytearray, transfer_syntax: str) -> Dataset:
-    """A data set as it came; raises `Invalid` where it is none."""
-    if len(data) > MOST_DATA_SET:
-        raise Invalid(f"A data set of a request has at most {MOST_DATA_SET} bytes.")
-    try:
-        dataset = read_dataset(BytesIO(bytes(data)), transfer_syntax == ImplicitVRLittleEndian, True)
-        dataset.decode()
-    except (ValueError, TypeError, KeyError, AttributeError, EOFError, NotImplementedError, LookupError) as error:
-        raise Invalid("What the request has is no data set.") from error
-    return dataset
-
-
-def encode(data: Dataset | Mapping[str, Any], transfer_syntax: str) -> bytes:
-    """A data set, also of DICOM JSON, in the transfer syntax of its context; that is UTF-8 where ASCII does not do."""
-    if not isinstance(data, Dataset):
-        dataset = Dataset.from_json(dict(data))
-        if not orjson.dumps(data).isascii():
-            dataset.SpecificCharacterSet = "ISO_IR 192"
-        data = dataset
-    written = DicomBytesIO()
-    written.is_little_endian = True
-    written.is_implicit_VR = transfer_syntax == ImplicitVRLittleEndian
-    write_dataset(written, data)
-    return written.getvalue()
