@@ -248,7 +248,14 @@ def statement_page() -> str:
     )
 
 
-_CHAPTERS = {"10": "Studies", "11": "Worklist (UPS-RS)", "12": "Non-Patient Instances", "9": "URI", "8": "Capabilities"}
+_CHAPTERS = {
+    "8": "Capabilities",
+    "9": "URI",
+    "10": "Studies",
+    "11": "Worklist (UPS-RS)",
+    "12": "Non-Patient Instances",
+    "13": "Storage Commitment",
+}
 
 
 def _chapter(operation: Operation) -> str:

@@ -33,6 +33,7 @@ from server.codecs import Codecs
 from server.dicomweb import (
     capabilities,
     changes,
+    commitment,
     correction,
     nonpatient,
     qido,
@@ -119,6 +120,7 @@ DICOMWEB: tuple[BaseRoute, ...] = (
     *correction.routes,
     *ups.routes,
     *ups_events.routes,
+    *commitment.routes,
     *wado_uri.routes,
     *nonpatient.routes,
     *capabilities.routes,

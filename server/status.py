@@ -6,6 +6,7 @@ Failure reasons are those of PS3.3 C.12.1.1.3 and PS3.4 B.2.3.
 from __future__ import annotations
 
 from readingroom import errors as e
+from storage.catalog.commitments import Problem
 
 HTTP: dict[type[e.ReadingRoomError], int] = {
     e.Invalid: 400,
@@ -61,6 +62,15 @@ FAILURE_REASON: dict[type[e.ReadingRoomError], int] = {
     e.Unavailable: 0xA700,
     e.ReadingRoomError: 0x0110,  # Processing failure
 }
+
+
+COMMITMENT_FAILURE: dict[Problem, int] = {
+    "missing": 0x0112,  # No such object instance
+    "other class": 0x0119,  # Class/Instance conflict
+    "damaged": 0x0110,  # Processing failure
+    "used": 0x0131,  # Duplicate transaction UID
+}
+"""Failure reasons of storage commitment (PS3.3 C.14.1.1)."""
 
 
 def http_status(error: e.ReadingRoomError) -> int:

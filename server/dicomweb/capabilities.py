@@ -106,7 +106,7 @@ def _describe(resource: etree._Element, operation: Operation) -> None:
         _add(request, "representation", mediaType=media_type)
     for status in operation.success:
         response = _add(method, "response", status=str(status))
-        for media_type in operation.answers if status in (200, 202, 206) else ():
+        for media_type in operation.answers if status in operation.with_body else ():
             _add(response, "representation", mediaType=media_type)
     _add(method, "response", status=" ".join(map(str, sorted({*operation.errors, 400, 503}))))
 

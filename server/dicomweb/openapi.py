@@ -19,6 +19,7 @@ _PATH_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": "string", "pattern": r"^[1-9][0-9]{0,3}(,[1-9][0-9]{0,3}){0,5}$"},
     ),
     "workitem": ("Workitem UID", _UID),
+    "transaction": ("Transaction UID of the request", _UID),
     "ae": ("AE title of the subscriber", {"type": "string", "pattern": "^[A-Z0-9_]{1,16}$"}),
     "path": (
         "The attribute: its tag, and within sequences the number of the item and the tag inside it",
@@ -112,7 +113,7 @@ def _query_parameter(parameter: Parameter) -> dict[str, Any]:
 def _response(operation: Operation, status: int) -> dict[str, Any]:
     described: dict[str, Any] = {"description": _MEANING.get(status, HTTPStatus(status).phrase)}
     stores = operation.method == "POST" and "application/dicom+json" in operation.answers
-    if status in (200, 202, 206) or (status == 409 and stores):
+    if status in operation.with_body or (status == 409 and stores and 202 in operation.with_body):
         described["content"] = {media_type: _content(operation, media_type) for media_type in operation.answers}
     if status >= 400:
         described.setdefault("content", {})["text/plain"] = {"schema": {"type": "string"}}

@@ -16,7 +16,7 @@ from storage.catalog.keys import KEYS, LEVELS, Level, any_key
 from storage.catalog.work_items import ITEM_KEYS
 from storage.nonpatient import CATEGORIES, Category
 
-Service = Literal["Studies", "Worklist", "Non-Patient Instances", "Changes", "Capabilities"]
+Service = Literal["Studies", "Worklist", "Storage Commitment", "Non-Patient Instances", "Changes", "Capabilities"]
 Schema = dict[str, Any]
 
 
@@ -58,6 +58,8 @@ class Operation:
         Media types of a successful answer, the default first; empty where it has no body.
     success, errors
         Every status that a request may get, beside 400 and 503, which all may get.
+    with_body
+        Those whose answers have a body, where `answers` says of which type.
     json
         JSON Schema of an answer that is JSON and holds no data sets.
     """
@@ -73,6 +75,7 @@ class Operation:
     takes: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     success: tuple[int, ...] = (200,)
+    with_body: tuple[int, ...] = (200, 202, 206)
     errors: tuple[int, ...] = (404, 406)
     json: Schema | None = None
 
@@ -613,8 +616,40 @@ _WORKLIST: tuple[Operation, ...] = (
     ),
 )
 
+_RESULT: Schema = {"type": "object", "patternProperties": {"^[0-9A-F]{8}$": {"type": "object"}}}
+
+_COMMITMENT: tuple[Operation, ...] = (
+    Operation(
+        name="RequestStorageCommitment",
+        method="POST",
+        path="/commitment-requests/{transaction}",
+        title="Have the archive promise that it keeps instances",
+        section="13.4",
+        service="Storage Commitment",
+        takes=_WORKITEM_BODIES,
+        answers=(_JSON, "application/json", _XML),
+        success=(200, 202),
+        with_body=(200,),
+        errors=(406, 409, 413, 415),
+        json=_RESULT,
+    ),
+    Operation(
+        name="CheckStorageCommitment",
+        method="GET",
+        path="/commitment-requests/{transaction}",
+        title="The result of an earlier request for storage commitment",
+        section="13.5",
+        service="Storage Commitment",
+        answers=(_JSON, "application/json", _XML),
+        success=(200, 202),
+        with_body=(200,),
+        json=_RESULT,
+    ),
+)
+
 OPERATIONS: tuple[Operation, ...] = (
     *_WORKLIST,
+    *_COMMITMENT,
     _search("SearchForStudies", "/studies", "Search for studies", "study"),
     Operation(
         name="StoreInstances",

@@ -1231,3 +1231,21 @@ fhir_export = sa.Table(
     sa.Index("ix_fhir_export_actor", "actor", "state"),
 )
 """Bulk exports, as far as they have come; their files lie in the store."""
+
+commitment = sa.Table(
+    "commitment",
+    metadata,
+    _id(),
+    sa.Column("realm", Text, nullable=False, doc="facilities whose instances it is about, as of subscriptions"),
+    sa.Column("ae", sa.String(16), nullable=False, doc="AE title of who asked, and is told; empty: over HTTP"),
+    sa.Column("transaction_uid", sa.String(64), nullable=False),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False, doc="SHA-256 of `instances`: a request may be repeated"),
+    sa.Column("instances", sa.LargeBinary, nullable=False, doc="JSON: class, instance, study and series of each"),
+    sa.Column("problems", sa.LargeBinary, doc="JSON: of each why it is not committed, or null; NULL: not looked at"),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("checked_at", UtcDateTime),
+    sa.Column("told_at", UtcDateTime, doc="when its AE had the report and said so"),
+    sa.UniqueConstraint("realm", "ae", "transaction_uid", "digest"),
+    sa.Index("ix_commitment_transaction_uid", "transaction_uid"),
+)
+"""Requests for storage commitment (PS3.4 annex J), and what was promised."""

@@ -69,6 +69,11 @@ def realm_of(scope: Scope) -> str:
     return _EVERYWHERE if scope.facilities is None else ",".join(sorted(scope.facilities))
 
 
+def scope_of(realm: str) -> Scope:
+    """The scope that a realm is of."""
+    return Scope() if realm == _EVERYWHERE else Scope(facilities=frozenset(realm.split(",")))
+
+
 def subscribe(
     connection: sa.Connection, subscriber: Subscriber, item: StoredItem, *, has_lock: bool, now: datetime
 ) -> None:

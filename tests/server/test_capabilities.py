@@ -22,7 +22,7 @@ from tests.nonpatient import LARGE, MADE
 from tests.retrieve import keep
 from tests.stow import store
 from tests.synthetic import ct_series, part10
-from tests.worklist import workitem
+from tests.worklist import attribute, workitem
 
 WADL = {"w": "http://wadl.dev.java.net/2009/02"}
 BY_NAME = {one.name: one for one in OPERATIONS}
@@ -141,9 +141,15 @@ def archive(tmp_path_factory: pytest.TempPathFactory, codecs: Codecs) -> Iterato
         for category, made in non_patient.items():
             assert store(client, part10(made), to=f"/dicomweb/{category}").status == 200
         answer = client.post("/dicomweb/workitems", json=workitem(), headers={"Content-Type": "application/dicom+json"})
+        uids = {"00081150": first.SOPClassUID, "00081155": first.SOPInstanceUID}
+        asked = {"00081199": attribute("SQ", {tag: attribute("UI", str(uid)) for tag, uid in uids.items()})}
+        client.post(
+            "/dicomweb/commitment-requests/1.2.3", json=asked, headers={"Content-Type": "application/dicom+json"}
+        )
         yield (
             client,
             {
+                "transaction": "1.2.3",
                 "workitem": answer.headers["location"].rpartition("/")[2],
                 "study": first.StudyInstanceUID,
                 "series": first.SeriesInstanceUID,

@@ -57,8 +57,16 @@ WORKITEMS = {
     "UpdateWorkitem": [{"00741204": attribute("LO", "again")}, {"00404041": attribute("CS", "UNAVAILABLE")}],
     "ChangeWorkitemState": [{"00741000": attribute("CS", "IN PROGRESS"), "00081195": attribute("UI", "1.2.3")}],
     "RequestWorkitemCancellation": [{}, {"00741238": attribute("LT", "twice")}],
+    "RequestStorageCommitment": [
+        {
+            "00081199": attribute(
+                "SQ", {"00081150": attribute("UI", "1.2.840.10008.5.1.4.1.1.2"), "00081155": attribute("UI", uid)}
+            )
+        }
+        for uid in ("1.2.3", "1.2.4")
+    ],
 }
-"""What each transaction of the worklist can be sent."""
+"""What each transaction of data sets that are no instances can be sent."""
 
 NAMES = [one.name for one in OPERATIONS]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -157,6 +165,7 @@ class Fuzzed:
                 "frames": "1",
                 "path": "7FE00010",
                 "ae": "WATCHER",
+                "transaction": "1.2.3",
                 **({"workitem": self.new_workitem(path)} if "{workitem}" in path else {}),
             }
             for one in self.series[: 1 if "{workitem}" in path else None]
@@ -261,7 +270,7 @@ def drawn(fuzzed: Fuzzed, operation: Any, mode: GenerationMode, data: st.DataObj
         )
         body = data.draw(st.sampled_from(good) if mode is GenerationMode.POSITIVE else bad)
         given_body = {"body": body, "media_type": JSON, "headers": {"Content-Type": JSON}}
-    elif operation.path.startswith("/workitems") and operation.body:
+    elif operation.definition.raw["operationId"] in WORKITEMS:
         good = [orjson.dumps([one]) for one in WORKITEMS[operation.definition.raw["operationId"]]]
         bad = st.one_of(st.binary(max_size=60), st.sampled_from(good).map(lambda text: text[:-3]), st.just(b"[{}]"))
         body = data.draw(st.sampled_from(good) if mode is GenerationMode.POSITIVE else bad)
@@ -297,7 +306,7 @@ def test_paths_that_lead_nowhere_get_a_documented_answer(fuzzed: Fuzzed, name: s
     ).filter(lambda text: text not in (".", ".."))
     gaps = {
         gap: piece
-        for gap in ("study", "series", "instance", "frames", "path", "uid", "workitem", "ae")
+        for gap in ("study", "series", "instance", "frames", "path", "uid", "workitem", "ae", "transaction")
         if f"{{{gap}}}" in operation.path
     }
 

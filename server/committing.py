@@ -1,0 +1,259 @@
+"""Storage commitment (PS3.4 annex J, PS3.18 chapter 13): promises that instances are kept, once they are seen to be.
+
+A request is durable before it is answered. Each instance is looked for in the catalog and in the store; one that is not
+there yet may be about to come, so it gets a minute before it counts as missing. The result is decided once, and stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from readingroom.clock import Clock
+from readingroom.errors import Invalid, Unavailable
+from readingroom.model import Scope
+from server.queue import Queue
+from server.scrub import look_at
+from server.status import COMMITMENT_FAILURE
+from storage.blobs import Blobs
+from storage.catalog.commitments import (
+    Commitment,
+    Problem,
+    Wanted,
+    held_of,
+    keep_commitment,
+    note_checked,
+    read_commitment,
+)
+from storage.catalog.engine import begin_write
+from storage.catalog.subscriptions import realm_of, scope_of
+from storage.catalog.ups import element
+from storage.objects import MetadataJson
+from storage.part10 import check_uid
+from storage.upsrules import items_of, value_of
+
+log = logging.getLogger(__name__)
+
+REPORT = "commitment"
+"""The kind of job that tells an AE of a result."""
+
+PATIENCE = timedelta(seconds=60)
+"""How long an instance may take to come that is asked about before it is committed to the catalog."""
+
+REPORT_AFTER = timedelta(seconds=10)
+"""An AE that waits on its association is told there; who has left by then is called."""
+
+MOST_INSTANCES = 20_000
+_THREADS = 4
+
+
+class Committing:
+    """What requests, and who answers them, have in common."""
+
+    def __init__(self, *, engine: sa.Engine, blobs: Blobs, clock: Clock, queue: Queue) -> None:
+        self.engine = engine
+        self.clock = clock
+        self.queue = queue
+        self._blobs = blobs
+
+    def request(self, scope: Scope, transaction_uid: str, instances: Sequence[Wanted], *, ae: str = "") -> Commitment:
+        """Take a request; it is durable when this returns, and an `ae` is sure to be told.
+
+        Raises
+        ------
+        Invalid
+            It names no instance, or too many, or a UID is none.
+        """
+        check_uid("Transaction UID (0008,1195)", transaction_uid)
+        if not 0 < len(instances) <= MOST_INSTANCES:
+            raise Invalid(f"A request for storage commitment names 1 to {MOST_INSTANCES} instances.")
+        now = self.clock.now()
+        with begin_write(self.engine) as connection:
+            kept = keep_commitment(
+                connection,
+                realm=realm_of(scope),
+                ae=ae,
+                transaction_uid=transaction_uid,
+                instances=instances,
+                now=now,
+            )
+            if ae:
+                due = now + REPORT_AFTER
+                self.queue.enqueue(connection, REPORT, {"commitment": kept.id}, key=f"{REPORT} {kept.id}", run_at=due)
+        return kept
+
+    def check(self, id: str) -> Commitment:
+        """Look whether the instances are kept, unless that is known; what is missing too early leaves it open.
+
+        Raises
+        ------
+        Unavailable
+            The store does not answer.
+        """
+        with self.engine.connect() as connection:
+            commitment = read_commitment(connection, id)
+        if commitment.problems is not None:
+            return commitment
+        problems = self._problems(scope_of(commitment.realm), commitment.instances)
+        now = self.clock.now()
+        if "missing" in problems and now - commitment.at < PATIENCE:
+            return commitment
+        with begin_write(self.engine) as connection:
+            note_checked(connection, id, problems, now)
+            decided = read_commitment(connection, id)
+        if decided.failed:
+            log.warning(
+                "storage commitment %s of %s: %d of %d instances are not committed",
+                *(decided.transaction_uid, decided.ae or "a web client"),
+                *(sum(map(bool, decided.problems or ())), len(decided.instances)),
+            )
+        return decided
+
+    def _problems(self, scope: Scope, instances: Sequence[Wanted]) -> list[Problem | None]:
+        held: dict[str, list[Any]] = defaultdict(list)
+        with self.engine.connect() as connection:
+            for row in held_of(connection, scope, list({one.instance_uid for one in instances})):
+                held[row.instance_uid].append(row)
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="commit") as pool:
+            return list(pool.map(lambda one: self._problem(one, held.get(one.instance_uid, ())), instances))
+
+    def _problem(self, wanted: Wanted, held: Sequence[Any]) -> Problem | None:
+        there = [row for row in held if _is_of(wanted, row)]
+        right = [row for row in there if row.sop_class == wanted.sop_class]
+        if not right:
+            return "other class" if there else "missing"
+        damages = [look_at(self._blobs, row, reads_all=False) for row in right]
+        if None in damages:
+            return None
+        for damage in damages:
+            if damage is not None and damage.kind == "unreadable":
+                raise Unavailable(f"The store does not give {damage.object_key}: {damage.detail}")
+            log.error("instance %s is not committed, for its object is %s", wanted.instance_uid, damage)
+        return "damaged"
+
+
+def _is_of(wanted: Wanted, row: Any) -> bool:
+    """Whether a row is of the study and the series that are said."""
+    return all(
+        not said or said == known
+        for said, known in ((wanted.study_uid, row.study_uid), (wanted.series_uid, row.series_uid))
+    )
+
+
+# -- data sets ---------------------------------------------------------------------------------------------------------
+
+
+def wanted_of(dataset: MetadataJson) -> list[Wanted]:
+    """The instances that a request names: in Referenced SOP Sequence, or by study and series (PS3.18 J.1).
+
+    Raises
+    ------
+    Invalid
+        One of them lacks a UID.
+    """
+    found = [_wanted(one) for one in items_of(dataset, "00081199")]
+    for study in items_of(dataset, "00081110"):
+        study_uid = _uid(study, "0020000D")
+        for series in items_of(study, "00081115"):
+            series_uid = _uid(series, "0020000E")
+            found += [_wanted(one, study_uid, series_uid) for one in items_of(series, "00081199")]
+            for of_class in items_of(series, "00081112"):
+                sop_class = _uid(of_class, "00081150")
+                found += [
+                    Wanted(sop_class, _uid(one, "00081155"), study_uid, series_uid)
+                    for one in items_of(of_class, "0008114A")
+                ]
+    return list(dict.fromkeys(found))
+
+
+def _wanted(item: MetadataJson, study_uid: str = "", series_uid: str = "") -> Wanted:
+    return Wanted(_uid(item, "00081150"), _uid(item, "00081155"), study_uid, series_uid)
+
+
+_NAMES: Mapping[str, str] = {
+    "0020000D": "Study Instance UID (0020,000D)",
+    "0020000E": "Series Instance UID (0020,000E)",
+    "00081150": "Referenced SOP Class UID (0008,1150)",
+    "00081155": "Referenced SOP Instance UID (0008,1155)",
+}
+
+
+def _uid(item: MetadataJson, tag: str) -> str:
+    return check_uid(_NAMES[tag], value_of(item, tag))
+
+
+def result_of(commitment: Commitment) -> MetadataJson:
+    """What is committed and what is not, each in the form in which it was asked for (PS3.18 J.2, PS3.3 C.14)."""
+    problems = commitment.problems
+    assert problems is not None, "it has been checked"
+    told = list(zip(commitment.instances, problems, strict=True))
+    of_studies = [(one, problem) for one, problem in told if one.study_uid]
+    others = [(one, problem) for one, problem in told if not one.study_uid]
+    made: MetadataJson = {}
+    for tag, some in (("00081198", _failed(others)), ("00081199", _committed(others))):
+        if some:
+            made[tag] = element("SQ", *(_reference(one) | _reason(problem) for one, problem in some))
+    for tag, some in (("00081110", _committed(of_studies)), ("0008119B", _failed(of_studies))):
+        if some:
+            made[tag] = element("SQ", *_by_study(some))
+    return dict(sorted(made.items()))
+
+
+type _Told = tuple[Wanted, Problem | None]
+
+
+def _failed(told: Sequence[_Told]) -> list[_Told]:
+    return [one for one in told if one[1]]
+
+
+def _committed(told: Sequence[_Told]) -> list[_Told]:
+    return [one for one in told if not one[1]]
+
+
+def _reference(one: Wanted) -> MetadataJson:
+    return {"00081150": element("UI", one.sop_class), "00081155": element("UI", one.instance_uid)}
+
+
+def _reason(problem: Problem | None) -> MetadataJson:
+    return {"00081197": element("US", COMMITMENT_FAILURE[problem])} if problem else {}
+
+
+def _by_study(told: Sequence[_Told]) -> list[MetadataJson]:
+    """Items of Referenced Study Sequence: series in a study, SOP classes in a series, instances in a class."""
+    tree: dict[str, dict[str, dict[str, list[MetadataJson]]]] = defaultdict(
+        partial(defaultdict, partial(defaultdict, list))
+    )
+    for one, problem in told:
+        item = {"00081155": element("UI", one.instance_uid), **_reason(problem)}
+        tree[one.study_uid][one.series_uid][one.sop_class].append(dict(sorted(item.items())))
+    return [
+        {
+            "00081115": element("SQ", *(_series(series_uid, classes) for series_uid, classes in series.items())),
+            "0020000D": element("UI", study_uid),
+        }
+        for study_uid, series in tree.items()
+    ]
+
+
+def _series(series_uid: str, classes: Mapping[str, Sequence[MetadataJson]]) -> MetadataJson:
+    by_class = (
+        {"0008114A": element("SQ", *instances), "00081150": element("UI", sop_class)}
+        for sop_class, instances in classes.items()
+    )
+    return {"00081112": element("SQ", *by_class), "0020000E": element("UI", series_uid)}
+
+
+def report_of(commitment: Commitment, ae_title: str) -> tuple[int, MetadataJson]:
+    """Event type and event information of the report to an AE (PS3.4 Table J.3-2)."""
+    told = result_of(commitment) | {
+        "00080054": element("AE", ae_title),
+        "00081195": element("UI", commitment.transaction_uid),
+    }
+    return (2 if commitment.failed else 1), dict(sorted(told.items()))
