@@ -30,6 +30,7 @@ from readingroom.errors import ReadingRoomError, Unavailable
 from readingroom.model import Actor, Report
 from server.archive import open_queue, open_store
 from server.codecs import Codecs
+from server.committing import Committing, Reporting
 from server.dicomweb import (
     capabilities,
     changes,
@@ -213,6 +214,8 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     objects=settings.report_objects,
                     fonts=settings.report_fonts,
                 ).register()
+                committing = Committing(engine=engine, blobs=blobs, clock=clock, queue=queue)
+                Reporting(committing, room.peers, settings.dimse, settings.private_networks).register()
                 watch(room)
                 deliver_from(room)
                 export_from(room)

@@ -15,12 +15,27 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
+from pydicom import Dataset
 
 from readingroom.clock import Clock
-from readingroom.errors import Invalid, Unavailable
+from readingroom.errors import Invalid, Unavailable, Unreachable
 from readingroom.model import Scope
-from server.queue import Queue
+from readingroom.outbound import Network
+from server.associations.association import Proposal
+from server.associations.commands import (
+    AFFECTED_INSTANCE,
+    COMMENT,
+    EVENT_TYPE,
+    FIELD,
+    N_EVENT_REPORT,
+    STATUS,
+    CommandSet,
+)
+from server.associations.requesting import Unsuccessful, call
+from server.peers import Peers
+from server.queue import Job, Policy, Queue
 from server.scrub import look_at
+from server.settings import DimseSettings
 from server.status import COMMITMENT_FAILURE
 from storage.blobs import Blobs
 from storage.catalog.commitments import (
@@ -30,6 +45,7 @@ from storage.catalog.commitments import (
     held_of,
     keep_commitment,
     note_checked,
+    note_told,
     read_commitment,
 )
 from storage.catalog.engine import begin_write
@@ -41,6 +57,9 @@ from storage.upsrules import items_of, value_of
 
 log = logging.getLogger(__name__)
 
+PUSH_MODEL, WELL_KNOWN = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
+"""The SOP class, and its one instance (PS3.4 J.3.5)."""
+
 REPORT = "commitment"
 """The kind of job that tells an AE of a result."""
 
@@ -49,6 +68,10 @@ PATIENCE = timedelta(seconds=60)
 
 REPORT_AFTER = timedelta(seconds=10)
 """An AE that waits on its association is told there; who has left by then is called."""
+
+LOOK_AGAIN = timedelta(seconds=5)
+UNTIL_TOLD = Policy(attempts=1000, first=timedelta(seconds=5), within=timedelta(days=1))
+"""An AE that cannot be reached is called again for a day."""
 
 MOST_INSTANCES = 20_000
 _THREADS = 4
@@ -137,6 +160,64 @@ class Committing:
                 raise Unavailable(f"The store does not give {damage.object_key}: {damage.detail}")
             log.error("instance %s is not committed, for its object is %s", wanted.instance_uid, damage)
         return "damaged"
+
+
+class Reporting:
+    """Tells AEs what became of their requests, on associations of its own (PS3.4 J.3.3).
+
+    Parameters
+    ----------
+    peers
+        Whom to call, by AE title.
+    networks
+        Networks beside the public Internet where they may be.
+    """
+
+    def __init__(
+        self, committing: Committing, peers: Peers, settings: DimseSettings, networks: Sequence[Network]
+    ) -> None:
+        self._committing = committing
+        self._peers = peers
+        self._settings = settings
+        self._networks = networks
+
+    def register(self) -> None:
+        """Have the queue report what was not told on the association that it was asked on."""
+        self._committing.queue.on(REPORT, UNTIL_TOLD)(self._report)
+
+    def _report(self, job: Job) -> None:
+        committing = self._committing
+        commitment = committing.check(job.payload["commitment"])
+        if commitment.problems is None:
+            with job.finishing() as connection:
+                due = committing.clock.now() + LOOK_AGAIN
+                committing.queue.enqueue(connection, REPORT, job.payload, key=f"{REPORT} {commitment.id}", run_at=due)
+        elif commitment.told_at is None:
+            self._tell(commitment)
+            with job.finishing() as connection:
+                note_told(connection, commitment.id, committing.clock.now())
+
+    def _tell(self, commitment: Commitment) -> None:
+        peer, settings = self._peers.of(commitment.ae), self._settings
+        if peer is None or peer.host is None:
+            raise Unreachable(
+                f"{commitment.ae} has left the association, and nothing says where it is called: give it a host."
+            )
+        event, told = report_of(commitment, settings.ae_title)
+        with call(
+            peer,
+            [Proposal(sop_class=PUSH_MODEL, has_stores=True)],  # it stays the SCU, who calls is the SCP (J.3.3)
+            calling=settings.ae_title,
+            networks=self._networks,
+            certificate=str(settings.certificate or ""),
+            key=str(settings.key or ""),
+        ) as called:
+            command: CommandSet = {FIELD: N_EVENT_REPORT, AFFECTED_INSTANCE: WELL_KNOWN, EVENT_TYPE: event}
+            answer, _ = called.request(PUSH_MODEL, command, Dataset.from_json(told))
+        status = int(answer.get(STATUS, 0x0110))
+        if status:
+            comment = str(answer.get(COMMENT, ""))
+            raise Unsuccessful(f"{peer.ae} does not take the report: {status:04X} {comment}".rstrip(), status=status)
 
 
 def _is_of(wanted: Wanted, row: Any) -> bool:

@@ -26,7 +26,7 @@ from server.associations.association import (
     UnknownCalled,
     UnknownCaller,
 )
-from server.associations.commands import C_CANCEL, C_STORE, FIELD, CommandSet
+from server.associations.commands import C_CANCEL, C_STORE, FIELD, RESPONDED_TO, RESPONSE, CommandSet
 from server.dimse.service import MOST_DATA_SET, UNRECOGNIZED_OPERATION, Served, Services
 from server.dimse.storing import Storing
 from server.peers import Peers
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 128
 _STOP_SECONDS = 5.0
+_QUIET_SECONDS = 0.5
+"""A peer that has asked for nothing for so long waits for what it is to be told."""
 
 
 @dataclass(slots=True)
@@ -177,8 +179,15 @@ class DimseServer:
 
         try:
             while True:
+                while served.later and association.is_quiet(_QUIET_SECONDS):
+                    served.later[:] = [one for one in served.later if not one()]
                 message = association.receive(opener)
                 field_ = int(message.command[FIELD])
+                if field_ & RESPONSE:
+                    told = served.asked.pop(int(message.command.get(RESPONDED_TO, 0)), None)
+                    if told is not None:
+                        told(message)
+                    continue
                 answer = self._services.get((message.context.abstract_syntax, field_))
                 if answer is not None:
                     answer(served, message)

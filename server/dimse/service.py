@@ -7,15 +7,15 @@ it; `server.dimse.services` has them all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydicom import Dataset
 
 from readingroom.errors import Invalid
 from readingroom.model import Actor, Scope
-from server.associations.association import Association, Memory, Message
-from server.associations.commands import DATA_SET_TYPE, HAS_DATA_SET, Value, response_to
+from server.associations.association import Association, Context, Memory, Message
+from server.associations.commands import DATA_SET_TYPE, HAS_DATA_SET, MESSAGE_ID, CommandSet, Value, response_to
 from server.associations.datasets import MOST_DATA_SET as MOST_DATA_SET  # here too, so that a service needs one import
 from server.associations.datasets import decode as decode
 from server.associations.datasets import encode as encode
@@ -35,6 +35,10 @@ class Served:
     association: Association
     peer: DimsePeer
     facility: str
+    asked: dict[int, Callable[[Message], None]] = field(default_factory=dict)
+    """What is done with the answers to requests that were made over this association, by Message ID."""
+    later: list[Callable[[], bool]] = field(default_factory=list)
+    """What is tried whenever the peer is quiet for a moment, until it says that it is done."""
 
     @property
     def scope(self) -> Scope:
@@ -70,6 +74,15 @@ class Served:
         else:
             written = encode(data, message.context.transfer_syntax)
             self.association.send(message.context, {**command, DATA_SET_TYPE: HAS_DATA_SET}, written)
+
+    def ask(
+        self, context: Context, command: CommandSet, data: Mapping[str, Any], then: Callable[[Message], None]
+    ) -> None:
+        """Make a request of the peer; `then` is given the answer, if ever there is one."""
+        id = max(self.asked, default=0) + 1
+        self.asked[id] = then
+        asked = {**command, MESSAGE_ID: id, DATA_SET_TYPE: HAS_DATA_SET}
+        self.association.send(context, asked, encode(data, context.transfer_syntax))
 
 
 type Answer = Callable[[Served, Message], None]

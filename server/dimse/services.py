@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.associations.association import Message
 from server.associations.commands import C_ECHO
-from server.dimse import finding
+from server.dimse import committing, finding
 from server.dimse.service import SUCCESS, Served, Services
 from server.room import Room
 
@@ -13,7 +13,11 @@ VERIFICATION = "1.2.840.10008.1.1"
 
 def all_services(room: Room, *, ae_title: str) -> Services:
     """What answers, by SOP class and operation."""
-    return {(VERIFICATION, C_ECHO): _echo, **finding.services(room, ae_title=ae_title)}
+    return {
+        (VERIFICATION, C_ECHO): _echo,
+        **finding.services(room, ae_title=ae_title),
+        **committing.services(room, ae_title=ae_title),
+    }
 
 
 def _echo(served: Served, message: Message) -> None:

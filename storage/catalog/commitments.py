@@ -67,7 +67,10 @@ def keep_commitment(
     instances: Sequence[Wanted],
     now: datetime,
 ) -> Commitment:
-    """Write a request down, or find it where it has been made before; one whose UID is in use is answered with that."""
+    """Write a request down, or find it where it has been made before: then it is told again.
+
+    One whose UID is in use is answered with that.
+    """
     said = orjson.dumps([list(one) for one in instances])
     digest = hashlib.sha256(said).digest()
     c = t.commitment.c
@@ -84,7 +87,9 @@ def keep_commitment(
     }
     if is_used:
         values |= {"problems": orjson.dumps(["used"] * len(instances)), "checked_at": now}
-    connection.execute(insert_for(connection)(t.commitment).values(values).on_conflict_do_nothing())
+    insert = insert_for(connection)(t.commitment).values(values)
+    keys = ["realm", "ae", "transaction_uid", "digest"]
+    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_={"told_at": None}))
     return _read(connection.execute(_ROWS.where(known, c.digest == digest)).one())
 
 
