@@ -30,3 +30,8 @@ def report_uid(report: str, what: str, number: int | None = None) -> str:
 def algorithm_id(manufacturer: str, name: str, version: str) -> str:
     """The id of the Device that an algorithm is."""
     return uuid5(_NAMESPACE, f"algorithm|{manufacturer}|{name}|{version}").hex
+
+
+def ordered_study_uid(facility: str, number: str) -> str:
+    """The Study Instance UID of what was ordered under a number, where the order names none."""
+    return f"2.25.{uuid5(_NAMESPACE, f'ordered|{facility}|{number}').int}"

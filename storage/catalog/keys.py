@@ -27,7 +27,7 @@ from readingroom.errors import Invalid
 from storage.catalog import schema as t
 from storage.catalog.rows import SERIES_EXTRA, SERIES_TAGS, STUDY_EXTRA, STUDY_TAGS
 
-Level = Literal["study", "series", "instance", "work_item"]
+Level = Literal["study", "series", "instance", "work_item", "procedure_step"]
 LEVELS: tuple[Level, ...] = ("study", "series", "instance")
 
 TIMEZONE = "00080201"
@@ -41,6 +41,7 @@ LISTED: Mapping[Level, sa.Table] = {
     "series": t.series_value,
     "instance": t.instance_value,
     "work_item": t.work_item_value,
+    "procedure_step": t.procedure_step_value,
 }
 
 MATCHED_VRS = frozenset("AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST SV TM UC UI UL UR US UT UV".split())
@@ -311,6 +312,54 @@ KEYS = Keys(
     )
 )
 """The keys that are always there."""
+
+
+_SPS = "00400100"
+
+
+def _step_keys() -> Iterator[Key]:
+    step = t.procedure_step.c
+    for name, vr, column in (
+        ("00080050", "SH", step.accession_number),
+        ("00100020", "LO", step.patient_id),
+        ("0020000D", "UI", step.study_uid),
+        ("00401001", "SH", step.procedure_id),
+        (f"{_SPS}.00080060", "CS", step.modality),
+        (f"{_SPS}.00400002", "DA", step.starts_on),
+        (f"{_SPS}.00400003", "TM", step.starts_at),
+        (f"{_SPS}.00400009", "SH", step.step_id),
+    ):
+        partner = f"{_SPS}.00400003" if vr == "DA" else ""
+        yield Key(name=name, vr=vr, level="procedure_step", column=column, partner=partner)
+    for name in (
+        "00080080",  # Institution Name
+        "00080090",  # Referring Physician's Name
+        "00100010",
+        "00100021",
+        "00100030",
+        "00100040",
+        "00321032",  # Requesting Physician
+        "00321033",  # Requesting Service
+        "00321060",  # Requested Procedure Description
+        *(f"00321064.{tag}" for tag in _CODE),
+        "00380010",  # Admission ID
+        "00380300",  # Current Patient Location
+        "00401003",  # Requested Procedure Priority
+        "00402016",  # Placer and Filler Order Number
+        "00402017",
+        f"{_SPS}.00400001",  # Scheduled Station AE Title: there may be several
+        f"{_SPS}.00400006",  # Scheduled Performing Physician's Name
+        f"{_SPS}.00400007",
+        *(f"{_SPS}.00400008.{tag}" for tag in _CODE),
+        f"{_SPS}.00400010",  # Scheduled Station Name, Scheduled Procedure Step Location
+        f"{_SPS}.00400011",
+        f"{_SPS}.00400020",
+    ):
+        yield listed_key(name, _dictionary_vr(name.split(".")[-1]), "procedure_step")
+
+
+STEP_KEYS = Keys(_step_keys())
+"""The attributes of a modality worklist that searches match: PS3.4 table K.6-1, and what else tells steps apart."""
 
 
 def with_configured(configured: Iterable[Key]) -> Keys:

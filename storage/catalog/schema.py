@@ -488,6 +488,39 @@ imaging_order = sa.Table(
     sa.Index("ix_imaging_order_accession", "accession_number", "facility"),
 )
 
+procedure_step = sa.Table(
+    "procedure_step",
+    metadata,
+    _id(),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("step_id", Text, nullable=False, doc="Scheduled Procedure Step ID"),
+    sa.Column("imaging_order", sa.String(64), doc="id of the row of imaging_order that asks for it"),
+    sa.Column("accession_number", Text, nullable=False),
+    sa.Column("procedure_id", Text, nullable=False, doc="Requested Procedure ID"),
+    sa.Column("study_uid", Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", Text, nullable=False, doc="of being cancelled or discontinued"),
+    sa.Column("modality", Text, nullable=False),
+    sa.Column("station_ae", Text, nullable=False, doc="AE titles, with backslashes between them"),
+    sa.Column("starts_on", Text, nullable=False, doc="YYYYMMDD; empty where nobody has said"),
+    sa.Column("starts_at", Text, nullable=False, doc="HHMMSS.FFFFFF; empty where nobody has said"),
+    sa.Column("patient_id", Text, nullable=False),
+    sa.Column("issuer", Text, nullable=False, doc="that of the facility where nobody has said"),
+    sa.Column("header", sa.LargeBinary, nullable=False, doc="DICOM JSON of its item of the modality worklist"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("facility", "step_id"),
+    sa.Index(
+        "ix_procedure_step_open",
+        *("facility", "starts_on", "starts_at", "id"),
+        **_where("state IN ('scheduled', 'arrived', 'started')"),
+    ),
+    sa.Index("ix_procedure_step_accession", "accession_number", "facility"),
+    sa.Index("ix_procedure_step_order", "imaging_order", "facility"),
+    sa.Index("ix_procedure_step_study_uid", "study_uid"),
+    sa.Index("ix_procedure_step_patient_id", "patient_id", "issuer"),
+)
+
 ups_subscription = sa.Table(
     "ups_subscription",
     metadata,
@@ -575,6 +608,7 @@ study_value = _values("study")
 series_value = _values("series")
 instance_value = _values("instance")
 work_item_value = _values("work_item")
+procedure_step_value = _values("procedure_step")
 
 plugin_answer = sa.Table(
     "plugin_answer",

@@ -18,7 +18,7 @@ from sqlalchemy.ext.compiler import compiles
 
 from readingroom.model import Scope
 from storage.catalog import schema as t
-from storage.catalog.keys import KEYS, LISTED, WORDS, Key, Level
+from storage.catalog.keys import KEYS, LISTED, STEP_KEYS, WORDS, Key, Level
 from storage.catalog.listed import header_json
 from storage.catalog.matching import Alternative, Condition, How, Term, in_zones
 
@@ -34,6 +34,7 @@ _TABLES: dict[Level, sa.Table] = {
     "series": t.series,
     "instance": t.instance,
     "work_item": t.work_item,
+    "procedure_step": t.procedure_step,
 }
 _COLUMNS: dict[Level, tuple[sa.ColumnElement[Any], ...]] = {
     "study": (t.study.c.id, t.study.c.study_date),
@@ -497,7 +498,8 @@ def _compare(column: sa.ColumnElement[Any], term: Term, name: str) -> sa.ColumnE
         case How.BETWEEN:
             return column.between(value[0], value[1])
         case How.MOMENT:
-            time = sa.func.coalesce(KEYS[term.key.partner].column, "000000.000000")
+            keys = STEP_KEYS if term.key.level == "procedure_step" else KEYS
+            time = sa.func.coalesce(keys[term.key.partner].column, "000000.000000")
             return sa.and_(
                 column.between(value[0], value[2]),
                 sa.or_(column > value[0], time >= value[1]),
