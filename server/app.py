@@ -29,6 +29,7 @@ from readingroom.clock import Clock
 from readingroom.errors import ReadingRoomError, Unavailable
 from readingroom.model import Actor, Report
 from server.archive import open_queue, open_store
+from server.availability import Availability
 from server.codecs import Codecs
 from server.committing import Committing, Reporting
 from server.dicomweb import (
@@ -216,6 +217,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 ).register()
                 committing = Committing(engine=engine, blobs=blobs, clock=clock, queue=queue)
                 Reporting(committing, room.peers, settings.dimse, settings.private_networks).register()
+                Availability(engine=engine, queue=queue, peers=room.peers, settings=settings).register()
                 watch(room)
                 deliver_from(room)
                 export_from(room)

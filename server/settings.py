@@ -152,6 +152,10 @@ class DimsePeer(BaseModel):
     may_find: bool = Field(default=True, description="Whether it may ask what is there (C-FIND)")
     may_move: bool = Field(default=True, description="Whether it may retrieve (C-GET, C-MOVE)")
     sees_all: bool = Field(default=False, description="Whether it finds what all facilities have; default: its own")
+    wants_availability: bool = Field(
+        default=False,
+        description="Whether it is told of each study that is complete (Instance Availability Notification)",
+    )
     host: str | None = Field(default=None, description="Where it is called; default: it is never called, it only calls")
     port: int = Field(default=104, ge=1, le=65535, description="Port where it is called")
     tls: bool = Field(default=False, description="Whether it is called by TLS")
