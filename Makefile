@@ -11,7 +11,7 @@ export PIP_CONSTRAINT :=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-slow fuzz check format lock docs bench bench-work bench-fhir conformance clean ohif plugin contract
+.PHONY: help run install test test-slow fuzz check format lock docs bench bench-work bench-fhir bench-hl7 conformance clean ohif plugin contract
 
 help: ## print these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ bench-work: $(STAMP) ## measure what plugins cost, how long studies wait for the
 
 bench-fhir: $(STAMP) ## measure FHIR over 200,000 reports
 	@$(PY) -m benchmarks.fhir
+
+bench-hl7: $(STAMP) ## measure how many HL7 messages are kept in a second
+	@$(PY) -m benchmarks.hl7
 
 conformance: $(STAMP) ## check a running server against PS3.18 (BASE=http://... for another)
 	@$(PY) -m server.cli conformance dicomweb --base $(BASE) $(ARGS)

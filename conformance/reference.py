@@ -16,7 +16,16 @@ from conformance.statement import statement_page
 from conformance.transcoding import transcoding_page
 from server.dicomweb.openapi import openapi
 from server.fhir.openapi import openapi as openapi_of_fhir
-from server.settings import ClientSettings, DimsePeer, DimseSettings, PeerReviewSettings, PluginSettings, Settings
+from server.settings import (
+    ClientSettings,
+    DimsePeer,
+    DimseSettings,
+    Hl7Sender,
+    Hl7Settings,
+    PeerReviewSettings,
+    PluginSettings,
+    Settings,
+)
 from storage.catalog.keys import KEYS, LEVELS, MATCHED_VRS, Key, Level
 from storage.catalog.matching import MATCHING
 
@@ -87,6 +96,23 @@ The table `[dimse]` says how modalities and archives reach this server: [how](..
 _PEERS_HEAD = """\
 
 A table `[dimse.peers.NAME]` is one of them:
+
+| setting | default | meaning |
+|---|---|---|
+"""
+
+_HL7_HEAD = """\
+
+## HL7
+
+The table `[hl7]` says how information systems send orders and patients: [how](../how-to/hl7.md).
+
+| setting | default | meaning |
+|---|---|---|
+"""
+_SENDERS_HEAD = """\
+
+A table `[hl7.senders.NAME]` is one of those who send:
 
 | setting | default | meaning |
 |---|---|---|
@@ -194,7 +220,8 @@ def settings_page() -> str:
     clients = _rows(ClientSettings)
     told = (_SETTINGS_HEAD, settings, _PLUGINS_HEAD, plugins, _CLIENTS_HEAD, clients)
     dimse = (_DIMSE_HEAD, _rows(DimseSettings), _PEERS_HEAD, _rows(DimsePeer))
-    return "".join((*told, *dimse, _REVIEW_HEAD, _rows(PeerReviewSettings)))
+    hl7 = (_HL7_HEAD, _rows(Hl7Settings), _SENDERS_HEAD, _rows(Hl7Sender))
+    return "".join((*told, *dimse, *hl7, _REVIEW_HEAD, _rows(PeerReviewSettings)))
 
 
 def _rows(of: type[BaseModel]) -> str:

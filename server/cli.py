@@ -31,6 +31,7 @@ from server.deliveries_command import deliveries_app
 from server.dimse_command import dimse, dimse_beside
 from server.directory_command import directory_app, readers_app
 from server.fhir_command import fhir_app
+from server.hl7_command import hl7_app, hl7_beside
 from server.jobs_command import jobs_app, work
 from server.plugins_command import plugins_app
 from server.prices_command import prices_app, statement
@@ -69,6 +70,7 @@ app.add_typer(deliveries_app, name="deliveries")
 app.add_typer(reports_app, name="reports")
 app.add_typer(templates_app, name="templates")
 app.add_typer(prices_app, name="prices")
+app.add_typer(hl7_app, name="hl7")
 
 Facility = Annotated[str | None, typer.Option(help="The facility that owns it.", show_default="the setting 'facility'")]
 
@@ -143,9 +145,11 @@ def serve(
         if settings.dimse.port is not None:
             where = f"{settings.dimse.ae_title} at {settings.dimse.host}:{settings.dimse.port}"
             out.print(f"  {'DIMSE':<9} [cyan]{escape(where)}[/]")
+        if settings.hl7.port is not None:
+            out.print(f"  {'HL7':<9} [cyan]{escape(f'{settings.hl7.host}:{settings.hl7.port}')}[/]")
         out.print("Ctrl-C stops it.")
 
-    with dimse_beside(settings):
+    with dimse_beside(settings), hl7_beside(settings):
         has_served = listen(settings, bound, ready)
     if not has_served:
         raise Invalid("The server did not start; the lines above say why. 'readingroom doctor' may know more.")

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import logging.config
-import os
-import signal
 import ssl
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from readingroom.errors import Invalid, Refused
+from readingroom.errors import Refused
+from server.beside import kept_beside, told_to_stop
 from server.console import Config, Data, Database, load_settings, out
+from server.tls import server_context
 
 if TYPE_CHECKING:
     from server.settings import DimseSettings, Settings
-
-log = logging.getLogger(__name__)
-
-_AGAIN_SECONDS, _STOP_SECONDS = 1.0, 20.0
-_WITH_PARENT = "READINGROOM_DIMSE_WITH_PARENT"
 
 
 def dimse(
@@ -63,15 +54,7 @@ def dimse(
     tls = tls_context(chosen)
     logging.config.dictConfig(logging_config(settings.log_level))
     bound = bind_any(chosen.host, chosen.port or 0)
-    told = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        told.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    if os.environ.pop(_WITH_PARENT, None):
-        threading.Thread(target=_wait_for_the_end, args=(told,), daemon=True).start()
+    told = told_to_stop()
     with build_room(settings) as room:
         storing = Storing(
             ingest=room.ingest, memory_bytes=settings.max_memory_bytes, most_bytes=settings.max_object_bytes
@@ -102,38 +85,8 @@ def dimse_beside(settings: Settings) -> Iterator[None]:
         yield
         return
     require_guarded(settings.dimse)
-    over = threading.Event()
-    running: list[subprocess.Popen[bytes]] = []
-
-    def keep() -> None:
-        while not over.is_set():
-            # However this process ends, the pipe does too, and the child with it.
-            child = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "dimse"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, _WITH_PARENT: "1"},
-            )
-            running[:] = [child]
-            status = child.wait()
-            if not over.is_set():
-                log.error("the process that serves DIMSE ended with status %d; another one is started", status)
-                over.wait(_AGAIN_SECONDS)
-
-    keeper = threading.Thread(target=keep, name="dimse-keeper", daemon=True)
-    keeper.start()
-    try:
+    with kept_beside("DIMSE", "dimse"):
         yield
-    finally:
-        over.set()
-        for child in running:
-            child.terminate()
-        keeper.join(_STOP_SECONDS)
-
-
-def _wait_for_the_end(told: threading.Event) -> None:
-    sys.stdin.buffer.read()
-    told.set()
 
 
 def require_guarded(settings: DimseSettings) -> None:
@@ -152,17 +105,4 @@ def require_guarded(settings: DimseSettings) -> None:
 
 def tls_context(settings: DimseSettings) -> ssl.SSLContext | None:
     """TLS as PS3.15 B.12 (BCP 195) wants it; None where no certificate is set."""
-    if settings.certificate is None:
-        if settings.client_ca is not None or settings.key is not None:
-            raise Invalid("dimse.client_ca and dimse.key need dimse.certificate.")
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.certificate, settings.key)
-        if settings.client_ca is not None:
-            context.load_verify_locations(settings.client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ssl.SSLError) as error:
-        raise Invalid(f"The certificates of [dimse] cannot be used: {error}.") from None
-    return context
+    return server_context("dimse", certificate=settings.certificate, key=settings.key, client_ca=settings.client_ca)

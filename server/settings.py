@@ -195,6 +195,61 @@ class DimseSettings(BaseModel):
     idle_seconds: float = Field(default=600.0, gt=0, description="An association without a message is ended then")
 
 
+class Hl7Sender(BaseModel):
+    """The table ``[hl7.senders.NAME]``: who may send HL7 messages, whose work that is, and how they are read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    application: str = Field(description="Its MSH-3.1, the sending application")
+    sends_for: str | None = Field(default=None, description="Its MSH-4.1, the sending facility; default: any")
+    networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(), description="Where it may call from; default: anywhere"
+    )
+    common_name: str | None = Field(
+        default=None, description="Common name of the certificate that it has to show; default: any"
+    )
+    facility: str | None = Field(default=None, description="Owner of what it sends; default: that of the server")
+    profile: str = Field(
+        default="default", description="How its messages are read: `default`, `ans`, or a file of hl7.profiles"
+    )
+    issuers: dict[str, str] = Field(
+        default={},
+        description="Issuers of patient ids by assigning authority (PID-3.4), beside those of the profile; `*`: any",
+    )
+    takes_tests: bool = Field(
+        default=False, description="Whether what is no production message (MSH-11 T or D) is applied too"
+    )
+    reuses_control_ids: bool = Field(
+        default=False, description="Whether another message under a control id that was there is one more message"
+    )
+
+
+class Hl7Settings(BaseModel):
+    """The table ``[hl7]``: how information systems send orders and patients by HL7 version 2."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(
+        default="127.0.0.1", description="Address to bind; another than loopback needs named senders or certificates"
+    )
+    port: int | None = Field(default=None, ge=0, le=65535, description="Port to bind, 2575 by custom; default: none")
+    senders: dict[str, Hl7Sender] = Field(default={}, description="Who may send, by a name of your choice")
+    profiles: Path | None = Field(default=None, description="Folder of further profiles, NAME.toml")
+    any_sender: bool = Field(default=False, description="Whether those that are not named may send too")
+    certificate: Path | None = Field(
+        default=None, description="PEM file of the server's certificate: with it, only TLS (MLLPS)"
+    )
+    key: Path | None = Field(default=None, description="PEM file of its key; default: it is in the same file")
+    client_ca: Path | None = Field(
+        default=None, description="PEM file of who signs the certificates that senders have to show"
+    )
+    max_connections: int = Field(default=100, ge=1, le=10_000, description="Connections at once")
+    max_per_address: int = Field(default=25, ge=1, le=10_000, description="The same from one address")
+    max_message_bytes: int = Field(default=4 << 20, ge=1 << 10, description="Largest message")
+    frame_seconds: float = Field(default=30.0, gt=0, description="A message that has begun has to be there by then")
+    idle_seconds: float = Field(default=3600.0, gt=0, description="A connection without a message is closed then")
+
+
 class PeerReviewSettings(BaseModel):
     """The table ``[peer_review]``."""
 
@@ -299,6 +354,7 @@ class Settings(BaseSettings):
         False, description="Whether algorithms without clearance may flag and promote studies; never for clinical use"
     )
     dimse: DimseSettings = Field(DimseSettings(), description="DIMSE ([how to](../how-to/dimse.md))")
+    hl7: Hl7Settings = Field(Hl7Settings(), description="HL7 version 2 ([how to](../how-to/hl7.md))")
     report_objects: tuple[Literal["sr", "pdf"], ...] = Field(
         ("sr", "pdf"), description="What each signed report is stored as in its study: SR, PDF, both or neither"
     )

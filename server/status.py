@@ -73,6 +73,22 @@ COMMITMENT_FAILURE: dict[Problem, int] = {
 """Failure reasons of storage commitment (PS3.3 C.14.1.1)."""
 
 
+HL7_ERROR: dict[type[e.ReadingRoomError], str] = {
+    e.Invalid: "102",  # Data type error
+    e.Unprocessable: "101",  # Required field missing
+    e.UnsupportedMedia: "103",  # Table value not found: the character set
+    e.Refused: "204",  # Unknown key identifier: the sender
+    e.Duplicate: "205",  # Duplicate key identifier: the control id
+    e.ReadingRoomError: "207",  # Application internal error
+}
+"""Codes of HL7 table 0357."""
+
+
+def hl7_error(error: e.ReadingRoomError) -> str:
+    """The code of HL7 table 0357 that an acknowledgement tells of it."""
+    return next(HL7_ERROR[kind] for kind in type(error).__mro__ if kind in HL7_ERROR)
+
+
 def http_status(error: e.ReadingRoomError) -> int:
     """The HTTP status for what went wrong; the nearest entry up the tree of errors."""
     return next(HTTP[kind] for kind in type(error).__mro__ if kind in HTTP)

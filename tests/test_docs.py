@@ -30,7 +30,7 @@ from tests.servers import REPOSITORY, Live
 TEXTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 _COMMAND = re.compile(
     r"(?:\.venv/bin/|^|`|\s)readingroom "
-    r"((?:serve|work|jobs|deliveries|demo|import|export|doctor|scrub|reindex|restore|purge|correct|history|migrate|zarr|conformance|directory|readers|clients|fhir|plugins|prices|statement)[^`'|\n]*)"
+    r"((?:serve|work|jobs|deliveries|hl7|demo|import|export|doctor|scrub|reindex|restore|purge|correct|history|migrate|zarr|conformance|directory|readers|clients|fhir|plugins|prices|statement)[^`'|\n]*)"
 )
 
 

@@ -42,10 +42,14 @@ class Frames:
     ----------
     most
         Bytes that a message may have.
+    is_cut
+        Whether one that is longer is given all the same, cut off behind its first ``most + 1`` bytes, so that whoever
+        sent it can be told; else no end is waited for.
     """
 
-    def __init__(self, most: int = MOST_BYTES) -> None:
+    def __init__(self, most: int = MOST_BYTES, *, is_cut: bool = False) -> None:
         self._most = most
+        self._is_cut = is_cut
         self._held = bytearray()
 
     @property
@@ -70,11 +74,13 @@ class Frames:
             del self._held[: end + 1]
             scanned = 0
             if start >= 0:
-                found.append(message)
+                found.append(message[: self._most + 1] if self._is_cut else message)
         start = self._held.rfind(START)
         del self._held[: start if start >= 0 else len(self._held)]
         if len(self._held) > self._most + 1:
-            raise TooMuch(f"A message has at most {self._most:,} bytes.")
+            if not self._is_cut:
+                raise TooMuch(f"A message has at most {self._most:,} bytes.")
+            del self._held[self._most + 2 :]
         return found
 
 

@@ -521,6 +521,38 @@ procedure_step = sa.Table(
     sa.Index("ix_procedure_step_patient_id", "patient_id", "issuer"),
 )
 
+hl7_message = sa.Table(
+    "hl7_message",
+    metadata,
+    sa.Column(
+        "id",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=True,
+        doc="in the order in which they came",
+    ),
+    sa.Column("sender", Text, nullable=False, doc="name of who sent it; its control ids are its own"),
+    sa.Column("control_id", Text, nullable=False, doc="MSH-10"),
+    sa.Column("digest", sa.String(64), nullable=False, doc="of what it says, but for MSH-7"),
+    sa.Column("facility", sa.String(64), nullable=False),
+    sa.Column("kind", Text, nullable=False, doc="ADT^A08"),
+    sa.Column("address", Text, nullable=False, doc="where it came from"),
+    sa.Column("body", sa.LargeBinary, nullable=False, doc="as it came, without the frame"),
+    sa.Column("state", sa.String(16), nullable=False, doc="received, applied, failed, ignored, duplicate"),
+    sa.Column("error", Text, nullable=False, doc="why it failed, or leads to nothing"),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("profile", Text, nullable=False, doc="how it was read when it was applied"),
+    sa.Column("about", Text, nullable=False, doc="what it was about: an order, else a patient"),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("done_at", UtcDateTime),
+    sa.UniqueConstraint("sender", "control_id", "digest"),
+    sa.Index("ix_hl7_message_next", "facility", "id", **_where("state = 'received'")),
+    sa.Index("ix_hl7_message_state", "state", "id"),
+    sa.Index("ix_hl7_message_about", "facility", "about", "id", **_where("about <> ''")),
+    sqlite_autoincrement=True,
+)
+"""Messages of HL7 version 2 that came."""
+
 ups_subscription = sa.Table(
     "ups_subscription",
     metadata,

@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pydicom
@@ -48,6 +49,10 @@ COMMANDS = (
     "deliveries repeat",
     "demo",
     "dimse",
+    "hl7 serve",
+    "hl7 inbox list",
+    "hl7 inbox show",
+    "hl7 inbox drop",
     "import",
     "export",
     "doctor",
@@ -137,9 +142,12 @@ def test_every_command_and_every_option_says_what_it_is_for(command: str) -> Non
 
 
 def test_every_command_is_known_here() -> None:
-    commands = get_command(cli.app).commands  # type: ignore[attr-defined]
-    names = {f"{name} {sub}" for name, group in commands.items() for sub in getattr(group, "commands", {})}
-    assert names | {name for name, one in commands.items() if not hasattr(one, "commands")} == set(COMMANDS)
+    def below(group: Any, name: str = "") -> Iterator[str]:
+        for sub, one in group.commands.items():
+            known = f"{name} {sub}".strip()
+            yield from below(one, known) if hasattr(one, "commands") else [known]
+
+    assert set(below(get_command(cli.app))) == set(COMMANDS)
 
 
 def test_help_shows_an_example(run: Run) -> None:
