@@ -1,9 +1,9 @@
 """The one way an image enters: STOW-RS, import and C-STORE all call `Ingest`.
 
-An object is *staged* (hashed, scanned, written and synced under the writer's own folder) on whichever thread brings it,
-and then *committed* in a group by one thread: slots, renames, one sync for each touched folder, one database
-transaction. Acknowledged means that the transaction has returned. What a crash leaves behind is found from the
-writer's expired lease and removed by `sweep`.
+An object is *staged* (hashed, scanned, written under the writer's own folder) on whichever thread brings it, and then
+*committed* in a group by one thread: slots, renames, one sync for each touched folder while the bytes are synced too,
+and when all of that is on the disk, one database transaction. Acknowledged means that the transaction has returned.
+What a crash leaves behind is found from the writer's expired lease and removed by `sweep`.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ from storage.sidecars import NeedsRecord, announced, withdraw_expired
 log = logging.getLogger(__name__)
 
 _GROUP = 512
+_SYNC_THREADS = 8
 _LONGEST_REASON = 200
 _REFUSALS: Mapping[str, type[ReadingRoomError]] = {
     "refused": Refused,
@@ -117,6 +118,7 @@ class Ingest:
         self._coercions = [Coercion.of(**rule.model_dump()) for rule in settings.coerce]
         hides_quality = settings.quality_rejections == "hide"
         self._titles = frozenset(TITLES) if hides_quality else frozenset(TITLES) - {QUALITY}
+        self._syncing = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="sync")
         self._arrays: set[str] = set()
         self._facilities: set[str] = set()
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
@@ -139,7 +141,7 @@ class Ingest:
         source: str,
         sent_to: SentTo | None = None,
     ) -> Ready | Outcome:
-        """Make one object safe on disk and know everything of it that the catalog will say.
+        """Write one object beside the store, and know everything of it that the catalog will say.
 
         Parameters
         ----------
@@ -221,8 +223,8 @@ class Ingest:
                 version=one.version,
                 extras=extras,
             )
-            ready = write_ready(self._folder, one.body, one.found, one.known, description)
-            return replace(ready, unseen=tuple(unseen))
+            ready = write_ready(self._folder, one.body, one.found, one.known, description, self._syncing)
+            return replace(ready, unseen=tuple(unseen)) if unseen else ready
         except (ReadingRoomError, DBAPIError) as error:
             _give_up(one.body)
             return Outcome(**one.known, error=_without_frames(_meaning_of(error)))
@@ -292,6 +294,7 @@ class Ingest:
         """Commit what is queued and give the lease back."""
         self._queue.put(None)
         self._committer.join()
+        self._syncing.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._writer.close()
 
@@ -332,16 +335,22 @@ class Ingest:
     def _commit_all(self, ready: Sequence[Ready]) -> list[Outcome]:
         now = self._clock.now()
         received = self._publish(ready, now)
-        recorded: list[Recorded | ReadingRoomError]
-        try:
-            recorded = [*self._record(received, now)]
-        except DBAPIError as error:
-            # One bad row must not spoil its neighbours: each alone, in a transaction of its own.
-            log.warning("a group of %d is committed one by one: %s", len(received), type(error).__name__)
-            recorded = [self._record_alone(one, now) for one in received]
+        lost = [one.wait() for one in ready]
+        kept = iter(self._record_each([one for one, error in zip(received, lost, strict=True) if error is None], now))
+        recorded = [error or next(kept) for error in lost]
         for one, result in zip(received, recorded, strict=True):
             self._clean_up(one, result)
         return [_outcome(one, result) for one, result in zip(ready, recorded, strict=True)]
+
+    def _record_each(self, received: Sequence[Received], now: datetime) -> Sequence[Recorded | ReadingRoomError]:
+        """Record a group; one bad row does not spoil its neighbours: then each is alone in a transaction of its own."""
+        if not received:
+            return ()
+        try:
+            return self._record(received, now)
+        except DBAPIError as error:
+            log.warning("a group of %d is committed one by one: %s", len(received), type(error).__name__)
+            return [self._record_alone(one, now) for one in received]
 
     def _record_alone(self, one: Received, now: datetime) -> Recorded | ReadingRoomError:
         try:

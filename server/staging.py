@@ -1,4 +1,4 @@
-"""What happens to an object before its commit: it is written beside the store, synced, and known."""
+"""What happens to an object before its commit: it is written beside the store, on its way to the disk, and known."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,10 @@ class SentTo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A staged instance: safe on disk, in no slot and in no table yet.
+    """A staged instance: written, in no slot and in no table yet.
 
-    `unseen` names the plugins that should have looked at it and failed, with their reasons.
+    `syncs` are done when it is safe on the disk, which it has to be before its row is. `unseen` names the plugins that
+    should have looked at it and failed, with their reasons.
     """
 
     study_uid: str
@@ -67,7 +69,17 @@ class Ready:
     object_bytes: int
     zarr_json: Path | None
     category: str
+    syncs: tuple[Future[None], ...] = ()
     unseen: tuple[tuple[str, str], ...] = ()
+
+    def wait(self) -> ReadingRoomError | None:
+        """Wait until it is safe on the disk; gives the reason where it does not come to that."""
+        try:
+            for sync in self.syncs:
+                sync.result()
+        except OSError as error:
+            return meaning_of(error)
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,22 +150,29 @@ class Spool:
             self.path.unlink()
 
 
-def write_ready(folder: Path, body: Body | Spool, found: Scan, known: Identity, told: Description) -> Ready:
-    """Write an object, with its trailer or its ``zarr.json``, and wait for the disk; a `Spool` is taken over.
+def write_ready(
+    folder: Path, body: Body | Spool, found: Scan, known: Identity, told: Description, syncing: Executor
+) -> Ready:
+    """Write an object, with its trailer or its ``zarr.json``; a `Spool` is taken over.
+
+    A spool is on the disk when this returns; smaller ones are on their way, synced by `syncing`: the name that the
+    commit gives an object goes to the disk at the same time as its bytes, and both together wait once instead of twice.
 
     Raises `OutOfSpace` or `Unavailable`; then only the spool is left, for its owner to discard.
     """
     trailer = make_trailer(found, told) if found.spec else b""
-    zarr_json = None
+    zarr_json, syncs = None, []
     with disk_errors():
         if not found.spec:
-            zarr_json = _write_synced(folder, [orjson.dumps(opaque.zarr_json(found, told))])
+            zarr_json, sync = _write(folder, [orjson.dumps(opaque.zarr_json(found, told))], syncing)
+            syncs.append(sync)
         try:
             if isinstance(body, Spool):
                 path = body.path
                 body.finish(trailer)
             else:
-                path = _write_synced(folder, [body, trailer])
+                path, sync = _write(folder, [body, trailer], syncing)
+                syncs.append(sync)
         except BaseException:
             if zarr_json is not None:
                 zarr_json.unlink(missing_ok=True)
@@ -166,6 +185,7 @@ def write_ready(folder: Path, body: Body | Spool, found: Scan, known: Identity, 
         path=path,
         object_bytes=found.size + len(trailer),
         zarr_json=zarr_json,
+        syncs=tuple(syncs),
     )
 
 
@@ -210,19 +230,25 @@ def scan_file(path: Path) -> Scan:
             return scan(mapped)
 
 
-def _write_synced(folder: Path, pieces: list[Body]) -> Path:
+def _write(folder: Path, pieces: list[Body], syncing: Executor) -> tuple[Path, Future[None]]:
+    """Write a file; the future is done when it is on the disk."""
     path = folder / new_id()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         _write_all(fd, pieces)
-        _sync(fd)
+        return path, syncing.submit(_sync_and_close, fd)
     except BaseException:
+        os.close(fd)
         with suppress(OSError):
             os.unlink(path)
         raise
+
+
+def _sync_and_close(fd: int) -> None:
+    try:
+        _sync(fd)
     finally:
         os.close(fd)
-    return path
 
 
 def _write_all(fd: int, pieces: Sequence[Body]) -> None:

@@ -34,7 +34,7 @@ _CONDITIONAL_PUT_LIMIT = 16 << 20  # obstore would hold a larger body whole; the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
-    """A finished and synced local file that waits to be published under `key`."""
+    """A finished local file that waits to be published under `key`; whoever has written it sees that it is synced."""
 
     path: Path
     key: str

@@ -186,9 +186,9 @@ def test_bytes_reach_the_disk_before_the_name_and_the_name_before_the_row_and_th
         def call(first: Any, *rest: Any, **kwargs: Any) -> Any:
             path = os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else os.path.abspath(first)
             result = real(first, *rest, **kwargs)
-            happened.append((name, path))
-            if name == "rename":
-                happened.append(("named", os.path.abspath(rest[0])))
+            # Others append meanwhile: what belongs together is appended together.
+            named = [("named", os.path.abspath(rest[0]))] if name == "rename" else []
+            happened.extend([(name, path), *named])
             return result
 
         return call
@@ -221,7 +221,12 @@ def test_bytes_reach_the_disk_before_the_name_and_the_name_before_the_row_and_th
     assert len(named) == 3
     for i, (what, path) in enumerate(happened):
         if what == "rename":
-            assert last_of(happened[:i], "writev", path) < when("fdatasync", path) < i
+            assert last_of(happened, "writev", path) < i
+            # Its bytes go to the disk under its old name or already under the new one, and before its row in any case.
+            synced = [
+                j for j, one in enumerate(happened) if one in (("fdatasync", path), ("fdatasync", happened[i + 1][1]))
+            ]
+            assert last_of(happened, "writev", path) < synced[0] < happened.index(("row", ""))
         elif what == "named":
             folder = str(Path(path).parent)
             synced = next(j for j, one in enumerate(happened) if j > i and one == ("fsync", folder))
