@@ -20,6 +20,8 @@ from server.settings import (
     ClientSettings,
     DimsePeer,
     DimseSettings,
+    EdgeHours,
+    EdgeSettings,
     Hl7Sender,
     Hl7Settings,
     PeerReviewSettings,
@@ -113,6 +115,24 @@ The table `[hl7]` says how information systems send orders and patients: [how](.
 _SENDERS_HEAD = """\
 
 A table `[hl7.senders.NAME]` is one of those who send:
+
+| setting | default | meaning |
+|---|---|---|
+"""
+
+_EDGE_HEAD = """\
+
+## Edge
+
+The table `[edge]` is for `readingroom edge` at a site: [how](../how-to/edge.md).
+
+| setting | default | meaning |
+|---|---|---|
+"""
+
+_HOURS_HEAD = """\
+
+Each table `[[edge.hours]]` is the rate at some hours:
 
 | setting | default | meaning |
 |---|---|---|
@@ -221,7 +241,8 @@ def settings_page() -> str:
     told = (_SETTINGS_HEAD, settings, _PLUGINS_HEAD, plugins, _CLIENTS_HEAD, clients)
     dimse = (_DIMSE_HEAD, _rows(DimseSettings), _PEERS_HEAD, _rows(DimsePeer))
     hl7 = (_HL7_HEAD, _rows(Hl7Settings), _SENDERS_HEAD, _rows(Hl7Sender))
-    return "".join((*told, *dimse, *hl7, _REVIEW_HEAD, _rows(PeerReviewSettings)))
+    edge = (_EDGE_HEAD, _rows(EdgeSettings), _HOURS_HEAD, _rows(EdgeHours))
+    return "".join((*told, *dimse, *hl7, *edge, _REVIEW_HEAD, _rows(PeerReviewSettings)))
 
 
 def _rows(of: type[BaseModel]) -> str:

@@ -30,6 +30,7 @@ from server.console import Config, Data, Database, err, load_settings, out, prin
 from server.deliveries_command import deliveries_app
 from server.dimse_command import dimse, dimse_beside
 from server.directory_command import directory_app, readers_app
+from server.edge_command import edge_app
 from server.fhir_command import fhir_app
 from server.hl7_command import hl7_app, hl7_beside
 from server.jobs_command import jobs_app, work
@@ -62,6 +63,7 @@ app.add_typer(zarr_app, name="zarr")
 app.add_typer(conformance_app, name="conformance")
 app.add_typer(directory_app, name="directory")
 app.add_typer(readers_app, name="readers")
+app.add_typer(edge_app, name="edge")
 app.add_typer(fhir_app, name="fhir")
 app.add_typer(clients_app, name="clients")
 app.add_typer(plugins_app, name="plugins")

@@ -274,6 +274,11 @@ class Ingest:
         self._queue.put(_Request(ready, done))
         return done
 
+    def keep(self, body: Body | Spool, *, facility: str, source: str, sent_to: SentTo | None = None) -> Outcome:
+        """Stage and commit one object, as `stage` and `commit` have it; the outcome is durable when it is given."""
+        staged = self.stage(body, facility=facility, source=source, sent_to=sent_to)
+        return self.commit([staged]).result()[0] if isinstance(staged, Ready) else staged
+
     def store(
         self, objects: Iterable[Body | Path], *, facility: str, source: str, threads: int = 4
     ) -> Iterator[Outcome]:

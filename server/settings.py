@@ -8,6 +8,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import to_jsonable_python
@@ -20,9 +21,11 @@ from pydantic_settings import (
 
 from readingroom.errors import ReadingRoomError
 from readingroom.model import Permission
+from readingroom.outbound import Origin
 
 if TYPE_CHECKING:
     from storage.catalog.keys import Key
+    from storage.directory import Opening
 
 
 class SearchAttribute(BaseModel):
@@ -250,6 +253,90 @@ class Hl7Settings(BaseModel):
     idle_seconds: float = Field(default=3600.0, gt=0, description="A connection without a message is closed then")
 
 
+_LEAST_KILOBYTES = 8
+
+
+class EdgeHours(BaseModel):
+    """The table ``[[edge.hours]]``: how much may go to the centre at some hours, by the clock of the edge's zone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    days: str = Field(default="mon-sun", description="Days, such as mon-fri or sat, sun")
+    starts: str = Field(description="When they begin, such as 08:00")
+    ends: str = Field(description="When they end; not after the beginning: on the next day")
+    kilobytes_per_second: float = Field(
+        ge=0, description="What may go then, in kB (1000 bytes) a second; 0: only what goes first"
+    )
+
+    @property
+    def opening(self) -> Opening:
+        """The hours; raises ValueError where they are none."""
+        from storage.directory import Opening  # here: it takes a while, and others need none of it
+
+        return Opening.model_validate({"days": self.days, "starts": self.starts, "ends": self.ends})
+
+    @model_validator(mode="after")
+    def _are_hours(self) -> EdgeHours:
+        _ = self.opening
+        if 0 < self.kilobytes_per_second < _LEAST_KILOBYTES:
+            raise ValueError(f"less than {_LEAST_KILOBYTES} kB a second would end no request in time; 0 sends nothing")
+        return self
+
+
+class EdgeSettings(BaseModel):
+    """The table ``[edge]``: what `readingroom edge` does at a site. Who may call it is in ``[dimse]``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    centre: str | None = Field(
+        default=None, description="Root of the centre's DICOMweb, such as https://images.example.org/dicomweb/f/mercy"
+    )
+    folder: Path = Field(default=Path("var/edge"), description="Folder of the spool, on a disk of this machine")
+    token: str = Field(default="", description="Variable of the environment that has a bearer token for the centre")
+    token_url: str = Field(default="", description="Where the centre gives tokens (SMART Backend Services) instead")
+    client_id: str = Field(default="", description="Who this site is there")
+    client_key: Path | None = Field(default=None, description="File of its private key, a JWK of RSA or P-384")
+    scope: str = Field(default="system/ImagingStudy.crs", description="What the token is for")
+    ca: Path | None = Field(default=None, description="PEM file of who signs the centre's certificate")
+    certificate: Path | None = Field(
+        default=None, description="PEM file of the certificate that is shown to the centre"
+    )
+    key: Path | None = Field(default=None, description="PEM file of its key; default: it is in the same file")
+    most_bytes: int = Field(default=200 << 30, gt=0, description="What may wait; more is refused with A700")
+    least_free_bytes: int = Field(default=1 << 30, ge=0, description="What stays free of the disk")
+    connections: int = Field(default=4, ge=1, le=64, description="Connections to the centre at once")
+    batch_instances: int = Field(default=100, ge=1, le=1000, description="Objects of one request")
+    batch_bytes: int = Field(default=8 << 20, gt=0, description="Bytes of one request, but for one larger object")
+    first_aes: tuple[str, ...] = Field(default=(), description="AE titles whose objects go first, as of a STAT scanner")
+    first_modalities: tuple[_Modality, ...] = Field(default=(), description="Modalities whose objects go first")
+    kilobytes_per_second: float | None = Field(
+        default=None, ge=_LEAST_KILOBYTES, description="What may go, in kB (1000 bytes) a second; default: all that can"
+    )
+    hours: tuple[EdgeHours, ...] = Field(
+        default=(), description="The same at some hours; what goes first is not held up"
+    )
+    zone: str = Field(default="UTC", description="Time zone of these hours, such as America/Chicago")
+    confirm: bool = Field(
+        default=False, description="Whether the centre is asked for each object (QIDO-RS) before it leaves the spool"
+    )
+    retry_seconds: float = Field(default=60.0, gt=0, description="Longest time between two attempts in an outage")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> EdgeSettings:
+        smart = [bool(one) for one in (self.token_url, self.client_id, self.client_key)]
+        if any(smart) and (not all(smart) or self.token):
+            raise ValueError("token_url, client_id and client_key come together, and without token")
+        if self.key is not None and self.certificate is None:
+            raise ValueError("key needs certificate")
+        try:
+            ZoneInfo(self.zone)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f"there is no time zone {self.zone[:40]!r}") from None
+        for url in filter(None, (self.centre, self.token_url)):
+            Origin.of(url)
+        return self
+
+
 class PeerReviewSettings(BaseModel):
     """The table ``[peer_review]``."""
 
@@ -355,6 +442,7 @@ class Settings(BaseSettings):
     )
     dimse: DimseSettings = Field(DimseSettings(), description="DIMSE ([how to](../how-to/dimse.md))")
     hl7: Hl7Settings = Field(Hl7Settings(), description="HL7 version 2 ([how to](../how-to/hl7.md))")
+    edge: EdgeSettings = Field(EdgeSettings(), description="The edge at a site ([how to](../how-to/edge.md))")
     report_objects: tuple[Literal["sr", "pdf"], ...] = Field(
         ("sr", "pdf"), description="What each signed report is stored as in its study: SR, PDF, both or neither"
     )

@@ -32,7 +32,8 @@ VIEWS = frozenset(f"server.{name}" for name in ("dicomweb", "dimse", "fhir", "we
 WIRING = frozenset(
     f"server.{name}"
     for name in (
-        *("app", "cli", "dimse_command", "doctor", "fhir_command", "gauges", "hl7_command", "jobs_command"),
+        *("app", "cli", "dimse_command", "doctor", "edge_command", "fhir_command", "gauges", "hl7_command"),
+        "jobs_command",
         *("listen", "listing", "purging", "settle", "worker"),
     )
 )

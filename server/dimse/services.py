@@ -14,12 +14,12 @@ VERIFICATION = "1.2.840.10008.1.1"
 def all_services(room: Room, *, ae_title: str) -> Services:
     """What answers, by SOP class and operation."""
     return {
-        (VERIFICATION, C_ECHO): _echo,
+        (VERIFICATION, C_ECHO): echo,
         **finding.services(room, ae_title=ae_title),
         **committing.services(room, ae_title=ae_title),
     }
 
 
-def _echo(served: Served, message: Message) -> None:
+def echo(served: Served, message: Message) -> None:
     """C-ECHO (PS3.7 9.1.5)."""
     served.answer(message, SUCCESS)

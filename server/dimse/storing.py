@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Protocol
 
 from readingroom.errors import Invalid, ReadingRoomError, TooLarge
 from server.associations.association import Context, Memory, Message, Sink
 from server.associations.commands import AFFECTED_CLASS, AFFECTED_INSTANCE, CommandSet
 from server.dimse.service import NOT_AUTHORIZED, Served
-from server.ingest import Ingest
-from server.staging import Ready, SentTo, Spool
+from server.staging import Outcome, SentTo, Spool
 from server.status import failure_reason
 from storage.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -26,6 +26,16 @@ _LONG = struct.Struct("<HH2sHI")
 _SHORT = struct.Struct("<HH2sH")
 
 
+class Keeper(Protocol):
+    """What keeps objects: the archive's ingest, or the spool of a site."""
+
+    def open_spool(self) -> Spool:
+        """Where a large one is written as it comes."""
+
+    def keep(self, body: bytearray | Spool, *, facility: str, source: str, sent_to: SentTo | None = None) -> Outcome:
+        """Keep one; without an error the outcome is durable."""
+
+
 class Growing:
     """A data set that is kept in memory until it is large, and then in a file of the store.
 
@@ -35,7 +45,7 @@ class Growing:
         What stands before it: preamble and file meta.
     """
 
-    def __init__(self, ingest: Ingest, front: bytes, *, memory_bytes: int, most_bytes: int) -> None:
+    def __init__(self, ingest: Keeper, front: bytes, *, memory_bytes: int, most_bytes: int) -> None:
         self._ingest = ingest
         self._memory: Memory | None = Memory(most=memory_bytes, data=bytearray(front))
         self._spool: Spool | None = None
@@ -83,7 +93,7 @@ class Growing:
 class Storing:
     """Stores what peers send."""
 
-    ingest: Ingest
+    ingest: Keeper
     memory_bytes: int
     most_bytes: int
 
@@ -117,8 +127,7 @@ class Storing:
             if command.get(AFFECTED_CLASS) != context.abstract_syntax:
                 raise Invalid("The SOP class of the command is not that of its presentation context.")
             sent_to = SentTo(instance_uid=str(command.get(AFFECTED_INSTANCE, "")))
-            staged = self.ingest.stage(sink.take(), facility=facility, source=source, sent_to=sent_to)
-            outcome = self.ingest.commit([staged]).result()[0] if isinstance(staged, Ready) else staged
+            outcome = self.ingest.keep(sink.take(), facility=facility, source=source, sent_to=sent_to)
             if outcome.error is not None:
                 raise outcome.error
         except ReadingRoomError as error:

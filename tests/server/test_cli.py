@@ -53,6 +53,8 @@ COMMANDS = (
     "hl7 inbox list",
     "hl7 inbox show",
     "hl7 inbox drop",
+    "edge status",
+    "edge retry",
     "import",
     "export",
     "doctor",

@@ -14,13 +14,9 @@ version there.
 
 from __future__ import annotations
 
-import json
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 from uuid import UUID, uuid5
 
 import orjson
@@ -30,7 +26,7 @@ from readingroom.model import Destination, Report
 from readingroom.outbound import Answer, Network, ask, check
 from readingroom.results import Receipt
 from server.reports import fhirjson
-from server.reports.channels.access import bearer, trust
+from server.reports.channels.access import backend_token, bearer, object_of, trust
 from server.reports.delivery import Sending
 from server.reports.documents import html
 from server.reports.documents.sheet import TITLE
@@ -40,8 +36,6 @@ from storage.fhirvalues import Element
 
 _NAMESPACE = UUID("6f0c7c1b-4b56-5f0e-9a0d-0a7c9e0d2b44")
 _FHIR = "application/fhir+json"
-_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-_SECONDS_OF_ASSERTION = 240
 _LONGEST = 500
 _ESCAPED = str.maketrans({"\\": "\\\\", "|": "\\|", ",": "\\,", "$": "\\$"})
 
@@ -85,28 +79,16 @@ class FhirChannel:
 
     def _token(self, options: FhirOptions, sending: Sending) -> str:
         """A token by SMART Backend Services (SMART App Launch 2.2)."""
-        body = urlencode(
-            {
-                "grant_type": "client_credentials",
-                "scope": options.scope,
-                "client_assertion_type": _ASSERTION,
-                "client_assertion": _assertion(options, int(sending.at.timestamp())),
-            }
-        )
-        headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-        answer = ask(
-            "POST",
+        token, _ = backend_token(
             options.token_url,
-            body.encode(),
-            headers,
+            client_id=options.client_id,
+            key=options.key,
+            scope=options.scope,
+            at=sending.at,
             networks=self.networks,
             seconds=options.seconds,
             context=trust(options.ca),
         )
-        check(answer)
-        token = _json(answer.body).get("access_token")
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token:
-            raise RetryLater("What gives tokens has answered without one.")
         return token
 
 
@@ -179,7 +161,7 @@ def _receipt(answer: Answer, count: int) -> Receipt:
         except GiveUp:
             return Receipt(accepted=False, code=str(answer.status), text=_said(answer.body))
     check(answer)
-    told = _json(answer.body)
+    told = object_of(answer.body)
     entries = told.get("entry")
     if told.get("resourceType") != "Bundle" or told.get("type") != "transaction-response":
         raise RetryLater(f"It was answered {answer.status}, with something that is no transaction-response.")
@@ -194,7 +176,7 @@ def _receipt(answer: Answer, count: int) -> Receipt:
 
 def _said(body: bytes) -> str:
     """What an OperationOutcome says, in a line."""
-    issues = _json(body).get("issue")
+    issues = object_of(body).get("issue")
     told = []
     for issue in issues if isinstance(issues, list) else ():
         if isinstance(issue, dict):
@@ -202,36 +184,3 @@ def _said(body: bytes) -> str:
             text = details.get("text") if isinstance(details, dict) else None
             told.append(" ".join(str(one) for one in (issue.get("code"), issue.get("diagnostics") or text) if one))
     return "; ".join(told)[:_LONGEST]
-
-
-def _json(body: bytes) -> dict[str, Any]:
-    """The object that a body is; empty where it is none."""
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _assertion(options: FhirOptions, now: int) -> str:
-    """A JWT by which whoever gives tokens knows us."""
-    from joserfc import jwt
-    from joserfc.errors import JoseError
-    from joserfc.jwk import JWKRegistry
-
-    claims = {
-        "iss": options.client_id,
-        "sub": options.client_id,
-        "aud": options.token_url,
-        "exp": now + _SECONDS_OF_ASSERTION,
-        "jti": secrets.token_urlsafe(16),
-    }
-    try:
-        key = JWKRegistry.import_key(json.loads(Path(options.key).read_bytes()))
-        algorithm = {"RSA": "RS384", "EC": "ES384"}[key.key_type]
-        header = {"alg": algorithm, "typ": "JWT", **({"kid": key.kid} if key.kid else {})}
-        return jwt.encode(header, claims, key, algorithms=[algorithm])
-    except (OSError, ValueError, TypeError, KeyError, JoseError) as error:
-        raise GiveUp(
-            f"The key of this destination is no private JWK of RSA or of P-384: {type(error).__name__}."
-        ) from None
