@@ -12,7 +12,7 @@ from typing import IO
 
 import sqlalchemy as sa
 
-from readingroom.errors import Conflict, ReadingRoomError
+from readingroom.errors import Conflict, NotFound, ReadingRoomError
 from readingroom.model import Scope
 from storage.blobs import Blobs
 from storage.catalog.find import StoredInstance, find_series, find_study, list_instances, read_overlay
@@ -76,9 +76,8 @@ def export(
                     pass  # all of it is good, so what is made of it is
                 with engine.connect() as connection:
                     overlay = read_overlay(connection, instance)
-                with _received(blobs, instance) as received:
-                    for piece in rewrite(received, overlay=overlay):
-                        file.write(piece)
+                for piece in rewrite(received_file(blobs, instance), overlay=overlay):
+                    file.write(piece)
 
 
 def _checked(blobs: Blobs, instance: StoredInstance, advance: Callable[[int], None]) -> Iterator[bytes | bytearray]:
@@ -95,16 +94,17 @@ def _checked(blobs: Blobs, instance: StoredInstance, advance: Callable[[int], No
         )
 
 
-@contextmanager
-def _received(blobs: Blobs, instance: StoredInstance) -> Iterator[Buffer]:
-    """The file as it was received, mapped where it lies on this machine."""
+def received_file(blobs: Blobs, instance: StoredInstance) -> Buffer:
+    """The file as it was received: mapped where it lies on this machine, else read; not for the event loop."""
     path = blobs.local_path(instance.object_key)
     if path is None:
-        yield blobs.read_range(instance.object_key, 0, instance.size_bytes)
-        return
-    with path.open("rb") as file:
-        # Closed when the last view of it is gone: pieces of it may still be held.
-        yield mmap(file.fileno(), instance.size_bytes, access=ACCESS_READ)
+        return blobs.read_range(instance.object_key, 0, instance.size_bytes)
+    try:
+        with path.open("rb") as file:
+            # Closed when the last view of it is gone: pieces of it may still be held.
+            return mmap(file.fileno(), instance.size_bytes, access=ACCESS_READ)
+    except FileNotFoundError:
+        raise NotFound(f"The store has no object {instance.object_key}.") from None
 
 
 def read_received(blobs: Blobs, key: str, size: int) -> Iterator[bytes | bytearray]:

@@ -20,10 +20,13 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
+    AsynchronousOperationsWindowNegotiation,
     ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
     MaximumLengthNotification,
     SCP_SCU_RoleSelectionNegotiation,
+    SOPClassExtendedNegotiation,
+    UserIdentityNegotiation,
 )
 from pynetdicom.presentation import PresentationContext, build_context, negotiate_unrestricted
 
@@ -175,10 +178,16 @@ class Association:
 
     # -- negotiation -------------------------------------------------------------------------------------------------
 
-    def accept(self, supported: Sequence[str], check: Callable[[str, str], None]) -> None:
+    def accept(
+        self,
+        supported: Sequence[str],
+        check: Callable[[str, str], None],
+        best_to_send: Callable[[str, Sequence[str]], str] = lambda _sop_class, proposed: proposed[0],
+    ) -> None:
         """Take on the association that a peer asks for.
 
-        Every storage class is accepted, known or not, in the transfer syntax that was proposed first.
+        Every storage class is accepted, known or not, in the transfer syntax that was proposed first, so that what the
+        peer stores is as it prefers it.
 
         Parameters
         ----------
@@ -186,6 +195,9 @@ class Association:
             The SOP classes that are served beside storage.
         check
             Given the AE titles of caller and called, raises `Refused` where there is none.
+        best_to_send
+            Given a SOP class that the peer wants to be sent (it is its SCP), and the transfer syntaxes that it
+            proposes, which one to take.
 
         Raises
         ------
@@ -209,21 +221,31 @@ class Association:
             self._reject(1, 1, error.diagnostic)
         except Unavailable:
             self._reject(2, 3, 2)  # transient, presentation, local limit exceeded
-        self._agree(request, supported)
+        self._agree(request, supported, best_to_send)
 
-    def _agree(self, request: A_ASSOCIATE, supported: Sequence[str]) -> None:
+    def _agree(
+        self, request: A_ASSOCIATE, supported: Sequence[str], best_to_send: Callable[[str, Sequence[str]], str]
+    ) -> None:
         wanted = [one for one in request.presentation_context_definition_list if (one.context_id or 0) % 2 == 1]
         roles: dict[UID, tuple[bool | None, bool | None]] = {}
+        answers: list[Any] = []
         for item in request.user_information:
             if isinstance(item, SCP_SCU_RoleSelectionNegotiation) and item.sop_class_uid:
                 roles[item.sop_class_uid] = (item.scu_role, item.scp_role)
             if isinstance(item, MaximumLengthNotification):
                 self._may_have(item.maximum_length_received)
+            elif (answer := _negotiated(item)) is not None:
+                answers.append(answer)
+        for one in wanted:
+            if roles.get(UID(str(one.abstract_syntax)), (True, False))[1]:
+                proposed = [str(syntax) for syntax in one.transfer_syntax]
+                best = best_to_send(str(one.abstract_syntax), proposed)
+                one.transfer_syntax = [best, *(syntax for syntax in proposed if syntax != best)]
         agreed, replies = negotiate_unrestricted(wanted, [_supported(uid) for uid in supported], roles)
         self.contexts = {one.context_id: _context(one, roles) for one in agreed if one.result == 0 and one.context_id}
         request.result, request.result_source = 0, 1
         request.presentation_context_definition_results_list = agreed
-        request.user_information = [*_who_we_are(), *replies]
+        request.user_information = [*_who_we_are(), *replies, *answers]
         self._send(A_ASSOCIATE_AC(request).encode())
 
     def _reject(self, result: int, source: int, diagnostic: int) -> None:
@@ -539,6 +561,30 @@ def _request(body: memoryview) -> A_ASSOCIATE | None:
     except _UNREADABLE:
         return None
     return primitive
+
+
+_QUERY_RETRIEVE = "1.2.840.10008.5.1.4.1.2."
+_NULL_RESPONSES = frozenset((1, 2, 5))
+"""User names, with or without passcodes, and JSON web tokens: what is answered to them is empty (PS3.7 D.3.3.7.2)."""
+
+
+def _negotiated(item: Any) -> Any | None:
+    """What is answered to an item of extended negotiation (PS3.7 D.3.3.3, D.3.3.5, D.3.3.7); None for nothing."""
+    if isinstance(item, AsynchronousOperationsWindowNegotiation):
+        return AsynchronousOperationsWindowNegotiation()  # one operation at a time, either way
+    if isinstance(item, SOPClassExtendedNegotiation) and str(item.sop_class_uid).startswith(_QUERY_RETRIEVE):
+        answer = SOPClassExtendedNegotiation()
+        answer.sop_class_uid = item.sop_class_uid
+        # None of the options of PS3.4 C.5.1.1 and C.5.2.1: no relational queries, and so on.
+        answer.service_class_application_information = bytes(len(item.service_class_application_information or b"\0"))
+        return answer
+    if isinstance(item, UserIdentityNegotiation) and item.positive_response_requested:
+        if item.user_identity_type not in _NULL_RESPONSES:
+            return None  # a ticket or an assertion would have to be answered with one
+        identity = UserIdentityNegotiation()
+        identity.server_response = b""
+        return identity
+    return None
 
 
 def _who_we_are() -> list[Any]:

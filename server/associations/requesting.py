@@ -63,7 +63,7 @@ from server.associations.commands import (
 )
 from server.associations.datasets import MOST_DATA_SET, decode, encode
 from server.reports.channels.access import trust
-from server.settings import DimsePeer
+from server.settings import DimsePeer, Settings
 
 VERIFICATION = "1.2.840.10008.1.1"
 
@@ -142,6 +142,8 @@ class Calling:
         self._last = 0
         self._is_amid = False
         """Whether a request has no final answer yet."""
+        self.cancelled: set[int] = set()
+        """Message IDs of requests of the peer's own that it wants no more answers to (C-CANCEL)."""
 
     @property
     def contexts(self) -> Sequence[Context]:
@@ -365,7 +367,9 @@ class Calling:
         while True:
             message = self._receive(incoming)
             told = int(message.command[FIELD])
-            if not told & RESPONSE and incoming is not None:
+            if told == C_CANCEL:
+                self.cancelled.add(int(message.command.get(RESPONDED_TO, 0)))
+            elif not told & RESPONSE and incoming is not None:
                 self._reply(message, incoming)
             elif told != field | RESPONSE or message.command.get(RESPONDED_TO) != id:
                 raise self._broken("answers what was not asked")
@@ -462,6 +466,24 @@ def call(
             yield called
         finally:
             called.end()
+
+
+@contextmanager
+def call_as(
+    settings: Settings, peer: DimsePeer, proposals: Sequence[Proposal], *, limits: Limits = PATIENCE
+) -> Generator[Calling]:
+    """The same as this server: under its AE title, with its certificate, where its settings allow."""
+    own = settings.dimse
+    with call(
+        peer,
+        proposals,
+        calling=own.ae_title,
+        networks=settings.private_networks,
+        limits=limits,
+        certificate=str(own.certificate or ""),
+        key=str(own.key or ""),
+    ) as calling:
+        yield calling
 
 
 _COUNTS = (REMAINING, COMPLETED, FAILED, WARNING)

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from readingroom.errors import NotFound
 from readingroom.model import Scope
 from server.auth import caller_of
-from server.dicomweb.files import find_with_metadata, instance_url, received_file, version_of, with_version
+from server.dicomweb.files import find_with_metadata, instance_url, version_of, with_version
 from server.dicomweb.frames import agreed_frame, frame_as, frame_spec, inflated
 from server.dicomweb.kept import Keepings, keepings_of
 from server.dicomweb.negotiation import (
@@ -37,6 +37,7 @@ from server.dicomweb.negotiation import (
     frame_offers,
 )
 from server.dicomweb.respond import Made, Part, Piece, Stored, multipart, not_modified, read_pieces, single_part
+from server.exporting import received_file
 from server.room import Room
 from storage.catalog.find import (
     StoredInstance,
@@ -268,7 +269,7 @@ async def body_of(room: Room, keepings: Keepings, value: Value, offer: Offer) ->
 
 def _find_value(room: Room, instance: StoredInstance, path: str, pixel_word: int | None) -> list[Piece]:
     """Where a value lies in the stored object; its bytes, where they have to be turned."""
-    data = memoryview(received_file(room, instance))
+    data = memoryview(received_file(room.blobs, instance))
     offset, length, vr = find_bulk(data, path)
     if instance.transfer_syntax == EXPLICIT_BIG:
         return [little_endian(data[offset : offset + length], vr, word=pixel_word)]

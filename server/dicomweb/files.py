@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from mmap import ACCESS_READ, mmap
 
 import anyio.to_thread
 import sqlalchemy as sa
 from starlette.requests import Request
 
-from readingroom.errors import Invalid, NotFound
+from readingroom.errors import Invalid
 from readingroom.model import Scope
 from server.auth import caller_of, require
 from server.dicomweb.negotiation import Offer
 from server.dicomweb.respond import Made, Piece, Stored
+from server.exporting import received_file
 from server.room import Room
 from storage.arrays import ArraySpec
 from storage.catalog.find import (
@@ -28,7 +28,6 @@ from storage.catalog.find import (
     read_metadata,
     read_overlay,
 )
-from storage.dicomjson import Buffer
 from storage.encode import transcode_exactly
 from storage.rewrite import rewrite
 
@@ -105,18 +104,6 @@ def instance_url(service_root: str, instance: StoredInstance) -> str:
     return f"{service_root}/studies/{instance.study_uid}/series/{instance.series_uid}/instances/{instance.instance_uid}"
 
 
-def received_file(room: Room, instance: StoredInstance) -> Buffer:
-    """The file as it was received: mapped where it lies on this machine, else read; not for the event loop."""
-    path = room.blobs.local_path(instance.object_key)
-    if path is None:
-        return room.blobs.read_range(instance.object_key, 0, instance.size_bytes)
-    try:
-        with path.open("rb") as file:
-            return mmap(file.fileno(), instance.size_bytes, access=ACCESS_READ)
-    except FileNotFoundError:
-        raise NotFound(f"The store has no object {instance.object_key}.") from None
-
-
 def file_body(room: Room, instance: StoredInstance, offer: Offer) -> list[Piece]:
     """The file as it was received, or written anew: in the transfer syntax that was agreed, as it was corrected."""
     if offer.transfer_syntax == instance.transfer_syntax and not instance.overlay_version:
@@ -130,7 +117,9 @@ async def _rewritten(room: Room, instance: StoredInstance, transfer_syntax: str)
 
     def pieces() -> Iterator[bytes]:
         overlay = room.query(read_overlay, instance) if instance.overlay_version else {}
-        for piece in rewrite(received_file(room, instance), transfer_syntax, overlay=overlay, transcode=transcode):
+        for piece in rewrite(
+            received_file(room.blobs, instance), transfer_syntax, overlay=overlay, transcode=transcode
+        ):
             yield bytes(piece)  # a view of the file must not be read from disk by the event loop
 
     made = pieces()

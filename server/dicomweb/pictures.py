@@ -17,10 +17,10 @@ import orjson
 from PIL import Image
 
 from readingroom.errors import NotAcceptable, NotDicom, NotFound, TooLarge
-from server.dicomweb.files import received_file
 from server.dicomweb.frames import Bytes, frame_spec, inflated, read_frame
 from server.dicomweb.kept import Keepings
 from server.dicomweb.negotiation import COMPRESSED, DECODABLE, DEFLATED, EXPLICIT_LITTLE_ENDIAN, NATIVE
+from server.exporting import received_file
 from server.rendering.card import card
 from server.rendering.encoding import animated, check_profile, encoded
 from server.rendering.grayscale import Picture
@@ -249,7 +249,7 @@ def dataset_of(room: Room, instance: StoredInstance, stored: bytes, inflated: Bu
     """
 
     def bulk(path: str) -> bytes:
-        data = received_file(room, instance) if inflated is None else inflated
+        data = received_file(room.blobs, instance) if inflated is None else inflated
         offset, length, vr = find_bulk(data, path)
         if length > _MAX_BULK_BYTES:
             raise NotAcceptable(f"A value of {length} bytes at {path} is past the limit of {_MAX_BULK_BYTES}.")

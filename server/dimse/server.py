@@ -30,6 +30,7 @@ from server.associations.commands import C_CANCEL, C_STORE, FIELD, RESPONDED_TO,
 from server.dimse.service import MOST_DATA_SET, UNRECOGNIZED_OPERATION, Served, Services
 from server.dimse.storing import Storing
 from server.peers import Peers
+from server.sending import best_to_send
 from server.settings import DimsePeer, DimseSettings
 
 log = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ class DimseServer:
                     del self._counts.by_address[address]
 
     def _serve(self, association: Association) -> None:
-        association.accept(self._classes, self._check)
+        association.accept(self._classes, self._check, best_to_send)
         peer = self._peers.of(association.calling) or DimsePeer(ae=association.calling)
         served = Served(association=association, peer=peer, facility=peer.facility or self._facility)
 

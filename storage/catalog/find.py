@@ -264,6 +264,51 @@ def list_instances(connection: sa.Connection, of: StoredStudy | StoredSeries) ->
     return [StoredInstance(**row._mapping) for row in connection.execute(statement)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which instances somebody wants: those that all agree with that is given here.
+
+    Attributes
+    ----------
+    patient_id, issuer
+        Patient ID and Issuer of Patient ID, as they are shown; empty for any.
+    study_uids, series_uids, instance_uids
+        Empty for all.
+    """
+
+    patient_id: str = ""
+    issuer: str = ""
+    study_uids: tuple[str, ...] = ()
+    series_uids: tuple[str, ...] = ()
+    instance_uids: tuple[str, ...] = ()
+
+
+def list_wanted(connection: sa.Connection, scope: Scope, wanted: Wanted) -> list[StoredInstance]:
+    """The current instances that are wanted: study by study, each in the order of `list_instances`.
+
+    Raises
+    ------
+    ValueError
+        Nothing is said of which.
+    """
+    given: list[tuple[sa.ColumnElement[str], tuple[str, ...]]] = [
+        (t.study.c.patient_id, (wanted.patient_id,) if wanted.patient_id else ()),
+        (t.study.c.issuer, (wanted.issuer,) if wanted.issuer else ()),
+        (t.study.c.study_uid, wanted.study_uids),
+        (t.series.c.series_uid, wanted.series_uids),
+        (t.instance.c.instance_uid, wanted.instance_uids),
+    ]
+    conditions = [column.in_(values) for column, values in given if values]
+    if not conditions:
+        raise ValueError("some patient, study, series or instance has to be wanted")
+    statement = scoped(_INSTANCE.where(t.instance.c.is_current, *conditions), scope, t.instance.c.owner_facility)
+    ordered = statement.order_by(
+        *(t.study.c.study_date, t.study.c.id, t.series.c.series_number, t.series.c.id),
+        *(t.instance.c.instance_number, t.instance.c.id),
+    )
+    return [StoredInstance(**row._mapping) for row in connection.execute(ordered)]
+
+
 def read_metadata(connection: sa.Connection, instance_id: str, *, original: bool = False) -> bytes:
     """One instance's DICOM JSON, zlib-compressed, with `BASE_URL_MARK` in place of the service root.
 
