@@ -95,6 +95,7 @@ from server.web import (
 from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
+from server.worklist.patients import Patients
 from server.worklist.reports import report_restart
 from storage.catalog import schema as t
 from storage.catalog.clocks import clock_of
@@ -207,6 +208,11 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 flow.tried.append(room.criticals.publish)
                 publish_reports(room)
                 publish_charges(room)
+                patients = Patients(
+                    engine=engine, blobs=blobs, clock=clock, queue=queue, published=room.reports.published
+                )
+                patients.register()
+                flow.came.append(patients.came)
                 Documents(
                     engine=engine,
                     queue=queue,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -39,15 +40,19 @@ def correct(
     actor: str,
     reason: str,
     held: str | None = None,
+    drop: Collection[str] = (),
+    along: Callable[[sa.Connection, Correction], object] | None = None,
 ) -> Correction | None:
     """Correct a study, a series or an instance; it is durable when this returns.
 
     Parameters
     ----------
-    change, held
+    change, held, drop
         As `storage.catalog.corrections.next_correction` takes them, which also says what is raised.
     actor, reason
         Who corrects it, and why; they stay in its history.
+    along
+        What else is to be done in the same transaction, once it is corrected; not called where nothing would change.
 
     Returns
     -------
@@ -60,7 +65,15 @@ def correct(
         owner = owner_of(connection, scope, target)
     with begin_recorded(engine, blobs, owner, target.study_uid, clock=clock) as (connection, record):
         correction = next_correction(
-            connection, scope, target, change, actor=actor, reason=reason.strip(), now=clock.now(), held=held
+            connection,
+            scope,
+            target,
+            change,
+            actor=actor,
+            reason=reason.strip(),
+            now=clock.now(),
+            held=held,
+            drop=drop,
         )
         if correction is None:
             return None
@@ -68,6 +81,8 @@ def correct(
         correction = replace(correction, at=record.write(connection, KIND, told))
         corrected = record_correction(connection, correction)
         append_events(connection, [*correction_events(correction, corrected)])
+        if along is not None:
+            along(connection, correction)
     return correction
 
 

@@ -71,6 +71,9 @@ class Flow:
         Whether algorithms that are not cleared may promote items too; see `gate`.
     tried
         Told, in the transaction that keeps it, of each attempt to reach somebody.
+    came
+        Told, by facility and UID, of a study that has begun to come in, in the transaction that keeps it; and again
+        when it settles.
     """
 
     engine: sa.Engine
@@ -80,6 +83,7 @@ class Flow:
     directory: LatestDirectory
     is_research_mode: bool = False
     tried: list[Callable[[Work, StoredEscalation], None]] = field(default_factory=list)
+    came: list[Callable[[sa.Connection, str, str], None]] = field(default_factory=list)
 
     def register(self) -> None:
         """Have the queue run these; before the worker starts."""
@@ -105,9 +109,12 @@ class Flow:
         """Take note of what came, was restored or was removed; plugins hear of a study that has begun to come in."""
         plugins = self.hooks.having("study_arrived")
         for sequence, event in zip(announce(connection, self.queue, events), events, strict=True):
-            if plugins and event["type"] == "InstancesStored" and orjson.loads(event["payload"])["arrived"]:
+            if event["type"] == "InstancesStored" and orjson.loads(event["payload"])["arrived"]:
                 where = event["facility"], event["study_uid"]
-                self._tell_all_of_study(connection, "study_arrived", *where, sequence)
+                for follow in self.came:
+                    follow(connection, *where)
+                if plugins:
+                    self._tell_all_of_study(connection, "study_arrived", *where, sequence)
 
     def climbed(self, connection: sa.Connection, row: StoredEscalation, rung: Rung) -> None:
         """A rung of an escalation is to be climbed; as `escalations.climb_due` wants it."""
@@ -178,6 +185,8 @@ class Flow:
                 study = read_study(connection, told["facility"], told["study_uid"])
             except NotFound:
                 return  # nothing is left of it, so there is nothing to read
+            for follow in self.came:
+                follow(connection, study.facility, study.study_uid)
             work = self._work(connection)
             items.item_for_study(work, study, order_of(connection, study.facility, study.accession_number))
             for hook in _ASKED:

@@ -6,7 +6,7 @@ everything that is kept ready: rows, search columns, patient, metadata. `reindex
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -84,6 +84,7 @@ def next_correction(
     reason: str,
     now: datetime,
     held: str | None = None,
+    drop: Collection[str] = (),
 ) -> Correction | None:
     """The correction that is to be recorded; from here to the end of the transaction the study's row is locked.
 
@@ -93,6 +94,8 @@ def next_correction(
         What is to change; or the version whose layer is to hold again, 0 for the one without any.
     held
         The `History.tag` that the caller has seen, where nothing else may have come in between.
+    drop
+        Tags of which the layer is to say nothing any more, so that what lies below holds again.
 
     Returns
     -------
@@ -110,7 +113,7 @@ def next_correction(
     """
     owner = owner_of(connection, scope, target)
     study = _lock(connection, owner, target.study_uid)
-    if held is not None and held != _tag(study):
+    if held is not None and held != tag_of(study):
         raise Changed(f"Study {target.study_uid} was corrected meanwhile; read its history again.")
     corrections = read_corrections(connection, owner, target.study_uid)
     mine = [one for one in corrections if one.target == (target.study_uid, target.series_uid, target.instance_uid)]
@@ -120,7 +123,7 @@ def next_correction(
             raise NotFound(f"There is no version {change}; study {target.study_uid} is at {study.overlay_version}.")
         layer = next((one.attributes for one in reversed(mine) if one.version <= change), {})
     else:
-        layer = dict(sorted({**holds, **change}.items()))
+        layer = {tag: one for tag, one in sorted({**holds, **change}.items()) if tag not in drop}
     if layer == holds:
         return None
     return Correction(
@@ -205,7 +208,7 @@ def read_history(connection: sa.Connection, scope: Scope, target: Target) -> His
     owner = owner_of(connection, scope, target)
     study = connection.execute(_study(owner, target.study_uid)).one()
     corrections = read_corrections(connection, owner, target.study_uid)
-    return History(tag=_tag(study), entries=list(_entries(connection, study, corrections, target)))
+    return History(tag=tag_of(study), entries=list(_entries(connection, study, corrections, target)))
 
 
 def _entries(
@@ -266,6 +269,6 @@ def _lock(connection: sa.Connection, owner_facility: str, study_uid: str) -> sa.
     return found
 
 
-def _tag(study: sa.Row[Any]) -> str:
-    """Says which corrections of a study somebody has seen."""
+def tag_of(study: sa.Row[Any]) -> str:
+    """Says which corrections of a study somebody has seen who has read its row; see `History.tag`."""
     return f"{study.id}-{study.overlay_version}"

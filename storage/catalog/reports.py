@@ -105,6 +105,12 @@ def report_of(connection: sa.Connection, facility: str, study_uid: str) -> Store
     return None if row is None else StoredReport(**row._mapping)
 
 
+def reports_of_study(connection: sa.Connection, facility: str, study_uid: str) -> list[StoredReport]:
+    """All reports of a study, those that do not count any more too."""
+    found = _REPORTS.where(_R.facility == facility, _R.study_uid == study_uid).order_by(_R.id)
+    return [StoredReport(**row._mapping) for row in connection.execute(found)]
+
+
 def list_reports(
     connection: sa.Connection,
     scope: Scope,

@@ -182,6 +182,45 @@ patient = sa.Table(
     sa.UniqueConstraint("issuer", "patient_id"),
 )
 
+patient_known = sa.Table(
+    "patient_known",
+    metadata,
+    sa.Column("facility", sa.ForeignKey("facility.id"), primary_key=True),
+    sa.Column("issuer", Text, primary_key=True),
+    sa.Column("patient_id", Text, primary_key=True),
+    sa.Column("attributes", sa.LargeBinary, nullable=False, doc="DICOM JSON"),
+    sa.Column("source", Text, nullable=False, doc="who has said it last"),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+"""What the messages of a facility say of who its patients are, whether they have studies or not."""
+
+patient_merge = sa.Table(
+    "patient_merge",
+    metadata,
+    _id(),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("issuer", Text, nullable=False),
+    sa.Column("from_id", Text, nullable=False, doc="Patient ID of whom there is no more"),
+    sa.Column("into_id", Text, nullable=False, doc="Patient ID of the survivor"),
+    sa.Column("source", Text, nullable=False, doc="who has said it"),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("undone_at", UtcDateTime, doc="NULL: it holds"),
+    sa.Column("undone_source", Text, nullable=False),
+    sa.Index("uq_patient_merge_from", "facility", "issuer", "from_id", unique=True, **_where("undone_at IS NULL")),
+    sa.Index("ix_patient_merge_from_id", "from_id"),
+    sa.Index("ix_patient_merge_into_id", "into_id"),
+)
+
+patient_move = sa.Table(
+    "patient_move",
+    metadata,
+    sa.Column("merge", sa.ForeignKey("patient_merge.id"), primary_key=True),
+    sa.Column("kind", sa.String(8), primary_key=True, doc="study, order, item, step"),
+    sa.Column("key", Text, primary_key=True, doc="UID of the study, else an id"),
+    sa.Column("before", sa.LargeBinary, nullable=False, doc="JSON of what it said until then"),
+)
+"""What a merge has moved, so that its undoing moves only that."""
+
 study = sa.Table(
     "study",
     metadata,

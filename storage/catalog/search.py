@@ -70,6 +70,9 @@ _BY_UID = tuple(KEYS[tag] for tag in ("0020000D", "0020000E", "00080018"))
 # Keys of which a value names few entities: the index on one of these is the way in.
 _NARROW = frozenset((*_BY_UID, *(KEYS[tag] for tag in ("00080050", "00100010", "00100020"))))
 
+_PATIENT_ID, _OTHER_ID = KEYS["00100020"], KEYS["00101002.00100020"]
+_SURVIVORS = sa.select(t.patient_merge.c.from_id).where(t.patient_merge.c.undone_at.is_(None)).distinct()
+
 _QUICK_PAGE, _QUICK_OFFSET = 250, 1000
 
 _FEW = 200
@@ -137,6 +140,7 @@ def search(connection: sa.Connection, scope: Scope, wanted: Search) -> Sequence[
         offsets = list(connection.execute(_OFFSETS).scalars())
         conditions = tuple(in_zones(condition, wanted.zone, offsets) for condition in conditions)
     conditions = tuple(tuple(_rarest_first(connection, terms) for terms in condition) for condition in conditions)
+    conditions = tuple(_with_survivors(connection, scope, condition) for condition in conditions)
     facilities = sorted(scope.facilities or ())
     statement = _statement(
         _Shape(
@@ -165,6 +169,23 @@ def bound(conditions: tuple[Condition, ...]) -> dict[str, Any]:
         else:
             values.update((f"{name}_{index}", value) for index, value in enumerate(term.values))
     return values
+
+
+def _with_survivors(connection: sa.Connection, scope: Scope, condition: Condition) -> Condition:
+    """The same condition; of a Patient ID that was merged, also what has become the survivor's and tells that id."""
+    if not any(term.key is _PATIENT_ID for terms in condition for term in terms):
+        return condition
+    found = list(condition)
+    for terms in condition:
+        for index, term in enumerate(terms):
+            if term.key is not _PATIENT_ID or term.how not in (How.IS, How.ANY_OF):
+                continue
+            survivors = _SURVIVORS.where(t.patient_merge.c.from_id.in_([str(value) for value in term.values]))
+            if scope.facilities is not None:
+                survivors = survivors.where(t.patient_merge.c.facility.in_(sorted(scope.facilities)))
+            told = connection.execute(survivors).scalars()
+            found += [(*terms[:index], Term(_OTHER_ID, How.IS, (old,)), *terms[index + 1 :]) for old in told]
+    return tuple(found)
 
 
 def _rarest_first(connection: sa.Connection, terms: Alternative) -> Alternative:
