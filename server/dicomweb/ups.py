@@ -1,7 +1,7 @@
 """UPS-RS: the Worklist Service (PS3.18 chapter 11), a view of the work items.
 
 A claim is a change to IN PROGRESS; its Transaction UID is the token of the claim, and is never shown. What a request
-asks is checked against PS3.4 Table CC.2.5-3 and becomes a command of `server.worklist.items`.
+asks is a command of `server.worklist.ups_commands`.
 """
 
 from __future__ import annotations
@@ -9,58 +9,38 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import timedelta
 from functools import wraps
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import anyio.to_thread
-from pydicom.datadict import dictionary_description
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from readingroom.errors import Conflict, Invalid, ReadingRoomError
+from readingroom.errors import Invalid
 from server.auth import Caller, caller_of
 from server.dicomweb.datasets import OFFERS, PRIVATE, read_dataset, rendered
 from server.dicomweb.negotiation import accepted, choose
 from server.dicomweb.ups_query import ItemQuery, parse_item_query, record_key
 from server.edge import error_response
 from server.room import Room
-from server.worklist.items import (
-    Work,
-    await_input,
-    cancel_item,
-    claim_item,
-    complete_item,
-    create_item,
-    decline_item,
-    make_ready,
-    offer_item,
-    reassign_item,
-    reprioritise_item,
-    request_cancellation,
-    resume_item,
-    schedule_item,
-    update_attributes,
-    working,
+from server.worklist.items import Work, working
+from server.worklist.ups_commands import (
+    TRANSACTION,
+    Note,
+    Objection,
+    Why,
+    change_step,
+    create_step,
+    request_step_cancel,
+    update_step,
 )
-from server.worklist.states import WrongToken, check
-from storage.catalog.normal import normal_moment, offset_minutes
-from storage.catalog.ups import code, element, moment, priority_of
-from storage.catalog.work_items import StoredItem, find_item, search_items, ups_of, upses_of
+from storage.catalog.work_items import find_item, search_items, ups_of, upses_of
 from storage.objects import MetadataJson
 from storage.part10 import check_uid
-from storage.upsrules import (
-    ALWAYS,
-    RETURNED,
-    SET_HERE,
-    check_created,
-    check_final,
-    check_updated,
-    items_of,
-    value_of,
-)
+from storage.upsrules import ALWAYS, RETURNED, value_of
 
 WHAT = "Work items"
 """What bodies of requests are, in messages."""
@@ -76,31 +56,25 @@ NO_TOKEN, WRONG_TOKEN = "The Transaction UID is missing.", "The Transaction UID 
 ALREADY = "The UPS is already in the requested state of {}."
 IS_COMPLETED = "The UPS is already COMPLETED."
 
-_TRANSACTION = "00081195"
 _UID = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+", re.ASCII)
-_NO_REASON = code("110513", "DCM", "Discontinued for unspecified reason")
-"""Of CID 9300, where nobody gave another."""
 
 View = Callable[[Request], Awaitable[Response]]
 
 
-class _Warned(Exception):
-    """An error, with the text of the Warning that the standard wants beside it."""
+def _explaining(texts: Mapping[Why, str], otherwise: str = "") -> Callable[[View], View]:
+    """Decorates a view: where the state of the item does not allow what is asked, a Warning says why."""
 
-    def __init__(self, error: ReadingRoomError, warning: str) -> None:
-        super().__init__(error.message)
-        self.error, self.warning = error, warning
+    def explain(view: View) -> View:
+        @wraps(view)
+        async def explained(request: Request) -> Response:
+            try:
+                return await view(request)
+            except Objection as found:
+                return _warn(request, error_response(found.error), texts.get(found.why, otherwise))
 
+        return explained
 
-def _warning(view: View) -> View:
-    @wraps(view)
-    async def warned(request: Request) -> Response:
-        try:
-            return await view(request)
-        except _Warned as found:
-            return _warn(request, error_response(found.error), found.warning)
-
-    return warned
+    return explain
 
 
 def _warn(request: Request, response: Response, *warnings: str) -> Response:
@@ -113,35 +87,16 @@ def _warn(request: Request, response: Response, *warnings: str) -> Response:
 # -- Create, Retrieve (11.4, 11.5) -------------------------------------------------------------------------------------
 
 
-@_warning
 async def create_workitem(request: Request) -> Response:
     """Put a work item of somebody else's on the worklist."""
     caller = caller_of(request)
     dataset = await read_dataset(request, WHAT)
     uid = _named_uid(request, dataset)
-    sent = {tag: one for tag, one in dataset.items() if tag not in SET_HERE["create"] and tag[:4] != "0000"}
-    check_created(sent)
-    is_modified = "00404010" in dataset or value_of(sent, "00741202") is None
-    if value_of(sent, "00741202") is None:
-        sent["00741202"] = element("LO", caller.facility)
-    columns = _columns(sent)
-
-    def create(work: Work) -> StoredItem:
-        return create_item(
-            work,
-            facility=caller.facility,
-            kind="external",
-            workitem_uid=uid,
-            is_ready=value_of(sent, "00404041") == "READY",
-            priority=priority_of(sent),
-            attributes=_kept(sent),
-            **columns,
-        )
-
-    item = await _work(request, create)
+    facility = caller.facility
+    item, notes = await _work(request, lambda work: create_step(work, dataset, facility=facility, uid=uid))
     url = f"{caller.service_root}/workitems/{item.workitem_uid}"
     response = Response(status_code=201, headers={"location": url, "content-location": url})
-    return _warn(request, response, *([CREATED_OTHERWISE] if is_modified else []))
+    return _warn(request, response, *([CREATED_OTHERWISE] if "modified" in notes else []))
 
 
 async def retrieve_workitem(request: Request) -> Response:
@@ -173,92 +128,22 @@ def _named_uid(request: Request, dataset: MetadataJson) -> str | None:
 # -- Update (11.6) -----------------------------------------------------------------------------------------------------
 
 
-@_warning
+@_explaining({"not claimed": NOT_CLAIMED}, NOT_IN_THIS_STATE)
 async def update_workitem(request: Request) -> Response:
     """Set attributes of a work item; of a claimed one, for its claimant."""
     dataset = await read_dataset(request, WHAT)
     token = _token(request, dataset)
-    sent = {tag: one for tag, one in dataset.items() if tag not in SET_HERE["update"] and tag != _TRANSACTION}
-
-    def update(work: Work) -> list[str]:
-        item = work.find(request.path_params["workitem"])
-        if item.ups_state in ("COMPLETED", "CANCELED"):
-            what = f"Work item {item.workitem_uid} is {item.ups_state}, and stays as it is."
-            raise _Warned(Invalid(what), NOT_IN_THIS_STATE)  # and no Conflict (11.6.2)
-        if token and not item.is_claimed:
-            what = f"Work item {item.workitem_uid} is not claimed, so it is updated without a Transaction UID."
-            raise _Warned(Conflict(what), NOT_CLAIMED)
-        check_updated(sent)
-        try:
-            return [*_set(work, item, sent, token)]
-        except WrongToken as error:
-            raise _Warned(_refusal(error, token), NOT_IN_THIS_STATE) from None
-        except Conflict as error:
-            raise _Warned(error, NOT_IN_THIS_STATE) from None
-
-    warnings = await _work(request, update)
-    if SET_HERE["update"] & dataset.keys():
-        warnings.append(UPDATED_OTHERWISE)
-    return _warn(request, Response(status_code=200), *warnings)
-
-
-def _set(work: Work, item: StoredItem, sent: MetadataJson, token: str | None) -> list[str]:
-    """Give the commands that attributes stand for, and keep the others; returns what there is to warn of."""
-    warnings = []
-    columns = _columns(sent)
-    is_own = item.kind != "external"
-    if is_own and "00404011" in sent:
-        sent = {tag: one for tag, one in sent.items() if tag != "00404011"}  # it is due by contract
-        warnings.append(NOT_SUPPORTED)
-    if is_own:
-        columns = {}
-    due_at = columns.pop("due_at", None)
-    kept = _kept(sent, is_own=is_own)
-    check("update", item, work.actor, token=token)
-    if kept or columns:
-        item = update_attributes(work, item, kept, token=token, **columns)
-    if due_at is not None:
-        item = schedule_item(work, item, due_at=due_at, warn_at=item.warn_at)
-    if "00741200" in sent:
-        item = reprioritise_item(work, item, priority_of(sent))
-    if is_own and "00404034" in sent:
-        item = _assign(work, item, sent)
-    readiness = value_of(sent, "00404041")
-    if readiness == "READY" and item.state == "waiting":
-        make_ready(work, item)
-    elif readiness in ("INCOMPLETE", "UNAVAILABLE") and item.state in ("ready", "assigned"):
-        await_input(work, item)
-    return warnings
-
-
-def _assign(work: Work, item: StoredItem, sent: MetadataJson) -> StoredItem:
-    """Offer one of our own items to the reader that Scheduled Human Performers names, or to nobody."""
-    reader = _performer(sent, "00404034")
-    if reader is None:
-        return decline_item(work, item, reader=item.offered_to or "") if item.state == "assigned" else item
-    if item.state == "assigned":
-        return item if item.offered_to == reader else reassign_item(work, item, reader)
-    return offer_item(work, item, reader)
-
-
-def _performer(dataset: MetadataJson, tag: str) -> str | None:
-    """The one reader that a sequence of human performers names by the code; None where it has no item."""
-    performers, named = items_of(dataset, tag), f"{dictionary_description(int(tag, 16))} ({tag[:4]},{tag[4:]})"
-    if not performers:
-        return None
-    if len(performers) > 1:
-        raise Invalid(f"A reading has one reader; {named} has several.")
-    reader = value_of(performers[0], "00404009", "00080100")
-    if not reader:
-        raise Invalid(f"{named} has to name a reader by the Code Value of Human Performer Code Sequence (0040,4009).")
-    return str(reader)
+    uid = request.path_params["workitem"]
+    notes = await _work(request, lambda work: update_step(work, uid, dataset, token=token))
+    texts: dict[Note, str] = {"not supported": NOT_SUPPORTED, "modified": UPDATED_OTHERWISE}
+    return _warn(request, Response(status_code=200), *(texts[note] for note in notes))
 
 
 def _token(request: Request, dataset: MetadataJson) -> str | None:
     """The Transaction UID of an update; the parameter's name has been spelled in many ways, and left out."""
-    found = value_of(dataset, _TRANSACTION)
+    found = value_of(dataset, TRANSACTION)
     for name, value in request.query_params.multi_items():
-        if name.lower().replace("-", "").removesuffix("uid") in ("transaction", _TRANSACTION):
+        if name.lower().replace("-", "").removesuffix("uid") in ("transaction", TRANSACTION):
             found = value
         elif not value and _UID.fullmatch(name):
             found = name
@@ -268,105 +153,26 @@ def _token(request: Request, dataset: MetadataJson) -> str | None:
 # -- Change Workitem State, Request Cancellation (11.7, 11.8) ----------------------------------------------------------
 
 
-@_warning
+@_explaining({"no token": NO_TOKEN, "wrong token": WRONG_TOKEN}, NOT_IN_THE_STATE)
 async def change_state(request: Request) -> Response:
     """Claim a work item, or end what was claimed."""
     dataset = await read_dataset(request, WHAT)
-    state = value_of(dataset, "00741000")
-    token = value_of(dataset, _TRANSACTION)
-    if state == "CANCELLED":  # as PS3.18 11.7.1.4 spells it
-        state = "CANCELED"
-    if state not in ("IN PROGRESS", "COMPLETED", "CANCELED"):
-        raise Invalid("Procedure Step State (0074,1000) has to be IN PROGRESS, COMPLETED or CANCELED.")
-    if token is not None:
-        check_uid("Transaction UID (0008,1195)", token)
-
-    def change(work: Work) -> list[str]:
-        item = work.find(request.path_params["workitem"])
-        if not token:
-            raise _Warned(Invalid("The Transaction UID (0008,1195) is missing."), NO_TOKEN)
-        try:
-            if state == "IN PROGRESS":
-                if item.ups_state != "SCHEDULED":
-                    raise Conflict(
-                        f"Work item {item.workitem_uid} is {item.ups_state}; only a SCHEDULED one is claimed."
-                    )
-                # The standard asks for the token alone (PS3.18 11.7.1.4); of those who share an application, and whom
-                # nothing else tells apart yet, the one who is to read says so here.
-                reader = _performer(dataset, "00404035") if item.kind != "external" else None
-                claim_item(work, item, token=token, reader=reader or "")
-                return []
-            return [*_finish(work, item, state, token)]
-        except WrongToken as error:
-            raise _Warned(_refusal(error, token), WRONG_TOKEN) from None
-        except Conflict as error:
-            raise _Warned(error, NOT_IN_THE_STATE) from None
-
-    return _warn(request, Response(status_code=200), *await _work(request, change))
+    uid = request.path_params["workitem"]
+    notes = await _work(request, lambda work: change_step(work, uid, dataset))
+    state = str(value_of(dataset, "00741000")).replace("CANCELLED", "CANCELED")
+    warnings = [ALREADY.format(state)] if "already" in notes else []
+    return _warn(request, Response(status_code=200), *warnings)
 
 
-def _refusal(error: WrongToken, token: str | None) -> ReadingRoomError:
-    """A request without a Transaction UID is none; one with another than the claim's is a conflict with the claim."""
-    return error if token else Invalid(error.message)
-
-
-def _finish(work: Work, item: StoredItem, state: str, token: str) -> list[str]:
-    """End a claimed item (PS3.4 Table CC.1.1-2); returns what there is to warn of."""
-    if item.claim_token is not None and item.claim_token != token:
-        raise WrongToken(f"The Transaction UID is incorrect: it is not that of work item {item.workitem_uid}.")
-    if item.ups_state == state:
-        return [ALREADY.format(state)]
-    if item.ups_state != "IN PROGRESS":
-        raise Conflict(f"Work item {item.workitem_uid} is {item.ups_state}; to be {state}, it has to be IN PROGRESS.")
-    if state == "COMPLETED":
-        check_final(ups_of(work.connection, item), "COMPLETED")
-        if item.state == "held":
-            item = resume_item(work, item, token=token)
-        complete_item(work, item, token=token)
-    else:
-        attributes = _discontinued(work, item, {})
-        check_final(ups_of(work.connection, item) | attributes, "CANCELED")
-        cancel_item(work, item, token=token, attributes=attributes)
-    return []
-
-
-@_warning
+@_explaining({"completed": IS_COMPLETED}, NOT_IN_THE_STATE)
 async def request_cancel(request: Request) -> Response:
     """Cancel a work item that nobody has claimed, or ask who has to cancel it."""
     dataset = await read_dataset(request, WHAT, may_be_empty=True)
 
-    def cancel(work: Work) -> list[str]:
-        item = work.find(request.path_params["workitem"])
-        reason = str(value_of(dataset, "00741238") or "")
-        if item.ups_state == "CANCELED":
-            return [ALREADY.format("CANCELED")]
-        if item.ups_state == "COMPLETED":
-            what = f"Work item {item.workitem_uid} is COMPLETED, and cannot be cancelled any more."
-            raise _Warned(Conflict(what), IS_COMPLETED)
-        if item.ups_state == "SCHEDULED":
-            cancel_item(work, item, reason, attributes=_discontinued(work, item, dataset))
-        else:
-            asked: MetadataJson = {
-                tag: dataset[tag] for tag in ("00741238", "0074100A", "0074100C", "0074100E") if tag in dataset
-            }
-            request_cancellation(work, item, reason, asked)
-        return []
-
-    return _warn(request, Response(status_code=202), *await _work(request, cancel))
-
-
-def _discontinued(work: Work, item: StoredItem, dataset: MetadataJson) -> MetadataJson:
-    """The progress of an item that is being cancelled: when and why, as it says itself, or as it was asked."""
-    shown = ups_of(work.connection, item)
-    progress = dict(next(iter(items_of(shown, "00741002")), {}))
-    for tag in ("00741238", "0074100E"):
-        if value_of(dataset, tag) is not None:
-            progress[tag] = dataset[tag]
-    if value_of(progress, "0074100E") is None:
-        progress["0074100E"] = element("SQ", _NO_REASON)
-    if value_of(progress, "00404052") is None:
-        progress["00404052"] = element("DT", moment(work.now))
-    return {"00741002": element("SQ", dict(sorted(progress.items())))}
+    uid = request.path_params["workitem"]
+    notes = await _work(request, lambda work: request_step_cancel(work, uid, dataset))
+    warnings = [ALREADY.format("CANCELED")] if "already" in notes else []
+    return _warn(request, Response(status_code=202), *warnings)
 
 
 # -- Search (11.9) -----------------------------------------------------------------------------------------------------
@@ -430,41 +236,6 @@ def _is_told(tag: str, one: Mapping[str, Any], query: ItemQuery) -> bool:
 
 
 # -- bodies ------------------------------------------------------------------------------------------------------------
-
-
-def _kept(sent: MetadataJson, *, is_own: bool = False) -> MetadataJson:
-    """What of a data set no column holds."""
-    columns = {_TRANSACTION, "00741000", "00741200", *(("00404034", "00404041") if is_own else ())}
-    return {tag: one for tag, one in sent.items() if tag not in columns}
-
-
-def _columns(sent: MetadataJson) -> dict[str, Any]:
-    """The columns that follow from attributes which a request sets."""
-    columns: dict[str, Any] = {}
-    if "0040A370" in sent or "00404021" in sent:
-        study = value_of(sent, "00404021", "0020000D") or value_of(sent, "0040A370", "0020000D")
-        if study is not None:
-            columns["study_uid"] = study
-        if (accession := value_of(sent, "0040A370", "00080050")) is not None:
-            columns["accession_number"] = accession
-    if "00404011" in sent:
-        columns["due_at"] = _moment(str(value_of(sent, "00404011") or ""))
-    return columns
-
-
-def _moment(text: str) -> datetime | None:
-    """A DT value as a time; without an offset it is taken to be in UTC."""
-    found = normal_moment(text)
-    if found is None:
-        return None
-    first, _, offset = found
-    zone = timezone(timedelta(minutes=offset_minutes(offset))) if offset else UTC
-    try:
-        return datetime.strptime(f"{first[:12]}{min(int(first[12:14]), 59):02}{first[14:]}", "%Y%m%d%H%M%S.%f").replace(
-            tzinfo=zone
-        )
-    except (ValueError, OverflowError):
-        return None
 
 
 async def _work[T](request: Request, command: Callable[[Work], T]) -> T:

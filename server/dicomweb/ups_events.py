@@ -20,34 +20,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from readingroom.errors import Invalid, NotFound
+from readingroom.errors import Invalid
 from server.auth import Caller, caller_of
 from server.dicomweb.query import is_true
 from server.dicomweb.ups_query import parse_filter
 from server.room import Room
-from server.worklist.reports import GOING_DOWN, report_now
+from server.worklist.reports import GOING_DOWN
+from server.worklist.subscribing import subscribe_ae, subscriber_of, suspend_ae, unsubscribe_ae
 from storage.catalog.engine import begin_write
-from storage.catalog.subscriptions import (
-    Coming,
-    Subscriber,
-    Waiting,
-    note_sent,
-    realm_of,
-    sent_so_far,
-    subscribe,
-    subscribe_to_coming,
-    suspend,
-    unsubscribe,
-    unsubscribe_all,
-    waiting_reports,
-)
+from storage.catalog.subscriptions import Subscriber, Waiting, note_sent, sent_so_far, waiting_reports
 from storage.catalog.ups import element
-from storage.catalog.work_items import find_item
 from storage.objects import MetadataJson
-from storage.upsrules import FILTERED, PUSH, WORKLIST
+from storage.upsrules import PUSH, WORKLIST
 
-_COMING: dict[str, Coming] = {WORKLIST: "worklist", FILTERED: "filtered"}
-_AE = re.compile(r"[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?")
 PARTING_SECONDS = 0.5
 """How long a server that has been told to stop leaves its channels open, so that they can be told too."""
 
@@ -66,22 +51,11 @@ async def subscribe_to(request: Request) -> Response:
     query = request.query_params
     has_lock = is_true({"deletionlock": query.get("deletionlock", "false")}, "deletionlock")
     filters = query.getlist("filter")
-    if (target == FILTERED) != bool(filters):
-        raise Invalid(f"A filter goes with the filtered worklist {FILTERED}, which has to have one.")
     asked = parse_filter(",".join(filters)).asked if filters else None
 
     def run(room: Room, connection: sa.Connection) -> None:
         now = room.clock.now()
-        if coming := _COMING.get(target):
-            new = subscribe_to_coming(
-                connection, caller.scope, subscriber, coming, has_lock=has_lock, now=now, filter=asked
-            )
-            told = new if has_lock else ()  # only then are all reported as they are (PS3.4 CC.2.4.3)
-        else:
-            item = find_item(connection, caller.scope, target, locked=True)
-            subscribe(connection, subscriber, item, has_lock=has_lock, now=now)
-            told = [item.id]
-        report_now(connection, subscriber, told, now)
+        subscribe_ae(connection, caller.scope, subscriber, target, has_lock=has_lock, now=now, filter=asked)
 
     await _write(request, run)
     channel = re.sub("^http", "ws", caller.service_root) + f"/ws/subscribers/{request.path_params['ae']}"
@@ -94,13 +68,7 @@ async def unsubscribe_from(request: Request) -> Response:
     target: str = request.path_params["workitem"]
 
     def run(room: Room, connection: sa.Connection) -> None:
-        if coming := _COMING.get(target):
-            was_there = unsubscribe_all(connection, subscriber, coming)
-        else:
-            item = find_item(connection, caller.scope, target, locked=True)
-            was_there = unsubscribe(connection, subscriber, item, now=room.clock.now())
-        if not was_there:
-            raise NotFound(f"{subscriber.ae} is not subscribed to {target[:64]}.")
+        unsubscribe_ae(connection, caller.scope, subscriber, target, now=room.clock.now())
 
     await _write(request, run)
     return Response(status_code=200)
@@ -110,12 +78,9 @@ async def suspend_subscription(request: Request) -> Response:
     """Have an AE hear of no further work items; those that it knows it still hears of."""
     subscriber = _subscriber(request)
     target: str = request.path_params["workitem"]
-    if target not in _COMING:
-        raise Invalid(f"A subscription to the worklist is suspended, {WORKLIST} or {FILTERED}; others are deleted.")
 
     def run(_room: Room, connection: sa.Connection) -> None:
-        if not suspend(connection, subscriber, _COMING[target]):
-            raise NotFound(f"{subscriber.ae} is not subscribed to {target[:64]}.")
+        suspend_ae(connection, subscriber, target)
 
     await _write(request, run)
     return Response(status_code=200)
@@ -124,10 +89,8 @@ async def suspend_subscription(request: Request) -> Response:
 def _subscriber(connection: Request | WebSocket) -> Subscriber:
     """The AE that the path names, in the realm of who asks."""
     ae: str = connection.path_params["ae"]
-    if not _AE.fullmatch(ae):
-        raise Invalid("An AE title has 1 to 16 printable characters, and no backslash.")
     caller: Caller = connection.scope["readingroom.caller"]
-    return Subscriber(realm_of(caller.scope), ae)
+    return subscriber_of(caller.scope, ae)
 
 
 async def _write(request: Request, command: Callable[[Room, sa.Connection], None]) -> None:
