@@ -114,7 +114,7 @@ def read_find(sop_class: str, dataset: Dataset, keys: Keys) -> Find:
         raise NoSuchLevel(f"The Query/Retrieve Level is {level[:16]!r}; it is PATIENT, STUDY, SERIES or IMAGE.")
     told = dataset.to_json_dict(bulk_data_threshold=MOST_DATA_SET)
     wanted = tuple(tag for tag in told if tag not in _CONTROLS)
-    values = {tag: text for tag in wanted if (text := _text(told[tag])).strip(" *")}
+    values = {tag: text for tag in wanted if (text := key_text(told[tag])).strip(" *")}
     known = {tag: text for tag, text in values.items() if tag in keys}
     conditions = parse(known, keys=keys)
     found = Search(level=_LEVELS[level], conditions=tuple(conditions), limit=_PAGE, parts=_PARTS[_LEVELS[level]])
@@ -137,7 +137,7 @@ def matches(engine: sa.Engine, scope: Scope, find: Find, *, ae_title: str) -> It
                     continue
                 patients.add(patient)
                 known = {tag: element for tag, element in known.items() if tag in _OF_PATIENT}
-            answer = {tag: known.get(tag, {"vr": _vr(tag)}) for tag in find.wanted}
+            answer = {tag: known.get(tag, {"vr": vr_of(tag)}) for tag in find.wanted}
             yield answer | {
                 "00080052": {"vr": "CS", "Value": [find.level]},
                 "00080054": {"vr": "AE", "Value": [ae_title]},
@@ -148,7 +148,7 @@ def matches(engine: sa.Engine, scope: Scope, find: Find, *, ae_title: str) -> It
         after = order_key(find.search.level, hits[-1])
 
 
-def _text(element: Mapping[str, Any]) -> str:
+def key_text(element: Mapping[str, Any]) -> str:
     """The values of an element as a query has them, with backslashes between them; of a sequence nothing."""
     values = element.get("Value", ())
     if element.get("vr") == "PN":
@@ -169,7 +169,8 @@ def _known(hit: sa.Row[Any], parts: tuple[Part, ...]) -> dict[str, Any]:
     return known
 
 
-def _vr(tag: str) -> str:
+def vr_of(tag: str) -> str:
+    """The VR of an attribute of which nothing is known here."""
     try:
         return dictionary_VR(int(tag, 16)).split(" ")[0]
     except KeyError:

@@ -20,6 +20,7 @@ from server.associations.datasets import MOST_DATA_SET as MOST_DATA_SET  # here 
 from server.associations.datasets import decode as decode
 from server.associations.datasets import encode as encode
 from server.settings import DimsePeer
+from storage.dicomjson import MetadataJson
 
 SUCCESS, PENDING, PENDING_WITHOUT_KEYS, CANCELLED = 0x0000, 0xFF00, 0xFF01, 0xFE00
 NO_SUCH_ATTRIBUTE, INVALID_VALUE, DUPLICATE_INSTANCE, NO_SUCH_INSTANCE = 0x0105, 0x0106, 0x0111, 0x0112
@@ -95,3 +96,12 @@ def dataset_of(message: Message) -> Dataset:
     if not isinstance(message.sink, Memory):
         raise Invalid("The request has no data set.")
     return decode(message.sink.data, message.context.transfer_syntax)
+
+
+def json_of(message: Message) -> MetadataJson:
+    """The same as DICOM JSON, without group lengths; raises `Invalid` also where a value is none of its VR."""
+    try:
+        told: MetadataJson = dataset_of(message).to_json_dict(bulk_data_threshold=MOST_DATA_SET)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise Invalid("A value of the data set is none of its VR.") from error
+    return {tag: element for tag, element in told.items() if not tag.endswith("0000")}

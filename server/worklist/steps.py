@@ -165,7 +165,8 @@ def _whole(connection: sa.Connection, step: StoredStep) -> StoredStep:
     known["starts_at"] = _normal("time", normal_time, known["starts_at"])
     for tags, within in ((_OUTER, header), (_INNER, planned)):
         for name, (tag, vr) in tags.items():
-            within[tag] = element(vr, *filter(None, known[name].split("\\")))
+            told = known[name].removesuffix(".000000") if vr == "TM" else known[name]
+            within[tag] = element(vr, *filter(None, told.split("\\")))
     planned["00400020"] = element("CS", step.state.upper())
     header[_SEQUENCE] = element("SQ", dict(sorted(planned.items())))
     return replace(step, header=orjson.dumps(dict(sorted(header.items()))), **known)
