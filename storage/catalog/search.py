@@ -270,20 +270,20 @@ def _named(conditions: tuple[Condition, ...]) -> Iterator[tuple[str, Term]]:
                 yield f"v{c}_{a}_{number}", term
 
 
-class _not_by_index(sa.sql.functions.GenericFunction[str]):
+class not_by_index(sa.sql.functions.GenericFunction[str]):
     """A column that is no way in; PostgreSQL knows by its statistics."""
 
     type = sa.String()
     inherit_cache = True
 
 
-@compiles(_not_by_index)
-def _plain(element: _not_by_index, compiler: sa.sql.compiler.SQLCompiler, **kwargs: Any) -> str:
+@compiles(not_by_index)
+def _plain(element: not_by_index, compiler: sa.sql.compiler.SQLCompiler, **kwargs: Any) -> str:
     return compiler.process(element.clauses, **kwargs)
 
 
-@compiles(_not_by_index, "sqlite")
-def _with_plus(element: _not_by_index, compiler: sa.sql.compiler.SQLCompiler, **kwargs: Any) -> str:
+@compiles(not_by_index, "sqlite")
+def _with_plus(element: not_by_index, compiler: sa.sql.compiler.SQLCompiler, **kwargs: Any) -> str:
     return "+" + compiler.process(element.clauses, **kwargs)
 
 
@@ -345,7 +345,7 @@ def _where(shape: _Shape) -> Iterator[sa.ColumnElement[bool]]:
     if shape.facilities:
         owner: sa.ColumnElement[str] = t.study.c.owner_facility
         if shape.is_narrow or shape.facilities > 1:
-            owner = _not_by_index(owner)  # SQLite would take the index of a facility for its order
+            owner = not_by_index(owner)  # SQLite would take the index of a facility for its order
         names: sa.BindParameter[Any] = sa.bindparam("facilities", expanding=shape.facilities > 1)
         yield owner.in_(names) if shape.facilities > 1 else owner == names
     if shape.continued:

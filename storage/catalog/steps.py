@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from storage.catalog import schema as t
 from storage.catalog.keys import STEP_KEYS
 from storage.catalog.listed import list_values
 from storage.catalog.matching import Condition
-from storage.catalog.search import bound, holds
+from storage.catalog.search import bound, holds, not_by_index
 from storage.dicomjson import MetadataJson
 
 StepState = Literal["scheduled", "arrived", "started", "completed", "discontinued", "cancelled"]
@@ -24,6 +23,8 @@ _KEYS = tuple(STEP_KEYS.values())
 _S = t.procedure_step.c
 _OPEN = sa.text("state IN ('scheduled', 'arrived', 'started')")
 """As the partial index has it, word for word."""
+_NARROW = frozenset((t.procedure_step_value.c.value, _S.accession_number, _S.patient_id, _S.study_uid))
+"""Columns of which a value leads to few steps by an index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,13 +153,15 @@ def search_steps(
     after: OrderKey | None = None,
 ) -> list[StoredStep]:
     """One page of the open steps for which all conditions hold, the one that begins first at the head."""
-    statement = _ROWS.where(_OPEN, *_in(scope), *holds(conditions))
-    statement = statement.order_by(_S.starts_on, _S.starts_at, _S.id).limit(limit).offset(offset)
+    by = [_S.starts_on, _S.starts_at, _S.id]
+    # Who names a patient, an order or a station has few steps, whatever the day: they are found first, and then sorted.
+    asked = {term.key.column for condition in conditions for terms in condition for term in terms}
+    is_narrow = _S.starts_on not in asked and bool(asked & _NARROW)
+    facility = not_by_index(_S.facility) if is_narrow else _S.facility
+    statement = _ROWS.where(_OPEN, *holds(conditions)).limit(limit).offset(offset)
+    statement = statement.order_by(*(not_by_index(one) for one in by) if is_narrow else by)
+    if scope.facilities is not None:
+        statement = statement.where(facility.in_(sorted(scope.facilities)))
     if after is not None:
         statement = statement.where(sa.tuple_(_S.starts_on, _S.starts_at, _S.id) > sa.tuple_(*after))
     return [StoredStep(**row._mapping) for row in connection.execute(statement, bound(conditions))]
-
-
-def _in(scope: Scope) -> Iterator[sa.ColumnElement[bool]]:
-    if scope.facilities is not None:
-        yield _S.facility.in_(sorted(scope.facilities))
