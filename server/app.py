@@ -57,12 +57,10 @@ from server.fhir.diagnosticreport import publish_reports
 from server.fhir.exporting import export_from
 from server.fhir.notify import deliver_from
 from server.fhir.watching import watch
-from server.forwarding import Forwards
 from server.gauges import measure
 from server.hl7.channel import Hl7Channel
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
-from server.outgoing import Destination, Outgoing, WebArchive
 from server.peers import Peers
 from server.renditions import open_renditions
 from server.reports.channels.dicom import DicomChannel, StowChannel
@@ -87,6 +85,7 @@ from server.web import (
     desk,
     followups,
     oauth,
+    patients,
     peer_review,
     prices,
     report_documents,
@@ -205,17 +204,16 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     settings=settings.peer_review,
                 ).register()
                 deliver_reports(room)
-                forward_studies(room)
                 room.reports.signed.extend((room.criticals.follow, follow_recommendations))
                 publish_criticals(room)
                 flow.tried.append(room.criticals.publish)
                 publish_reports(room)
                 publish_charges(room)
-                patients = Patients(
+                following = Patients(
                     engine=engine, blobs=blobs, clock=clock, queue=queue, published=room.reports.published
                 )
-                patients.register()
-                flow.came.append(patients.came)
+                following.register()
+                flow.came.append(following.came)
                 Documents(
                     engine=engine,
                     queue=queue,
@@ -267,27 +265,6 @@ def deliver_reports(room: Room) -> None:
     ).register()
 
 
-def forward_studies(room: Room) -> None:
-    """Have studies go on to others, as the rules of the settings say."""
-    settings = room.settings
-    outgoing = Outgoing(engine=room.engine, blobs=room.blobs, codecs=room.codecs)
-
-    def find(name: str) -> Destination | None:
-        archive = settings.archives.get(name)
-        if archive is None or archive.url is None:
-            return None
-        return WebArchive(name=name, settings=archive, outgoing=outgoing, networks=settings.private_networks)
-
-    Forwards(
-        engine=room.engine,
-        clock=room.clock,
-        queue=room.queue,
-        rules={rule.name: rule for rule in settings.forward},
-        find=find,
-        at_once=threading.Semaphore(max(1, settings.job_threads // 2)),
-    ).register()
-
-
 def create_app(room: Room | None = None) -> ASGIApp:
     """The ASGI app over a room; without one, it opens its own from the settings at start-up (for uvicorn)."""
     settings = room.settings if room else Settings()  # type: ignore[call-arg]
@@ -335,6 +312,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *templates.routes,
             *prices.routes,
             *peer_review.routes,
+            *patients.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

@@ -20,7 +20,6 @@ from server.announce import announce
 from server.fhir.exporting import forget_exports
 from server.fhir.notify import forget_notifications, look_due
 from server.fhir.reindexing import reindex
-from server.forwarding import remember_forwards
 from server.listing import list_attributes
 from server.purging import purge_due
 from server.queue import Job, Queue
@@ -144,7 +143,6 @@ TIMERS: tuple[Duty, ...] = (
         at_once=escalations.AT_ONCE,
     ),
     Duty(name="ways", act=lambda room, now: remember_ways(room.engine, room.queue, now), every=_SWEEP_SECONDS),
-    Duty(name="forwards", act=lambda room, now: remember_forwards(room.engine, room.queue, now), every=_SWEEP_SECONDS),
     Duty(name="subscribers", act=lambda room, now: look_due(room, now)),
     Duty(name="assign", act=lambda room, _: room.flow.assign_now(), every=_ASSIGN_SECONDS),
     Duty(name="clock", act=lambda room, _: _measure_clock(room), every=_CLOCK_SECONDS, is_of_each=True),
