@@ -55,9 +55,11 @@ from server.fhir.charges import publish_charges
 from server.fhir.communication import publish_criticals
 from server.fhir.diagnosticreport import publish_reports
 from server.fhir.exporting import export_from
+from server.fhir.hl7 import publish_messages
 from server.fhir.notify import deliver_from
 from server.fhir.watching import watch
 from server.gauges import measure
+from server.hl7.applying import Applying
 from server.hl7.channel import Hl7Channel
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
@@ -75,6 +77,7 @@ from server.reports.reports import Reports
 from server.reports.signing import SigningKeys, read_signed
 from server.reports.telling import tell_plugins
 from server.room import Room
+from server.senders import Senders
 from server.settings import Settings
 from server.settle import register_describing
 from server.tokens import Tokens, configured_clients
@@ -84,8 +87,8 @@ from server.web import (
     deliveries,
     desk,
     followups,
+    inbox,
     oauth,
-    patients,
     peer_review,
     prices,
     report_documents,
@@ -183,6 +186,13 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     peers=Peers(settings.dimse, flow.directory),
                     reports=Reports(keys=SigningKeys(settings.signing_keys_path)),
                     criticals=Criticals(ask=flow.ladder),
+                    hl7=Applying(
+                        engine=engine,
+                        clock=clock,
+                        queue=queue,
+                        senders=Senders(settings.hl7, LatestDirectory(engine)),
+                        profiles=settings.hl7.profiles,
+                    ),
                     tokens=Tokens(engine, clock, configured_clients(settings), settings.private_networks),
                     ingest=ingest,
                     codecs=decoding,
@@ -209,11 +219,13 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 flow.tried.append(room.criticals.publish)
                 publish_reports(room)
                 publish_charges(room)
-                following = Patients(
+                room.hl7.register()
+                publish_messages(room)
+                patients = Patients(
                     engine=engine, blobs=blobs, clock=clock, queue=queue, published=room.reports.published
                 )
-                following.register()
-                flow.came.append(following.came)
+                patients.register()
+                flow.came.append(patients.came)
                 Documents(
                     engine=engine,
                     queue=queue,
@@ -308,11 +320,11 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *report_documents.routes,
             *reports.routes,
             *deliveries.routes,
+            *inbox.routes,
             *followups.routes,
             *templates.routes,
             *prices.routes,
             *peer_review.routes,
-            *patients.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

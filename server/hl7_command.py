@@ -6,15 +6,17 @@ import json
 import logging.config
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from readingroom.errors import Refused
+from readingroom.errors import Conflict, Invalid, NotFound, ReadingRoomError, Refused
 from readingroom.model import LOCAL_OPERATOR, Scope
 from server.beside import kept_beside, told_to_stop
 from server.console import Config, Data, Database, load_settings, out, print_table
@@ -127,6 +129,62 @@ def require_guarded(settings: Hl7Settings) -> None:
         )
 
 
+@hl7_app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files with one message each.")],
+    sender: Annotated[str | None, typer.Option(help="Read them as this sender's; default: who MSH-3 says.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Read them by this profile.")] = None,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Show what messages say, as a sender's profile reads them; stores nothing.
+
+    [bold]Examples[/]
+
+      readingroom hl7 check order.hl7 --sender ris
+
+      readingroom hl7 check *.hl7 --profile ans
+
+    The exit status is 1 if one of them cannot be read.
+    """
+    settings = load_settings(config, data=data, database=database)
+    from server.hl7.header import read_header
+    from server.hl7.meaning import meaning_of
+    from server.hl7.parsing import read_message
+    from server.hl7.profiles import load_profile
+
+    known = settings.hl7.senders
+    if sender is not None and sender not in known:
+        raise NotFound(f"There is no sender {sender!r} in [hl7.senders].")
+    told, has_failed = [], False
+    for path in files:
+        shown: dict[str, Any] = {"file": str(path)}
+        try:
+            raw = path.read_bytes()
+            header = read_header(raw)
+            application = header.first(header.application)
+            who = known[sender] if sender else next((o for o in known.values() if o.application == application), None)
+            by = load_profile(profile or (who.profile if who else "default"), settings.hl7.profiles)
+            issuers = who.issuers if who else None
+            meaning = meaning_of(read_message(raw), by, issuers=issuers, takes_tests=bool(who and who.takes_tests))
+            shown |= {"profile": by.name, **_said(asdict(meaning))}
+        except ReadingRoomError as error:
+            has_failed = True
+            shown["error"] = error.message
+        told.append(shown)
+    print(json.dumps(told, default=_plain, indent=2, ensure_ascii=False))
+    if has_failed:
+        raise typer.Exit(1)
+
+
+def _said(value: Any) -> Any:
+    """A meaning without what is empty."""
+    if isinstance(value, dict):
+        return {name: _said(one) for name, one in value.items() if one not in (None, "", (), {}, [])}
+    return [_said(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
 # -- the inbox ---------------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +243,74 @@ def show(
         out.print(f"{name}: {_plain(value)}", markup=False)
     out.print()
     out.print(body.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n"), markup=False)
+
+
+@inbox_app.command()
+def retry(
+    ids: Ids = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed.")] = False,
+    sender: Annotated[str | None, typer.Option(help="Of those, only what this sender sent.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also where a later message is about the same.")] = False,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Have messages that failed applied again, as their profile reads them now.
+
+    [bold]Examples[/]
+
+      readingroom hl7 inbox retry 4711
+
+      readingroom hl7 inbox retry --failed --sender ris
+
+    One that would undo what a later message about the same order or patient says is left alone, and the exit status is
+    then 1.
+    """
+    if bool(ids) == failed or (sender is not None and not failed):
+        raise Invalid("Say which: numbers that 'hl7 inbox list' shows, or --failed, which --sender narrows.")
+    settings = load_settings(config, data=data, database=database)
+    with _open_queue(settings) as queue:
+        if failed:
+            with queue.engine.connect() as connection:
+                rows = list_messages(connection, Scope(), state="failed", sender=sender, limit=_MOST)
+            ids = sorted(row.id for row in rows)
+        _retry_all(queue, ids or [], is_replay=False, is_forced=force)
+
+
+@inbox_app.command()
+def replay(
+    ids: Annotated[list[int], typer.Argument(metavar="ID...", min=1, help="Numbers that 'hl7 inbox list' shows.")],
+    force: Annotated[bool, typer.Option("--force", help="Also where a later message is about the same.")] = False,
+    data: Data = None,
+    database: Database = None,
+    config: Config = None,
+) -> None:
+    """Have messages applied once more, whatever became of them: after a profile was changed, or as it was a duplicate.
+
+    [bold]Example[/]
+
+      readingroom hl7 inbox replay 4711 4712
+    """
+    settings = load_settings(config, data=data, database=database)
+    with _open_queue(settings) as queue:
+        _retry_all(queue, ids, is_replay=True, is_forced=force)
+
+
+def _retry_all(queue: Queue, ids: Sequence[int], *, is_replay: bool, is_forced: bool) -> None:
+    from server.hl7.inbox import retry_message
+    from server.worklist.items import working
+
+    refused = 0
+    for id in ids:
+        try:
+            with working(queue.engine, queue.clock, LOCAL_OPERATOR, Scope(), queue=queue) as work:
+                retry_message(work, queue, id, is_replay=is_replay, is_forced=is_forced)
+        except Conflict as error:
+            refused += 1
+            out.print(f"[red]{escape(error.message)}[/]")
+    out.print(f"{len(ids) - refused:,} messages are applied again.")
+    if refused:
+        raise typer.Exit(1)
 
 
 @inbox_app.command()

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from readingroom.clock import Clock
 from server.codecs import Codecs
+from server.hl7.applying import Applying
 from server.hooks import Hooks
 from server.peers import Peers
 from server.queue import Queue
@@ -45,6 +46,7 @@ class Room:
     peers: Peers
     reports: Reports
     criticals: Criticals
+    hl7: Applying
     tokens: Tokens
     renditions: Renditions
     db: anyio.CapacityLimiter

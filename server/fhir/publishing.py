@@ -17,7 +17,7 @@ _NOWHERE = "/"
 """Our own references are relative: there is no root that they are below."""
 
 
-def publish(room: Room, work: Work, resource: Resource, *, facility: str) -> Shown:
+def publish(room: Room, work: Work, resource: Resource, *, facility: str, type: StoredType | None = None) -> Shown:
     """Write a version of a resource, unless it says what is there already; returns what is there now.
 
     It is listed for searches and told to subscribers as one that a client writes. Its type is one whose resources are
@@ -29,9 +29,11 @@ def publish(room: Room, work: Work, resource: Resource, *, facility: str) -> Sho
         With its ``resourceType`` and ``id``.
     facility
         Whose it is.
+    type
+        How it is kept, where its own type would give commands; default: that type.
     """
-    type = REGISTRY[resource["resourceType"]]
-    assert isinstance(type, StoredType), "what is a view of other rows is never kept"
+    kept = type or REGISTRY[resource["resourceType"]]
+    assert isinstance(kept, StoredType), "what is a view of other rows is never kept"
     session = Session(
         room=room,
         connection=work.connection,
@@ -44,8 +46,8 @@ def publish(room: Room, work: Work, resource: Resource, *, facility: str) -> Sho
     )
     rest = dump_json({name: value for name, value in resource.items() if name not in _HEAD})
     meta = {"meta": resource["meta"]} if "meta" in resource else {}
-    told = {"resourceType": type.name, **meta, **read_json(rest)}
-    before = type.lock(session, resource["id"])
-    shown = type.publish(session, before, told, rest, resource["id"])
+    told = {"resourceType": kept.name, **meta, **read_json(rest)}
+    before = kept.lock(session, resource["id"])
+    shown = kept.publish(session, before, told, rest, resource["id"])
     session.tell()
     return shown
