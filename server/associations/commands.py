@@ -26,6 +26,9 @@ AFFECTED_INSTANCE: Final = 0x1000
 REQUESTED_INSTANCE: Final = 0x1001
 EVENT_TYPE: Final = 0x1002
 ACTION_TYPE: Final = 0x1008
+ERROR_ID: Final = 0x0903
+ATTRIBUTES: Final = 0x1005
+"""Attribute Identifier List: here the tags as hex digits, with backslashes between them."""
 MOVE_ORIGINATOR: Final = 0x1030
 MOVE_ORIGINATOR_ID: Final = 0x1031
 REMAINING, COMPLETED, FAILED, WARNING = 0x1020, 0x1021, 0x1022, 0x1023
@@ -41,7 +44,7 @@ N_EVENT_REPORT, N_GET, N_SET, N_ACTION, N_CREATE, N_DELETE = 0x0100, 0x0110, 0x0
 _SHORT = frozenset(
     (
         *(FIELD, MESSAGE_ID, RESPONDED_TO, PRIORITY, DATA_SET_TYPE, STATUS, EVENT_TYPE, ACTION_TYPE),
-        *(REMAINING, COMPLETED, FAILED, WARNING, 0x0903, MOVE_ORIGINATOR_ID),
+        *(REMAINING, COMPLETED, FAILED, WARNING, ERROR_ID, MOVE_ORIGINATOR_ID),
     )
 )
 _UIDS = frozenset((AFFECTED_CLASS, REQUESTED_CLASS, AFFECTED_INSTANCE, REQUESTED_INSTANCE))
@@ -69,6 +72,9 @@ def read_command(data: bytes | bytearray) -> CommandSet:
             if length < 2:
                 raise Invalid(f"(0000,{element:04X}) of a command set is empty.")
             command[element] = int.from_bytes(value[:2], "little")
+        elif element == ATTRIBUTES:
+            tags = struct.iter_unpack("<HH", value[: length - length % 4])
+            command[element] = "\\".join(f"{group:04X}{number:04X}" for group, number in tags)
         elif element != 0:
             command[element] = value.decode("ascii", "replace").strip("\0 ")
     if FIELD not in command:
@@ -107,6 +113,9 @@ def response_to(command: Mapping[int, Value], status: int, comment: str = "", **
 def _element(element: int, value: Value) -> bytes:
     if isinstance(value, int):
         return _HEADER.pack(0, element, 2) + value.to_bytes(2, "little")
+    if element == ATTRIBUTES:
+        tags = b"".join(struct.pack("<HH", int(tag[:4], 16), int(tag[4:], 16)) for tag in value.split("\\"))
+        return _HEADER.pack(0, element, len(tags)) + tags
     text = value.encode("ascii", "replace")
     if len(text) % 2:
         text += b"\0" if element in _UIDS else b" "

@@ -592,6 +592,23 @@ hl7_message = sa.Table(
 )
 """Messages of HL7 version 2 that came."""
 
+performed_step = sa.Table(
+    "performed_step",
+    metadata,
+    sa.Column("instance_uid", Text, primary_key=True, doc="its SOP Instance UID"),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("source", Text, nullable=False, doc="who has said that it began: an AE title, or who called over HTTP"),
+    sa.Column("state", sa.String(16), nullable=False, doc="in progress, completed, discontinued"),
+    sa.Column("study_uid", Text, nullable=False),
+    sa.Column("steps", Text, nullable=False, doc="JSON: ids of the scheduled procedure steps that it performs"),
+    sa.Column("doubt", Text, nullable=False, doc="why somebody has to look at it; empty where it is as scheduled"),
+    sa.Column("attributes", sa.LargeBinary, nullable=False, doc="DICOM JSON of all that was said of it"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.Index("ix_performed_step_study_uid", "study_uid", "facility"),
+    sa.Index("ix_performed_step_doubt", "created_at", "instance_uid", **_where("doubt != ''")),
+)
+
 ups_subscription = sa.Table(
     "ups_subscription",
     metadata,
