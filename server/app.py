@@ -63,6 +63,7 @@ from server.hl7.applying import Applying
 from server.hl7.channel import Hl7Channel
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
+from server.notifying import Notifying
 from server.peers import Peers
 from server.renditions import open_renditions
 from server.reports.channels.dicom import DicomChannel, StowChannel
@@ -235,7 +236,8 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     fonts=settings.report_fonts,
                 ).register()
                 committing = Committing(engine=engine, blobs=blobs, clock=clock, queue=queue)
-                Reporting(committing, room.peers, settings.dimse, settings.private_networks).register()
+                Reporting(committing, room.peers, settings).register()
+                Notifying(engine=engine, queue=queue, peers=room.peers, settings=settings).register()
                 Availability(engine=engine, queue=queue, peers=room.peers, settings=settings).register()
                 watch(room)
                 deliver_from(room)

@@ -19,7 +19,7 @@ from readingroom.model import Scope
 from server.announce import on_event
 from server.associations.association import Proposal
 from server.associations.commands import AFFECTED_INSTANCE, COMMENT, FIELD, N_CREATE, STATUS, CommandSet
-from server.associations.requesting import Outcome, Unsuccessful, call
+from server.associations.requesting import Outcome, Unsuccessful, call_as
 from server.peers import Peers
 from server.queue import Job, Policy, Queue
 from server.settings import DimsePeer, Settings
@@ -72,17 +72,10 @@ class Availability:
                 instances = list_instances(connection, find_study(connection, scope, job.payload["study_uid"]))
         except NotFound:
             return  # it has been deleted since
-        settings = self._settings.dimse
-        told = notice_of(instances, ae_title=settings.ae_title, public_url=self._settings.public_url)
+        settings = self._settings
+        told = notice_of(instances, ae_title=settings.dimse.ae_title, public_url=settings.public_url)
         command: CommandSet = {FIELD: N_CREATE, AFFECTED_INSTANCE: notice_uid(job.delivery)}
-        with call(
-            peer,
-            [Proposal(sop_class=NOTIFICATION)],
-            calling=settings.ae_title,
-            networks=self._settings.private_networks,
-            certificate=str(settings.certificate or ""),
-            key=str(settings.key or ""),
-        ) as called:
+        with call_as(settings, peer, [Proposal(sop_class=NOTIFICATION)]) as called:
             answer, _ = called.request(NOTIFICATION, command, Dataset.from_json(told))
         outcome = Outcome(status=int(answer.get(STATUS, 0x0110)), comment=str(answer.get(COMMENT, "")))
         if not outcome.is_kept and outcome.status != _DUPLICATE:  # which it has had before

@@ -20,7 +20,6 @@ from pydicom import Dataset
 from readingroom.clock import Clock
 from readingroom.errors import Invalid, Unavailable, Unreachable
 from readingroom.model import Scope
-from readingroom.outbound import Network
 from server.associations.association import Proposal
 from server.associations.commands import (
     AFFECTED_INSTANCE,
@@ -31,11 +30,11 @@ from server.associations.commands import (
     STATUS,
     CommandSet,
 )
-from server.associations.requesting import Unsuccessful, call
+from server.associations.requesting import Unsuccessful, call_as
 from server.peers import Peers
 from server.queue import Job, Policy, Queue
 from server.scrub import look_at
-from server.settings import DimseSettings
+from server.settings import Settings
 from server.status import COMMITMENT_FAILURE
 from storage.blobs import Blobs
 from storage.catalog.commitments import (
@@ -169,17 +168,12 @@ class Reporting:
     ----------
     peers
         Whom to call, by AE title.
-    networks
-        Networks beside the public Internet where they may be.
     """
 
-    def __init__(
-        self, committing: Committing, peers: Peers, settings: DimseSettings, networks: Sequence[Network]
-    ) -> None:
+    def __init__(self, committing: Committing, peers: Peers, settings: Settings) -> None:
         self._committing = committing
         self._peers = peers
         self._settings = settings
-        self._networks = networks
 
     def register(self) -> None:
         """Have the queue report what was not told on the association that it was asked on."""
@@ -203,15 +197,9 @@ class Reporting:
             raise Unreachable(
                 f"{commitment.ae} has left the association, and nothing says where it is called: give it a host."
             )
-        event, told = report_of(commitment, settings.ae_title)
-        with call(
-            peer,
-            [Proposal(sop_class=PUSH_MODEL, has_stores=True)],  # it stays the SCU, who calls is the SCP (J.3.3)
-            calling=settings.ae_title,
-            networks=self._networks,
-            certificate=str(settings.certificate or ""),
-            key=str(settings.key or ""),
-        ) as called:
+        event, told = report_of(commitment, settings.dimse.ae_title)
+        # It stays the SCU, and who calls is the SCP (J.3.3).
+        with call_as(settings, peer, [Proposal(sop_class=PUSH_MODEL, has_stores=True)]) as called:
             command: CommandSet = {FIELD: N_EVENT_REPORT, AFFECTED_INSTANCE: WELL_KNOWN, EVENT_TYPE: event}
             answer, _ = called.request(PUSH_MODEL, command, Dataset.from_json(told))
         status = int(answer.get(STATUS, 0x0110))

@@ -21,6 +21,7 @@ from server.fhir.exporting import forget_exports
 from server.fhir.notify import forget_notifications, look_due
 from server.fhir.reindexing import reindex
 from server.listing import list_attributes
+from server.notifying import Notifying
 from server.purging import purge_due
 from server.queue import Job, Queue
 from server.reports.delivery import remember_ways
@@ -143,6 +144,7 @@ TIMERS: tuple[Duty, ...] = (
         at_once=escalations.AT_ONCE,
     ),
     Duty(name="ways", act=lambda room, now: remember_ways(room.engine, room.queue, now), every=_SWEEP_SECONDS),
+    Duty(name="entities", act=lambda room, _: _call_entities(room)),
     Duty(name="subscribers", act=lambda room, now: look_due(room, now)),
     Duty(name="assign", act=lambda room, _: room.flow.assign_now(), every=_ASSIGN_SECONDS),
     Duty(name="clock", act=lambda room, _: _measure_clock(room), every=_CLOCK_SECONDS, is_of_each=True),
@@ -238,6 +240,10 @@ def working(room: Room, *, threads: int, kinds: Collection[str] | None = None) -
 
 def _fire_marks(room: Room, now: datetime) -> int:
     return fire_marks(room.engine, now, lambda connection, events: announce(connection, room.queue, events))
+
+
+def _call_entities(room: Room) -> int:
+    return Notifying(engine=room.engine, queue=room.queue, peers=room.peers, settings=room.settings).look()
 
 
 def _watch_coverage(room: Room, now: datetime) -> int:

@@ -130,6 +130,14 @@ _TABLE = """
 _CODE = ("00080100", "00080102", "00080104")
 
 
+class Missing(Invalid):
+    """An attribute has to be there."""
+
+
+class Empty(Invalid):
+    """An attribute has to have a value."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """What is asked of one attribute; `path` has the sequences that it is in before it."""
@@ -239,9 +247,11 @@ def _check(dataset: MetadataJson, above: tuple[str, ...], column: Literal["creat
         is_there, has_value = tag in dataset, _has_value(dataset.get(tag))
         if asked in "123" and (is_there or asked != "3") and not (has_value or (asked == "2" and is_there)):
             wanted = "has to be there" if asked == "2" else "has to have a value"
-            raise Invalid(f"{rule.named} {wanted} (PS3.4 Table CC.2.5-3, {_called(column)}).")
+            broken = Empty if is_there else Missing
+            raise broken(f"{rule.named} {wanted} (PS3.4 Table CC.2.5-3, {_called(column)}).")
         if asked == "E" and (has_value or not is_there):
-            raise Invalid(f"{rule.named} has to be there and empty (PS3.4 Table CC.2.5-3, {_called(column)}).")
+            wrong = Invalid if is_there else Missing
+            raise wrong(f"{rule.named} has to be there and empty (PS3.4 Table CC.2.5-3, {_called(column)}).")
         if asked == "-" and is_there:
             raise Invalid(f"{rule.named} cannot be set here (PS3.4 Table CC.2.5-3, {_called(column)}).")
         if rule.path in _INNER:

@@ -1,13 +1,16 @@
-"""A server of associations on a thread of the test, and a modality that calls it."""
+"""A server of associations on a thread of the test, a modality that calls it, and what takes reports for a peer."""
 
 from __future__ import annotations
 
+import queue as queues
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_network
 from typing import Any
 
-from pynetdicom import AE
+from pydicom import Dataset
+from pynetdicom import AE, evt
 
 from server.dimse.server import DimseServer
 from server.dimse.services import all_services
@@ -18,6 +21,7 @@ from server.room import Room
 from server.settings import DimsePeer, DimseSettings
 
 SECONDS = 20
+LOOPBACK = (ip_network("127.0.0.0/8"),)
 
 
 @contextmanager
@@ -47,3 +51,23 @@ def associated(server: DimseServer, *sop_classes: str, ae: str = "CT1") -> Itera
     assert association.is_established
     yield association
     association.release()
+
+
+class Receiver:
+    """What takes the event reports of a peer: on the association that it has, or that it is called by."""
+
+    def __init__(self, status: int = 0) -> None:
+        self.status = status
+        self.reports: queues.Queue[tuple[int, Dataset]] = queues.Queue()
+
+    def take(self, event: Any) -> tuple[int, None]:
+        if self.status == 0:
+            self.reports.put((event.event_type, event.event_information))
+        return self.status, None
+
+    @property
+    def handlers(self) -> list[Any]:
+        return [(evt.EVT_N_EVENT_REPORT, self.take)]
+
+    def next(self) -> tuple[int, Dataset]:
+        return self.reports.get(timeout=SECONDS)

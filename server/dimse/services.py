@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.associations.association import Message
 from server.associations.commands import C_ECHO
-from server.dimse import committing, finding, performed, retrieving, worklist
+from server.dimse import committing, finding, performed, retrieving, ups, worklist
 from server.dimse.service import SUCCESS, Served, Services
 from server.room import Room
 
@@ -20,6 +20,7 @@ def all_services(room: Room, *, ae_title: str) -> Services:
         **committing.services(room, ae_title=ae_title),
         **worklist.services(room),
         **performed.services(room),
+        **ups.services(room),
     }
 
 

@@ -7,10 +7,8 @@ these are asked for. Whatever is asked for comes back, in sequences too, empty w
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
 
 import orjson
 import sqlalchemy as sa
@@ -21,7 +19,8 @@ from readingroom.errors import Invalid
 from readingroom.model import Scope
 from server.associations.association import Message
 from server.associations.commands import C_FIND, MESSAGE_ID
-from server.dimse.finding import UNABLE, key_text, vr_of
+from server.dimse.finding import UNABLE, key_text
+from server.dimse.identifiers import key_values, picked
 from server.dimse.service import (
     CANCELLED,
     NOT_AUTHORIZED,
@@ -45,17 +44,13 @@ _CHARSET, _TIMEZONE = "00080005", "00080201"
 _ONE_BYTE = frozenset(f"ISO_IR {number}" for number in (100, 101, 109, 110, 126, 127, 138, 144, 148, 166))
 """Character sets of the letters of one script, which fit what has no other letters (PS3.3 C.12.1.1.2)."""
 _PAGE = 200
-_MOST_DEPTH = 8
-
-type _Tree = Mapping[str, _Tree | None]
-"""What is asked for, by tag; of a sequence what is asked of its items, and None for all that they have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """What a modality asks for."""
 
-    wanted: _Tree
+    asked: MetadataJson
     conditions: tuple[Condition, ...]
     charset: str
     """The character set that it has asked in."""
@@ -92,10 +87,10 @@ def read_query(told: MetadataJson) -> Query:
     """The identifier of a request (PS3.4 K.4.1.1.3); raises `Invalid` where a value is none of its attribute."""
     charset = key_text(told.get(_CHARSET, {}))
     told = {tag: element for tag, element in told.items() if tag not in (_CHARSET, _TIMEZONE)}
-    values = {name: text for name, text in _values(told) if text.strip(" *")}
+    values = {name: text for name, text in key_values(told) if text.strip(" *")}
     known = {name: text for name, text in values.items() if name in STEP_KEYS}
     return Query(
-        wanted=_tree(told),
+        asked=told,
         conditions=tuple(parse(known, keys=STEP_KEYS)),
         charset=charset,
         has_unknown=len(known) < len(values),
@@ -109,39 +104,10 @@ def items(engine: sa.Engine, scope: Scope, query: Query) -> Iterator[MetadataJso
         with engine.connect() as connection:
             steps = search_steps(connection, scope, query.conditions, limit=_PAGE, after=after)
         for step in steps:
-            yield _picked(step.item, query.wanted)
+            yield picked(step.item, query.asked)
         if len(steps) < _PAGE:
             return
         after = order_key(steps[-1])
-
-
-def _values(told: MetadataJson, above: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Each key with its value; of a sequence its one item says what is to be matched (PS3.4 C.2.2.2.6)."""
-    for tag, element in told.items():
-        if element.get("vr") != "SQ":
-            yield above + tag, key_text(element)
-        elif depth < _MOST_DEPTH:
-            for item in (element.get("Value") or ())[:1]:
-                yield from _values(item, f"{above}{tag}.", depth + 1)
-
-
-def _tree(told: MetadataJson, depth: int = 0) -> _Tree:
-    wanted: dict[str, _Tree | None] = {}
-    for tag, element in told.items():
-        (item, *_) = (element.get("Value") if element.get("vr") == "SQ" else None) or [None]
-        wanted[tag] = _tree(item, depth + 1) if item and depth < _MOST_DEPTH else None
-    return MappingProxyType(wanted)
-
-
-def _picked(known: MetadataJson, wanted: _Tree) -> MetadataJson:
-    """What is asked for of a data set, empty where it is not there."""
-    picked: MetadataJson = {}
-    for tag, within in wanted.items():
-        element: dict[str, Any] = known.get(tag) or {"vr": "SQ" if within is not None else vr_of(tag)}
-        if within is not None and element.get("Value"):
-            element = {"vr": "SQ", "Value": [_picked(item, within) for item in element["Value"]]}
-        picked[tag] = element
-    return picked
 
 
 def _written(item: MetadataJson, charset: str) -> Dataset | MetadataJson:

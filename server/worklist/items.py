@@ -522,7 +522,8 @@ def drop_item(work: Work, item: StoredItem, reason: str) -> StoredItem:
 
 def request_cancellation(work: Work, item: StoredItem, reason: str, attributes: MetadataJson) -> None:
     """Ask whoever has an item to cancel it (PS3.4 CC.2.2); it stays as it is."""
-    requested = {"ae": work.actor.id[:16], **attributes}
+    actor = work.actor
+    requested = {"ae": (actor.name if actor.kind == "ae" else actor.id)[:16], **attributes}
     _tell(work, item, item, "cancellation requested", because=_line(reason), requested=requested)
 
 

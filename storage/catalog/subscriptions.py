@@ -248,6 +248,14 @@ def waiting_reports(connection: sa.Connection, subscriber: Subscriber, *, after:
     ]
 
 
+def waited_for(connection: sa.Connection, aes: Sequence[str]) -> list[Subscriber]:
+    """Which subscribers with these AE titles there are reports for that have not been sent."""
+    c, r = t.ups_channel.c, t.ups_report.c
+    waits = sa.exists().where(r.realm == c.realm, r.ae == c.ae, r.seq > c.sent)
+    rows = connection.execute(sa.select(c.realm, c.ae).where(c.ae.in_(aes), waits).order_by(c.realm, c.ae))
+    return [Subscriber(*row) for row in rows]
+
+
 def note_sent(connection: sa.Connection, subscriber: Subscriber, sequence: int) -> None:
     """Remember how far a subscriber has come, so that it goes on there when it comes back."""
     c = t.ups_channel.c

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import queue as queues
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from ipaddress import ip_network
 from typing import Any
 
 import pytest
 from pydicom import Dataset
-from pynetdicom import AE, evt
+from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, StorageCommitmentPushModel
 
 from readingroom.clock import SetClock
 from server.committing import PATIENCE, REPORT, REPORT_AFTER, WELL_KNOWN, Committing, Reporting
 from server.dimse.server import DimseServer
-from server.dimse.services import all_services
-from server.dimse.storing import Storing
-from server.listen import bind_any
 from server.peers import Peers
 from server.room import Room
 from server.settings import DimsePeer, DimseSettings
+from tests.dimse import LOOPBACK, SECONDS, Receiver, serving
 from tests.synthetic import ct_series, new_uid
-
-SECONDS = 20
-LOOPBACK = (ip_network("127.0.0.0/8"),)
-Report = tuple[int, Dataset]
-
-
-class Receiver:
-    """What takes the reports of a peer: on the association that it has, or that it is called by."""
-
-    def __init__(self, status: int = 0) -> None:
-        self.status = status
-        self.reports: queues.Queue[Report] = queues.Queue()
-
-    def take(self, event: Any) -> tuple[int, None]:
-        if self.status == 0:
-            self.reports.put((event.event_type, event.event_information))
-        return self.status, None
-
-    @property
-    def handlers(self) -> list[Any]:
-        return [(evt.EVT_N_EVENT_REPORT, self.take)]
-
-    def next(self) -> Report:
-        return self.reports.get(timeout=SECONDS)
 
 
 @pytest.fixture
@@ -66,27 +36,9 @@ def called(receiver: Receiver) -> Iterator[int]:
     server.shutdown()
 
 
-@contextmanager
-def serving(room: Room, settings: DimseSettings) -> Iterator[DimseServer]:
-    storing = Storing(ingest=room.ingest, memory_bytes=1 << 20, most_bytes=8 << 20)
-    services = all_services(room, ae_title=settings.ae_title)
-    server = DimseServer(bind_any("127.0.0.1", 0), settings, storing, services, peers=Peers(settings), facility="local")
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-        thread.join()
-
-
-def settings_of(**peer: Any) -> DimseSettings:
-    return DimseSettings(peers={"ct": DimsePeer(ae="CT1", **peer)}, max_per_address=8)
-
-
 @pytest.fixture
 def dimse(room: Room) -> Iterator[DimseServer]:
-    with serving(room, settings_of()) as server:
+    with serving(room, DimsePeer(ae="CT1")) as server:
         yield server
 
 
@@ -195,7 +147,7 @@ def test_what_is_no_request_is_refused_and_the_association_goes_on(dimse: DimseS
 
 
 def test_who_may_not_store_is_promised_nothing(room: Room, receiver: Receiver) -> None:
-    with serving(room, settings_of(may_store=False)) as server:
+    with serving(room, DimsePeer(ae="CT1", may_store=False)) as server:
         association = associate(server, receiver)
         assert ask(association, request(new_uid(), *ct_series(1))) == 0x0124
         association.release()
@@ -204,16 +156,18 @@ def test_who_may_not_store_is_promised_nothing(room: Room, receiver: Receiver) -
 # -- on another association --------------------------------------------------------------------------------------------
 
 
-def reporting(room: Room, settings: DimseSettings) -> None:
-    """Have jobs of `room` call by these settings."""
+def reporting(room: Room, peer: DimsePeer) -> None:
+    """Have jobs of `room` know that peer."""
+    settings = DimseSettings(peers={"ct": peer})
     del room.queue.handlers[REPORT]
     committing = Committing(engine=room.engine, blobs=room.blobs, clock=room.clock, queue=room.queue)
-    Reporting(committing, Peers(settings), settings, LOOPBACK).register()
+    own = room.settings.model_copy(update={"dimse": settings, "private_networks": LOOPBACK})
+    Reporting(committing, Peers(settings), own).register()
 
 
-def leave(room: Room, settings: DimseSettings, *instances: Dataset, uid: str = "") -> None:
+def leave(room: Room, peer: DimsePeer, *instances: Dataset, uid: str = "") -> None:
     """Store, ask, and go at once."""
-    with serving(room, settings) as server:
+    with serving(room, peer) as server:
         association = associate(server, Receiver())
         for one in instances:
             assert association.send_c_store(one).Status == 0
@@ -222,10 +176,10 @@ def leave(room: Room, settings: DimseSettings, *instances: Dataset, uid: str = "
 
 
 def test_who_has_left_is_called(room: Room, receiver: Receiver, called: int, clock: SetClock) -> None:
-    settings, uid = settings_of(host="127.0.0.1", port=called), new_uid()
-    reporting(room, settings)
+    peer, uid = DimsePeer(ae="CT1", host="127.0.0.1", port=called), new_uid()
+    reporting(room, peer)
     (slice_,) = ct_series(1)
-    leave(room, settings, slice_, uid=uid)
+    leave(room, peer, slice_, uid=uid)
     room.queue.drain()
     assert receiver.reports.empty()
     clock.advance(REPORT_AFTER)
@@ -235,7 +189,7 @@ def test_who_has_left_is_called(room: Room, receiver: Receiver, called: int, clo
     clock.advance(timedelta(hours=1))
     room.queue.drain()
     assert receiver.reports.empty()
-    leave(room, settings, slice_, uid=uid)
+    leave(room, peer, slice_, uid=uid)
     clock.advance(REPORT_AFTER)
     room.queue.drain()
     assert receiver.next()[1].TransactionUID == uid
@@ -244,9 +198,9 @@ def test_who_has_left_is_called(room: Room, receiver: Receiver, called: int, clo
 def test_who_does_not_take_the_report_is_called_again(
     room: Room, receiver: Receiver, called: int, clock: SetClock
 ) -> None:
-    settings = settings_of(host="127.0.0.1", port=called)
-    reporting(room, settings)
-    leave(room, settings, *ct_series(1))
+    peer = DimsePeer(ae="CT1", host="127.0.0.1", port=called)
+    reporting(room, peer)
+    leave(room, peer, *ct_series(1))
     receiver.status = 0x0110
     clock.advance(REPORT_AFTER)
     room.queue.drain()
@@ -263,9 +217,9 @@ def test_who_does_not_take_the_report_is_called_again(
 def test_what_is_missing_is_looked_for_a_minute_and_then_reported(
     room: Room, receiver: Receiver, called: int, clock: SetClock
 ) -> None:
-    settings = settings_of(host="127.0.0.1", port=called)
-    reporting(room, settings)
-    with serving(room, settings) as server:
+    peer = DimsePeer(ae="CT1", host="127.0.0.1", port=called)
+    reporting(room, peer)
+    with serving(room, peer) as server:
         association = associate(server, Receiver())
         assert ask(association, request(new_uid(), *ct_series(1))) == 0
         association.abort()
@@ -276,9 +230,9 @@ def test_what_is_missing_is_looked_for_a_minute_and_then_reported(
 
 
 def test_who_has_left_and_is_never_called_is_shown_to_the_operator(room: Room, clock: SetClock) -> None:
-    settings = settings_of()
-    reporting(room, settings)
-    leave(room, settings, *ct_series(1))
+    peer = DimsePeer(ae="CT1")
+    reporting(room, peer)
+    leave(room, peer, *ct_series(1))
     for _ in range(26):
         clock.advance(timedelta(hours=1))
         room.queue.drain()
