@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import time
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,11 +18,14 @@ from conformance.transcoding import transcoding_page
 from server.dicomweb.openapi import openapi
 from server.fhir.openapi import openapi as openapi_of_fhir
 from server.settings import (
+    ArchiveSettings,
     ClientSettings,
     DimsePeer,
     DimseSettings,
     EdgeHours,
     EdgeSettings,
+    ForwardHours,
+    ForwardRule,
     Hl7Sender,
     Hl7Settings,
     PeerReviewSettings,
@@ -115,6 +119,29 @@ The table `[hl7]` says how information systems send orders and patients: [how](.
 _SENDERS_HEAD = """\
 
 A table `[hl7.senders.NAME]` is one of those who send:
+
+| setting | default | meaning |
+|---|---|---|
+"""
+_FORWARD_HEAD = """\
+
+## Sending on
+
+Tables `[[forward]]` say which studies go on to others: [how](../how-to/forwarding.md).
+
+| setting | default | meaning |
+|---|---|---|
+"""
+_FORWARD_HOURS_HEAD = """\
+
+A rule has tables `[[forward.hours]]` below it:
+
+| setting | default | meaning |
+|---|---|---|
+"""
+_ARCHIVES_HEAD = """\
+
+Other archives have a table `[archives.NAME]` each:
 
 | setting | default | meaning |
 |---|---|---|
@@ -241,8 +268,11 @@ def settings_page() -> str:
     told = (_SETTINGS_HEAD, settings, _PLUGINS_HEAD, plugins, _CLIENTS_HEAD, clients)
     dimse = (_DIMSE_HEAD, _rows(DimseSettings), _PEERS_HEAD, _rows(DimsePeer))
     hl7 = (_HL7_HEAD, _rows(Hl7Settings), _SENDERS_HEAD, _rows(Hl7Sender))
+    forward = (_FORWARD_HEAD, _rows(ForwardRule), _FORWARD_HOURS_HEAD, _rows(ForwardHours))
+    archives = (_ARCHIVES_HEAD, _rows(ArchiveSettings))
     edge = (_EDGE_HEAD, _rows(EdgeSettings), _HOURS_HEAD, _rows(EdgeHours))
-    return "".join((*told, *dimse, *hl7, *edge, _REVIEW_HEAD, _rows(PeerReviewSettings)))
+    review = (_REVIEW_HEAD, _rows(PeerReviewSettings))
+    return "".join((*told, *dimse, *forward, *archives, *hl7, *edge, *review))
 
 
 def _rows(of: type[BaseModel]) -> str:
@@ -264,6 +294,8 @@ def _default(value: Any) -> str:
             return f"`{str(value).lower()}`"
         case tuple():
             return ", ".join(f"`{item}`" for item in value)
+        case time():
+            return f"`{value:%H:%M}`"
         case int() if value >= 1 << 20 and value % (1 << 20) == 0:
             size = f"{value >> 30} GiB" if value % (1 << 30) == 0 else f"{value >> 20} MiB"
             return f"`{value}` ({size})"

@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -107,7 +107,7 @@ def call(
 def ask(
     method: str,
     url: str,
-    body: bytes,
+    body: bytes | Iterable[bytes],
     headers: Mapping[str, str],
     *,
     networks: Sequence[Network] = (),
@@ -118,6 +118,8 @@ def ask(
 
     Parameters
     ----------
+    body
+        Whole, or in pieces, with a header Content-Length.
     networks
         Networks beside the public Internet where the host may be. HTTP without TLS is for these alone.
     seconds

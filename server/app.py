@@ -58,12 +58,14 @@ from server.fhir.exporting import export_from
 from server.fhir.hl7 import publish_messages
 from server.fhir.notify import deliver_from
 from server.fhir.watching import watch
+from server.forwarding import Forwards
 from server.gauges import measure
 from server.hl7.applying import Applying
 from server.hl7.channel import Hl7Channel
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
 from server.notifying import Notifying
+from server.outgoing import Destination, Outgoing, WebArchive
 from server.peers import Peers
 from server.renditions import open_renditions
 from server.reports.channels.dicom import DicomChannel, StowChannel
@@ -215,6 +217,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     settings=settings.peer_review,
                 ).register()
                 deliver_reports(room)
+                forward_studies(room)
                 room.reports.signed.extend((room.criticals.follow, follow_recommendations))
                 publish_criticals(room)
                 flow.tried.append(room.criticals.publish)
@@ -276,6 +279,27 @@ def deliver_reports(room: Room) -> None:
             "mail": MailChannel(pdf=as_pdf),
         },
         read=lambda connection, report, number: read_signed(connection, room.reports.keys, report, number),
+    ).register()
+
+
+def forward_studies(room: Room) -> None:
+    """Have studies go on to others, as the rules of the settings say."""
+    settings = room.settings
+    outgoing = Outgoing(engine=room.engine, blobs=room.blobs, codecs=room.codecs)
+
+    def find(name: str) -> Destination | None:
+        archive = settings.archives.get(name)
+        if archive is None or archive.url is None:
+            return None
+        return WebArchive(name=name, settings=archive, outgoing=outgoing, networks=settings.private_networks)
+
+    Forwards(
+        engine=room.engine,
+        clock=room.clock,
+        queue=room.queue,
+        rules={rule.name: rule for rule in settings.forward},
+        find=find,
+        at_once=threading.Semaphore(max(1, settings.job_threads // 2)),
     ).register()
 
 

@@ -32,6 +32,7 @@ from server.dimse_command import dimse, dimse_beside
 from server.directory_command import directory_app, readers_app
 from server.edge_command import edge_app
 from server.fhir_command import fhir_app
+from server.forwards_command import forwards_app
 from server.hl7_command import hl7_app, hl7_beside
 from server.jobs_command import jobs_app, work
 from server.plugins_command import plugins_app
@@ -69,6 +70,7 @@ app.add_typer(clients_app, name="clients")
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(deliveries_app, name="deliveries")
+app.add_typer(forwards_app, name="forwards")
 app.add_typer(reports_app, name="reports")
 app.add_typer(templates_app, name="templates")
 app.add_typer(prices_app, name="prices")

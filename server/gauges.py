@@ -1,5 +1,5 @@
 """What is counted when somebody asks, and so is the same whichever process is asked: jobs, what is to be listed,
-how soon critical results are told, follow-ups, what has no price, and how reports get to where they go."""
+how soon critical results are told, follow-ups, what has no price, and how reports and studies get to where they go."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from storage.catalog.charges import count_unpriced
 from storage.catalog.deliveries import count_deliveries
 from storage.catalog.escalations import timings_of
 from storage.catalog.follow_ups import count_follow_ups
+from storage.catalog.forwards import count_forwards
 from storage.catalog.listed import Progress, progress
 
 
@@ -30,6 +31,7 @@ class Gauges(Collector):
         follow_ups: tuple[int, int],
         unpriced: Sequence[tuple[str, int]],
         deliveries: Sequence[tuple[str, int, float]],
+        forwards: Sequence[tuple[str, str, int, float]],
     ) -> None:
         self._tallies = tallies
         self._listing = listing
@@ -37,6 +39,7 @@ class Gauges(Collector):
         self._follow_ups = follow_ups
         self._unpriced = unpriced
         self._deliveries = deliveries
+        self._forwards = forwards
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The families, for a registry."""
@@ -103,6 +106,18 @@ class Gauges(Collector):
             ("state",),
             (((state,), age) for state, _, age in self._deliveries if state in ("queued", "sent")),
         )
+        yield _family(
+            "readingroom_forwards",
+            "Studies that go on to others, by how far they have come, but for those that are done",
+            ("destination", "state"),
+            (((destination, state), count) for destination, state, count, _ in self._forwards),
+        )
+        yield _family(
+            "readingroom_forward_age_seconds",
+            "For how long the oldest study has been waiting to go to a destination",
+            ("destination",),
+            (((destination,), age) for destination, state, _, age in self._forwards if state == "queued"),
+        )
 
 
 def measure(room: Room) -> Gauges:
@@ -113,6 +128,10 @@ def measure(room: Room) -> Gauges:
         (state, count, max((now - oldest).total_seconds(), 0.0))
         for state, count, oldest in room.query(count_deliveries)
     ]
+    forwards = [
+        (destination, state, count, max((now - oldest).total_seconds(), 0.0))
+        for destination, state, count, oldest in room.query(count_forwards)
+    ]
     return Gauges(
         room.queue.tallies(),
         room.query(progress),
@@ -120,6 +139,7 @@ def measure(room: Room) -> Gauges:
         room.query(count_follow_ups, now),
         room.query(count_unpriced),
         deliveries,
+        forwards,
     )
 
 

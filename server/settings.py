@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from datetime import timedelta
+from datetime import time, timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 from pydantic_settings import (
     BaseSettings,
@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from readingroom.errors import ReadingRoomError
-from readingroom.model import Permission
+from readingroom.model import Permission, Priority
 from readingroom.outbound import Origin
 
 if TYPE_CHECKING:
@@ -337,6 +337,105 @@ class EdgeSettings(BaseModel):
         return self
 
 
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
+_Uid = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+$", max_length=64)]
+
+
+class ArchiveSettings(BaseModel):
+    """The table ``[archives.NAME]``: another archive, which is sent studies, and asked for those of its patients."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str | None = Field(default=None, description="Root of its DICOMweb services")
+    peer: str | None = Field(default=None, description="Its name among the peers of DIMSE, where it has no `url`")
+    token: str = Field(default="", description="Variable of the environment with a bearer token, for its `url`")
+    ca: str = Field(default="", description="PEM file of who signs its certificate, beside the system's authorities")
+    seconds: float = Field(default=60.0, gt=0, le=600, description="How long an answer of its `url` may take")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> ArchiveSettings:
+        if (self.url is None) == (self.peer is None):
+            raise ValueError("an archive has a url or a peer, and not both")
+        if self.url is not None:
+            Origin.of(self.url)
+        elif self.token or self.ca:
+            raise ValueError("token and ca are for an archive with a url; those of a peer are in [dimse.peers]")
+        return self
+
+
+class ForwardHours(BaseModel):
+    """The table ``[[forward.hours]]``: when a rule sends, and how much."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = Field(
+        default=("mon", "tue", "wed", "thu", "fri", "sat", "sun"), min_length=1, description="On which days it begins"
+    )
+    starts: time = Field(default=time(0), description="When, by the clock of the rule's zone")
+    ends: time = Field(default=time(0), description="Until when; on the next day where that is not after the start")
+    kilobytes_per_second: float | None = Field(
+        default=None, gt=0, description="So much is sent on the average; default: as much as goes"
+    )
+
+
+class ForwardRule(BaseModel):
+    """The table ``[[forward]]``: which studies go on to others, and when.
+
+    A condition that is not there holds for everything; ``*`` and ``?`` in patterns stand for anything, and case does
+    not count.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: _Name = Field(description="By which its studies are known")
+    to: tuple[_Name, ...] = Field(min_length=1, description="Archives, or peers of DIMSE, by name")
+    when: Literal["settled", "received"] = Field(
+        default="settled", description="Once a study counts as complete, or each object as soon as it is there"
+    )
+    facilities: tuple[str, ...] = Field(default=(), description="Patterns of facilities whose studies go")
+    sources: tuple[str, ...] = Field(default=(), description="Patterns of who has sent an object: `CT1`, `stow`")
+    modalities: tuple[_Modality, ...] = Field(default=(), description="A study has one of these modalities")
+    body_parts: tuple[str, ...] = Field(default=(), description="Patterns of Body Part Examined, one of which it has")
+    descriptions: tuple[str, ...] = Field(default=(), description="Patterns of Study Description")
+    priorities: tuple[Priority, ...] = Field(default=(), description="Its order or its reading is as urgent as this")
+    flagged: bool = Field(default=False, description="true: only what a plugin or a person has flagged")
+    series_modalities: tuple[_Modality, ...] = Field(default=(), description="Of a study only such series go")
+    series_descriptions: tuple[str, ...] = Field(default=(), description="Patterns: only such series go")
+    sop_classes: tuple[_Uid, ...] = Field(default=(), description="Only objects of these classes go")
+    transcode: _Uid | None = Field(
+        default=None, description="Transfer syntax in which pixels are sent, without loss; default: as they are stored"
+    )
+    changes: bool = Field(default=True, description="Whether what is corrected, or replaced, is sent again")
+    hours: tuple[ForwardHours, ...] = Field(default=(), description="Tables `[[forward.hours]]`; default: always")
+    zone: str = Field(default="UTC", description="Time zone of its hours")
+    retry_hours: float = Field(default=72.0, gt=0, description="What cannot be sent for so long is given up")
+
+    @field_validator("zone")
+    @classmethod
+    def _is_zone(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{zone[:60]!r} is no time zone; one is America/Chicago") from None
+        return zone
+
+    @field_validator("transcode")
+    @classmethod
+    def _can_be_written(cls, syntax: str | None) -> str | None:
+        from storage.encode import ENCODINGS, TARGETS  # here: they take a while, and few rules name a transfer syntax
+
+        lossless = [target for target in TARGETS if target not in ENCODINGS or not ENCODINGS[target].is_lossy]
+        if syntax is not None and syntax not in lossless:
+            raise ValueError(f"pixels are not sent in {syntax}; one of {', '.join(lossless)} would do")
+        return syntax
+
+    @model_validator(mode="after")
+    def _names_each_once(self) -> ForwardRule:
+        if len(set(self.to)) < len(self.to):
+            raise ValueError("to: each is named once")
+        return self
+
+
 class PeerReviewSettings(BaseModel):
     """The table ``[peer_review]``."""
 
@@ -443,6 +542,12 @@ class Settings(BaseSettings):
     dimse: DimseSettings = Field(DimseSettings(), description="DIMSE ([how to](../how-to/dimse.md))")
     hl7: Hl7Settings = Field(Hl7Settings(), description="HL7 version 2 ([how to](../how-to/hl7.md))")
     edge: EdgeSettings = Field(EdgeSettings(), description="The edge at a site ([how to](../how-to/edge.md))")
+    archives: dict[_Name, ArchiveSettings] = Field(
+        {}, description="Other archives, by a name of your choice ([how to](../how-to/forwarding.md))"
+    )
+    forward: tuple[ForwardRule, ...] = Field(
+        (), description="Which studies go on to others ([how to](../how-to/forwarding.md))"
+    )
     report_objects: tuple[Literal["sr", "pdf"], ...] = Field(
         ("sr", "pdf"), description="What each signed report is stored as in its study: SR, PDF, both or neither"
     )
@@ -456,6 +561,14 @@ class Settings(BaseSettings):
         (), description="Codes of check_report that keep a report from being signed; others are only shown"
     )
     log_level: str = Field("info", description="debug, info, warning, error")
+
+    @model_validator(mode="after")
+    def _rules_have_names(self) -> Settings:
+        names = [rule.name for rule in self.forward]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"forward: two rules have the name {twice[0]}")
+        return self
 
     @property
     def signing_keys_path(self) -> Path:

@@ -20,6 +20,7 @@ from server.announce import announce
 from server.fhir.exporting import forget_exports
 from server.fhir.notify import forget_notifications, look_due
 from server.fhir.reindexing import reindex
+from server.forwarding import remember_forwards
 from server.listing import list_attributes
 from server.notifying import Notifying
 from server.purging import purge_due
@@ -145,6 +146,7 @@ TIMERS: tuple[Duty, ...] = (
     ),
     Duty(name="ways", act=lambda room, now: remember_ways(room.engine, room.queue, now), every=_SWEEP_SECONDS),
     Duty(name="entities", act=lambda room, _: _call_entities(room)),
+    Duty(name="forwards", act=lambda room, now: remember_forwards(room.engine, room.queue, now), every=_SWEEP_SECONDS),
     Duty(name="subscribers", act=lambda room, now: look_due(room, now)),
     Duty(name="assign", act=lambda room, _: room.flow.assign_now(), every=_ASSIGN_SECONDS),
     Duty(name="clock", act=lambda room, _: _measure_clock(room), every=_CLOCK_SECONDS, is_of_each=True),

@@ -309,6 +309,11 @@ def list_wanted(connection: sa.Connection, scope: Scope, wanted: Wanted) -> list
     return [StoredInstance(**row._mapping) for row in connection.execute(ordered)]
 
 
+def find_instances(connection: sa.Connection, ids: Sequence[str]) -> list[StoredInstance]:
+    """The instances of these rows, in any order; those that are gone are not among them."""
+    return [StoredInstance(**row._mapping) for row in connection.execute(_INSTANCE.where(t.instance.c.id.in_(ids)))]
+
+
 def read_metadata(connection: sa.Connection, instance_id: str, *, original: bool = False) -> bytes:
     """One instance's DICOM JSON, zlib-compressed, with `BASE_URL_MARK` in place of the service root.
 

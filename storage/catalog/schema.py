@@ -902,6 +902,52 @@ delivery_way = sa.Table(
 )
 """How it goes with each destination, whatever is delivered to it."""
 
+forward = sa.Table(
+    "forward",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("rule", Text, nullable=False, doc="name of it, in the settings"),
+    sa.Column("destination", Text, nullable=False, doc="name of an archive or a peer"),
+    sa.Column("facility", sa.String(64), nullable=False),
+    sa.Column("study_uid", Text, nullable=False),
+    sa.Column("rank", sa.Integer, nullable=False, doc="how urgent it is: the highest goes first"),
+    sa.Column("state", sa.String(8), nullable=False, doc="queued, done, refused, dead, dropped"),
+    sa.Column("attempts", sa.Integer, nullable=False, doc="that have failed, one after the other"),
+    sa.Column("error", Text, nullable=False, doc="why the last one has"),
+    sa.Column("queued_at", UtcDateTime, nullable=False),
+    sa.Column("next_at", UtcDateTime, nullable=False, doc="nothing of it is sent before"),
+    sa.Column("done_at", UtcDateTime),
+    sa.UniqueConstraint("facility", "study_uid", "rule", "destination"),
+    sa.Index("ix_forward_queued", "destination", "next_at", **_where("state = 'queued'")),
+    sa.Index("ix_forward_state", "state", "id"),
+    sqlite_autoincrement=True,
+)
+"""A study that goes to a destination by a rule, as often as there is something new of it."""
+
+forwarded = sa.Table(
+    "forwarded",
+    metadata,
+    sa.Column("forward", sa.ForeignKey("forward.id"), primary_key=True),
+    sa.Column("instance_uid", Text, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("overlay_version", sa.Integer, nullable=False, doc="its corrections by then"),
+    sa.Column("status", sa.String(8), nullable=False, doc="sent, refused"),
+    sa.Column("code", Text, nullable=False, doc="what the destination has answered"),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+"""What a destination has been sent, and has taken or refused: by instance, and so nothing twice."""
+
+forward_way = sa.Table(
+    "forward_way",
+    metadata,
+    sa.Column("destination", Text, primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False, doc="one after the other, of any study"),
+    sa.Column("retry_at", UtcDateTime, doc="it is left alone until then"),
+    sa.Column("free_at", UtcDateTime, doc="what was sent has used up its share of the line until then"),
+    sa.Column("error", Text, nullable=False, doc="why the last attempt has failed"),
+)
+"""How it goes with each destination, whatever is sent to it."""
+
 report_template = sa.Table(
     "report_template",
     metadata,
