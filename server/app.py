@@ -92,6 +92,7 @@ from server.web import (
     followups,
     inbox,
     oauth,
+    patients,
     peer_review,
     prices,
     report_documents,
@@ -225,11 +226,11 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 publish_charges(room)
                 room.hl7.register()
                 publish_messages(room)
-                patients = Patients(
+                following = Patients(
                     engine=engine, blobs=blobs, clock=clock, queue=queue, published=room.reports.published
                 )
-                patients.register()
-                flow.came.append(patients.came)
+                following.register()
+                flow.came.append(following.came)
                 Documents(
                     engine=engine,
                     queue=queue,
@@ -351,6 +352,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *templates.routes,
             *prices.routes,
             *peer_review.routes,
+            *patients.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

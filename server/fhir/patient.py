@@ -1,7 +1,8 @@
 """Patient: the registry of those whom studies are of, each known by a Patient ID of an issuer (FHIR R4 8.1).
 
 Until a client writes it, a Patient is what the last study of that person says. What a client writes is shown from then
-on, and comes back as it was sent; it keeps the identifier by which studies find it.
+on, and comes back as it was sent; it keeps the identifier by which studies find it. One that was merged into another is
+not active any more, and each links to the other (8.1.10).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from server.fhir.types import Resource
 from storage.catalog import schema as t
 from storage.catalog.fhir_search import Source
 from storage.catalog.ids import patient_key
+from storage.catalog.merges import Merge, is_merged, links_of
 from storage.catalog.normal import normal_day
 from storage.fhirvalues import (
     Element,
@@ -40,16 +42,34 @@ from storage.fhirvalues import (
 _P, _S = t.patient.c, t.study.c
 
 
-def render(row: Any) -> bytes:
-    """A row of the registry as the JSON of a Patient, without ``resourceType``, ``id`` and ``meta``."""
+def render(row: Any, merges: Sequence[Merge] = ()) -> bytes:
+    """A row of the registry as the JSON of a Patient, without ``resourceType``, ``id`` and ``meta``.
+
+    `merges` are those that hold, from or into that patient.
+    """
     header = orjson.loads(row.header or b"{}")
+    links = _links(row, merges)
     made = without_none(
+        active=False if any(link["type"] == "replaced-by" for link in links) else None,
         identifier=[*([_identifier(row)] if row.patient_id else []), *_others(header)],
         name=human_names(header, "00100010"),
         gender=gender(text(first(header, "00100040"))),
         birthDate=day(normal_day(text(first(header, "00100030")) or "")),
+        link=links or None,
     )
     return orjson.dumps(made)
+
+
+def _links(row: Any, merges: Sequence[Merge]) -> list[Element]:
+    """Whom a patient was replaced by, or replaces."""
+    made = []
+    for merge in merges:
+        if merge.issuer != row.issuer or row.patient_id not in (merge.from_id, merge.into_id):
+            continue
+        is_old = row.patient_id == merge.from_id
+        other = patient_key(merge.issuer, merge.into_id if is_old else merge.from_id)
+        made.append({"other": {"reference": f"Patient/{other}"}, "type": "replaced-by" if is_old else "replaces"})
+    return made
 
 
 def _identifier(row: Any) -> Element:
@@ -89,7 +109,7 @@ class PatientType(MixedType):
         until: datetime | None = None,
         since: datetime | None = None,
     ) -> list[Shown]:
-        """Those of whom a study in scope is, or was."""
+        """Those of whom a study in scope is, or who were merged there."""
         if ids is not None and not ids:
             return []
         changed_at = sa.func.coalesce(_P.updated_at, _P.received_at)
@@ -97,7 +117,7 @@ class PatientType(MixedType):
         facilities = session.scope.facilities
         if facilities is not None:
             of_study = of_study.where(_S.owner_facility.in_(sorted(facilities)))
-        found = sa.select(t.patient).where(of_study)
+        found = sa.select(t.patient).where(sa.or_(of_study, is_merged(t.patient, session.scope)))
         if ids is not None:
             found = found.where(_P.id.in_(list(ids)))
         if until is not None:
@@ -105,16 +125,20 @@ class PatientType(MixedType):
         if since is not None:
             found = found.where(changed_at >= since)
         found = found.order_by(changed_at.desc(), _P.id).limit(limit)
+        rows = session.connection.execute(found).all()
+        merges = links_of(
+            session.connection, session.scope, {(row.issuer, row.patient_id) for row in rows if row.patient_id}
+        )
         return [
             Shown(
                 type="Patient",
                 id=row.id,
                 version=row.version,
                 updated_at=row.updated_at or row.received_at,
-                rest=render(row),
+                rest=render(row, merges),
                 method="POST" if row.version == 1 else "PUT",
             )
-            for row in session.connection.execute(found)
+            for row in rows
         ]
 
     def new_id(self, session: Session, resource: Resource) -> str:
@@ -141,5 +165,12 @@ class PatientType(MixedType):
         session.connection.execute(moved)
 
     def over(self, stored: Shown, row: Shown) -> Shown:
-        """What was sent: a client knows better who somebody is than the next study does."""
-        return replace(stored, version=max(row.version, stored.version))
+        """What was sent: a client knows better who somebody is than the next study does, but not of whom else."""
+        newest = replace(stored, version=max(row.version, stored.version))
+        links = orjson.loads(row.rest).get("link") if b'"link"' in row.rest else None
+        if not links:
+            return newest
+        sent = orjson.loads(stored.rest)
+        is_old = any(link["type"] == "replaced-by" for link in links)
+        told = {**sent, **({"active": False} if is_old else {}), "link": [*sent.get("link", ()), *links]}
+        return replace(newest, rest=orjson.dumps(told))

@@ -13,6 +13,7 @@ from readingroom.model import Scope
 from storage.catalog import schema as t
 from storage.catalog.fhir_conditions import Range, Test, Text
 from storage.catalog.fhir_search import Relation, Source, compared
+from storage.catalog.merges import is_merged
 from storage.fhirvalues import issuer_of
 
 _NAME = "00100010"
@@ -24,15 +25,15 @@ _KEY = _P.c.id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Patients(Source):
-    """Patients: those of whom a study is in scope."""
+    """Patients: those of whom a study is in scope, or who were merged there."""
 
     def within(self, scope: Scope) -> list[sa.ColumnElement[bool]]:
-        """Who has a study there."""
+        """Who has a study there, or was merged."""
         s = t.study.alias("of_patient")
         mine = sa.select(sa.literal(1)).where(s.c.patient == _KEY)
         if scope.facilities is not None:
             mine = mine.where(s.c.owner_facility.in_(sorted(scope.facilities)))
-        return [*self.visible, mine.correlate(_P).exists()]
+        return [*self.visible, sa.or_(mine.correlate(_P).exists(), is_merged(_P, scope))]
 
 
 @cache

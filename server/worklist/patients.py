@@ -136,14 +136,15 @@ def merge_patients(work: Work, *, facility: str, issuer: str, from_id: str, into
     ensure_facility(work.connection, facility)
     lock_patients(work.connection, facility)
     old = _known(work.connection, facility, issuer, from_id)
-    survivor = _surviving(work.connection, _known(work.connection, facility, issuer, into_id))
+    new = _known(work.connection, facility, issuer, into_id)
+    if old == new:
+        return ""
+    survivor = _surviving(work.connection, new)
     before = merge_of(work.connection, old)
     if before is not None:
         if _surviving(work.connection, old) == survivor:
             return before.id
         raise Conflict(f"That patient was merged into another before; undo merge {before.id} first.")
-    if old.patient_id == _known(work.connection, facility, issuer, into_id).patient_id:
-        return ""
     if survivor == old:
         raise Conflict("The survivor of this merge was merged into that very patient before; undo that merge first.")
     merge = Merge(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
@@ -169,15 +169,25 @@ def list_merges(
     return [Merge(**row._mapping) for row in connection.execute(found)]
 
 
-def links_of(connection: sa.Connection, scope: Scope, patients: Mapping[tuple[str, str], str]) -> list[Merge]:
+def links_of(connection: sa.Connection, scope: Scope, patients: Collection[tuple[str, str]]) -> list[Merge]:
     """The merges in scope that hold, from or into any of these patients, given by issuer and Patient ID."""
     ids = sorted({patient_id for _, patient_id in patients})
+    if not ids:
+        return []
     found = _MERGES.where(_HOLDS, sa.or_(_M.from_id.in_(ids), _M.into_id.in_(ids)), *_in(scope)).order_by(_M.id)
-    return [
-        one
-        for row in connection.execute(found)
-        if (one := Merge(**row._mapping)) and {(one.issuer, one.from_id), (one.issuer, one.into_id)} & patients.keys()
-    ]
+    merges = [Merge(**row._mapping) for row in connection.execute(found)]
+    return [one for one in merges if {(one.issuer, one.from_id), (one.issuer, one.into_id)} & set(patients)]
+
+
+def is_merged(patient: sa.FromClause, scope: Scope) -> sa.ColumnElement[bool]:
+    """That a row of the registry is of a patient that a merge in scope is from or into."""
+    mine = sa.and_(
+        _HOLDS,
+        _M.issuer == patient.c.issuer,
+        sa.or_(_M.from_id == patient.c.patient_id, _M.into_id == patient.c.patient_id),
+        *_in(scope),
+    )
+    return sa.select(sa.literal(1)).select_from(t.patient_merge).where(mine).correlate(patient).exists()
 
 
 # -- what they move ----------------------------------------------------------------------------------------------------

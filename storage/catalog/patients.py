@@ -22,6 +22,14 @@ _KNOWN = sa.select(t.patient.c.id, t.patient.c.header).where(
 )
 
 
+_M = t.patient_merge.c
+_MERGED = sa.and_(
+    _M.undone_at.is_(None),
+    _M.issuer == t.patient.c.issuer,
+    sa.or_(_M.from_id == t.patient.c.patient_id, _M.into_id == t.patient.c.patient_id),
+)
+
+
 def patient_of(
     connection: sa.Connection,
     owner_facility: str,
@@ -77,8 +85,9 @@ def rename_patient(connection: sa.Connection, patient: str, called: bytes, now: 
 
 
 def forget_patient(connection: sa.Connection, patient: str) -> None:
-    """Remove a patient that has no study any more."""
+    """Remove a patient that has no study any more, and that no merge that holds is from or into."""
     # Locked first: a study of this patient that is being recorded is then seen, or comes after.
     connection.execute(sa.select(t.patient.c.id).where(t.patient.c.id == patient).with_for_update())
     has_study = sa.exists().where(t.study.c.patient == patient)
-    connection.execute(t.patient.delete().where(t.patient.c.id == patient, ~has_study))
+    kept = sa.exists().where(_MERGED)
+    connection.execute(t.patient.delete().where(t.patient.c.id == patient, ~has_study, ~kept))
