@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydicom import Dataset
 from pynetdicom import AE
@@ -17,8 +24,10 @@ from server.dimse.server import DimseServer
 from server.peers import Peers
 from server.room import Room
 from server.settings import DimsePeer, DimseSettings
+from tests.conftest import absent
 from tests.dimse import LOOPBACK, SECONDS, Receiver, serving
-from tests.synthetic import ct_series, new_uid
+from tests.servers import free_port
+from tests.synthetic import ct_series, new_uid, part10
 
 
 @pytest.fixture
@@ -31,7 +40,7 @@ def called(receiver: Receiver) -> Iterator[int]:
     """The port where the peer is called; it takes reports there."""
     entity = AE(ae_title="CT1")
     entity.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=receiver.handlers)
+    server: Any = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=receiver.handlers)
     yield server.server_address[1]
     server.shutdown()
 
@@ -238,3 +247,66 @@ def test_who_has_left_and_is_never_called_is_shown_to_the_operator(room: Room, c
         room.queue.drain()
     (dead,) = room.queue.entries(kind=REPORT)
     assert (dead.state, "give it a host" in str(dead.error)) == ("dead", True)
+
+
+# -- others' products --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def orthanc(folder: Path, dicom: int, peer: int) -> Iterator[httpx.Client]:
+    """An Orthanc with an empty archive, that knows this server as ``here``."""
+    program = shutil.which("Orthanc")
+    if program is None:
+        absent("Orthanc (apt-get install orthanc)")
+    http = free_port()
+    settings = {
+        "StorageDirectory": str(folder),
+        "IndexDirectory": str(folder),
+        "HttpPort": http,
+        "DicomPort": dicom,
+        "DicomAet": "CT1",
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomModalities": {"here": ["READINGROOM", "127.0.0.1", peer]},
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    process = subprocess.Popen(
+        [str(program), str(folder / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{http}", timeout=SECONDS) as client:
+            until = time.monotonic() + SECONDS
+            while True:
+                try:
+                    client.get("/system")
+                    break
+                except httpx.TransportError:
+                    assert process.poll() is None
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
+            yield client
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_orthanc_stores_asks_leaves_and_is_called(room: Room, clock: SetClock, tmp_path: Path) -> None:
+    dicom = free_port()
+    peer = DimsePeer(ae="CT1", host="127.0.0.1", port=dicom)
+    reporting(room, peer)
+    slices, absent_one = ct_series(2), ct_series(1)[0]
+    with serving(room, peer) as server, orthanc(tmp_path, dicom, server.port) as client:
+        for one in slices:
+            client.post("/instances", content=part10(one)).raise_for_status()
+        stored = client.post("/modalities/here/store", json=client.get("/instances").json()).raise_for_status()
+        assert stored.json()["FailedInstancesCount"] == 0
+        named = [[str(one.SOPClassUID), str(one.SOPInstanceUID)] for one in (*slices, absent_one)]
+        asked = client.post("/modalities/here/storage-commitment", json={"DicomInstances": named}).raise_for_status()
+        clock.advance(PATIENCE)
+        room.queue.drain()
+        told = client.get(asked.json()["Path"]).json()
+    assert told["Status"] == "Failure"
+    assert [one["SOPInstanceUID"] for one in told["Success"]] == [one.SOPInstanceUID for one in slices]
+    assert [(one["SOPInstanceUID"], one["FailureReason"]) for one in told["Failures"]] == [
+        (absent_one.SOPInstanceUID, 0x0112)
+    ]

@@ -45,7 +45,7 @@ def called(receiver: Receiver) -> Iterator[int]:
     """The port where the AE of the desk is called; it takes event reports there."""
     entity = AE(ae_title="DESK")
     entity.add_supported_context(UnifiedProcedureStepEvent, scu_role=False, scp_role=True)
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=receiver.handlers)
+    server: Any = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=receiver.handlers)
     yield server.server_address[1]
     server.shutdown()
 
