@@ -1,7 +1,7 @@
 """ServiceRequest: kept as it was sent; one that orders imaging under an accession number is an order of the work.
 
 What a client sends comes back byte for byte; what follows from it is a command of `server.worklist.orders`, given in
-the same transaction.
+the same transaction, and a step of a modality's worklist where the images are still to come (`server.fhir.scheduling`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from server.fhir.scheduling import follow_request, forget_request
 from server.fhir.session import Session
 from server.fhir.shown import Shown
 from server.fhir.stored import StoredType
@@ -107,6 +108,8 @@ class ServiceRequestType(StoredType):
         order = parse(session, shown, resource) if resource is not None else None
         if order is not None:
             place_order(session.work, order)
+            follow_request(session, order, resource or {})
         elif before is not None:
             withdraw_order(session.work, shown.facility or session.facility, id)
+            forget_request(session, shown.facility or session.facility, id)
         return shown

@@ -32,6 +32,7 @@ from server.worklist.assigning import apply_proposals, take_snapshot, withdraw_o
 from server.worklist.directory import facility_of
 from server.worklist.items import EVERYWHERE, THE_SERVER, Work
 from server.worklist.sla import apply_sla, contract_of
+from server.worklist.steps import end_imaged
 from storage.catalog.answers import ask, keep_answer, miss, read_answers
 from storage.catalog.directory import LatestDirectory
 from storage.catalog.engine import begin_write
@@ -189,6 +190,7 @@ class Flow:
                 follow(connection, study.facility, study.study_uid)
             work = self._work(connection)
             items.item_for_study(work, study, order_of(connection, study.facility, study.accession_number))
+            end_imaged(work, study)
             for hook in _ASKED:
                 plugins = self.hooks.having(hook)
                 ask(connection, hook=hook, plugins=plugins, at=now, **told)

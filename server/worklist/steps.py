@@ -13,6 +13,7 @@ import orjson
 import sqlalchemy as sa
 
 from readingroom.errors import Invalid, NotFound
+from readingroom.model import Study
 from server.worklist.items import Work
 from storage.catalog import schema as t
 from storage.catalog.ids import ordered_study_uid
@@ -32,10 +33,12 @@ from storage.catalog.ups import element
 from storage.dicomjson import MetadataJson
 from storage.upsrules import items_of
 
-__all__ = ["cancel_step", "move_step", "rename_steps", "schedule_step", "steps_of", "steps_of_study"]
+__all__ = ["cancel_step", "end_imaged", "move_step", "rename_steps", "schedule_step", "steps_of", "steps_of_study"]
 
 STEP_CHANGED = "StepChanged"
 """The event that tells of a step: its payload has the id, the state, what was done, and why."""
+
+IMAGED = "Its images are here."
 
 _SEQUENCE = "00400100"
 _OUTER: Mapping[str, tuple[str, str]] = {
@@ -71,20 +74,21 @@ def schedule_step(work: Work, step: StoredStep) -> StoredStep:
     """
     ensure_facility(work.connection, step.facility)
     before = lock_step(work.connection, step.facility, step.id)
-    state, reason = step.state, step.reason
     if before is not None:
         state = _state_after(before.state, step.state)
-        reason = before.reason if state == before.state else step.reason
-        has_begun = before.state not in ("scheduled", "arrived", "cancelled")
         step = replace(
             step,
             key=before.key,
             order=step.order or before.order,
-            study_uid=before.study_uid if has_begun else step.study_uid,
+            state=state,
+            reason=before.reason if state == before.state else step.reason,
         )
-        if has_begun:
-            step = replace(step, header=orjson.dumps({**step.item, "0020000D": element("UI", before.study_uid)}))
-    step = _whole(work.connection, replace(step, state=state, reason=reason))
+        if before.state in ("started", *_DONE):
+            header = {**step.item, "0020000D": element("UI", before.study_uid)}
+            step = replace(step, study_uid=before.study_uid, header=orjson.dumps(header))
+    if step.state in _FORWARD:
+        step = replace(step, reason="")
+    step = _whole(work.connection, step)
     if step == before:
         return step
     if before is None:
@@ -118,6 +122,26 @@ def move_step(work: Work, step: StoredStep, state: StepState, reason: str = "") 
     update_step(work.connection, after, work.now)
     _note(work, after, state)
     return after
+
+
+def end_imaged(work: Work, study: Study) -> None:
+    """End what was to be done for a study that has settled, where nobody has said that it was begun.
+
+    Modalities that tell of no performed step would leave it on the worklist for ever. Of several steps of a modality
+    nobody knows which one the images are of: they stay.
+    """
+    steps = steps_of_study(work.connection, study.facility, study.study_uid)
+    if study.accession_number:
+        steps += steps_of(work.connection, study.facility, accession_number=study.accession_number)
+    by_modality: dict[str, set[str]] = {}
+    for step in steps:
+        if step.is_open:
+            by_modality.setdefault(step.modality, set()).add(step.id)
+    for modality, ids in by_modality.items():
+        is_here = modality in study.modalities or not modality
+        only = lock_step(work.connection, study.facility, *ids) if is_here and len(ids) == 1 else None
+        if only is not None and only.state in ("scheduled", "arrived"):
+            move_step(work, only, "completed", IMAGED)
 
 
 def rename_steps(work: Work, facility: str, issuer: str, patient_id: str, changes: MetadataJson) -> None:

@@ -35,3 +35,8 @@ def algorithm_id(manufacturer: str, name: str, version: str) -> str:
 def ordered_study_uid(facility: str, number: str) -> str:
     """The Study Instance UID of what was ordered under a number, where the order names none."""
     return f"2.25.{uuid5(_NAMESPACE, f'ordered|{facility}|{number}').int}"
+
+
+def order_step_id(order: str) -> str:
+    """The Scheduled Procedure Step ID of what an order asks a modality to do; an SH has 16 characters."""
+    return uuid5(_NAMESPACE, f"step|{order}").hex[:16].upper()

@@ -12,13 +12,16 @@ import pytest
 from readingroom.clock import SetClock
 from server.fhir.imagingstudy import ImagingStudyType
 from server.fhir.order import ServiceRequestType
+from server.fhir.patient import PatientType
 from server.fhir.shown import Shown
 from server.fhir.task import TaskType
 from server.room import Room
 from server.settle import settle_studies
 from server.worklist import items
+from server.worklist.steps import schedule_step, steps_of
 from storage.catalog.ids import patient_key, study_fhir_id
 from storage.catalog.orders import order_of, orders_for
+from storage.catalog.steps import StoredStep
 from storage.catalog.work_items import StoredItem, item_by_id, ordered_reading
 from tests import fhir, synthetic
 from tests.corpus import FOLDER
@@ -252,3 +255,82 @@ def test_every_item_that_leads_to_an_order_is_at_another_version_with_it(room: R
         now = task(room, one)
         assert now["basedOn"] == [{"reference": f"ServiceRequest/{order.id}"}]
         assert int(now["meta"]["versionId"]) == int(before[one.id]) + 1
+
+
+# -- what a modality is to do ------------------------------------------------------------------------------------------
+
+DETAILS = {
+    "orderDetail": [{"coding": [{"system": "http://dicom.nema.org/resources/ontology/DCM", "code": "CT"}]}],
+    "code": {"coding": [{"system": "http://www.radlex.org", "code": "RPID22", "display": "CT Head"}], "text": "Head"},
+    "occurrenceDateTime": "2026-01-02T09:30:00Z",
+    "requester": {"display": "Okafor, Ada"},
+    "performer": [{"type": "Device", "identifier": {"value": "CT1"}, "display": "Room 1"}],
+    "locationReference": [{"display": "North wing"}],
+    "subject": {"display": "Jane Doe", "identifier": {"system": "urn:x-readingroom:issuer:NORTH", "value": "P1"}},
+}
+
+
+def steps(room: Room) -> list[StoredStep]:
+    with room.engine.connect() as connection:
+        return steps_of(connection, "local", accession_number="A1")
+
+
+@BOTH
+def test_an_order_puts_a_step_on_the_worklist_and_takes_it_off(room: Room) -> None:
+    order = place(room, **DETAILS)
+    (step,) = steps(room)
+    assert (step.state, step.modality, step.station_ae) == ("scheduled", "CT", "CT1")
+    assert (step.starts_on, step.starts_at) == ("20260102", "093000.000000")
+    assert (step.patient_id, step.issuer, step.order) == ("P1", "NORTH", order.id)
+    item = step.item
+    assert item["00100010"]["Value"] == [{"Alphabetic": "Jane Doe"}]
+    assert item["00321060"]["Value"] == ["Head"]
+    assert item["00321064"]["Value"][0]["00080102"]["Value"] == ["RADLEX"]
+    assert item["00400100"]["Value"][0]["00400011"]["Value"] == ["North wing"]
+    assert item["00401003"]["Value"] == ["HIGH"]
+
+    held = change(room, order, status="on-hold")
+    assert [(one.state, one.reason) for one in steps(room)] == [("cancelled", "The order is on hold.")]
+    again = change(room, held, status="active", occurrenceDateTime="2026-01-03")
+    assert [(one.state, one.reason, one.starts_on) for one in steps(room)] == [("scheduled", "", "20260103")]
+    change(room, again, intent="plan")
+    assert [(one.id, one.state) for one in steps(room)] == [(step.id, "cancelled")]
+
+
+def test_two_orders_of_a_number_are_two_steps_of_one_study(room: Room) -> None:
+    place(room, **DETAILS)
+    place(room, **DETAILS)
+    one, two = steps(room)
+    assert (one.id != two.id, one.study_uid) == (True, two.study_uid)
+
+
+def test_an_order_for_images_that_are_here_asks_no_modality(client: httpx.Client, room: Room, clock: SetClock) -> None:
+    arrive(client, room, clock)
+    place(room, **DETAILS)
+    assert steps(room) == []
+
+
+def test_a_step_is_of_the_patient_that_a_client_has_told_of(room: Room) -> None:
+    person = {
+        "name": [{"family": "Müller", "given": ["Jürgen", "Max"]}],
+        "birthDate": "1970-01-02",
+        "gender": "male",
+        "identifier": [{"system": "urn:x-readingroom:issuer:NORTH", "value": "P7"}],
+    }
+    patient = fhir.create(room, PatientType(), person)
+    place(room, **{**DETAILS, "subject": {"reference": f"Patient/{patient.id}"}})
+    (step,) = steps(room)
+    assert (step.patient_id, step.issuer) == ("P7", "NORTH")
+    assert step.item["00100010"]["Value"] == [{"Alphabetic": "Müller^Jürgen^Max"}]
+    assert step.item["00100030"]["Value"] == ["19700102"]
+    assert step.item["00100040"]["Value"] == ["M"]
+
+
+def test_a_step_that_another_system_has_scheduled_follows_its_order(room: Room) -> None:
+    order = place(room, **DETAILS, status="draft")
+    with at_work(room.engine) as work:
+        schedule_step(work, StoredStep(facility="local", id="S9", order=order.id, accession_number="A1"))
+    revoked = change(room, change(room, order, status="active"), status="revoked")
+    assert [(one.id, one.state) for one in steps(room)] == [("S9", "cancelled")]
+    change(room, revoked, status="active")
+    assert [(one.id, one.state) for one in steps(room)] == [("S9", "scheduled")]

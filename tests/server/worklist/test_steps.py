@@ -7,13 +7,22 @@ import sqlalchemy as sa
 
 from readingroom.errors import Invalid, NotFound
 from readingroom.model import Scope
-from server.worklist.steps import STEP_CHANGED, cancel_step, move_step, rename_steps, schedule_step, steps_of
+from server.worklist.steps import (
+    IMAGED,
+    STEP_CHANGED,
+    cancel_step,
+    end_imaged,
+    move_step,
+    rename_steps,
+    schedule_step,
+    steps_of,
+)
 from storage.catalog.events import Wanted, read_events
 from storage.catalog.keys import STEP_KEYS
 from storage.catalog.matching import parse
 from storage.catalog.steps import StepState, StoredStep, order_key, search_steps
 from tests.steps import step
-from tests.worklist import at_work
+from tests.worklist import at_work, study
 
 
 def scheduled(engine: sa.Engine, *steps: StoredStep) -> list[StoredStep]:
@@ -174,3 +183,24 @@ def test_a_step_without_a_number_has_a_study_of_its_own(engine: sa.Engine) -> No
     one, two = scheduled(engine, step(accession_number=""), step("S2", accession_number=""))
 
     assert one.study_uid != two.study_uid
+
+
+def test_what_was_done_without_a_word_is_ended_by_its_images(engine: sa.Engine) -> None:
+    one, *_ = scheduled(
+        engine,
+        step(),
+        step("S2", modality="MR"),
+        step("S3", modality="US"),
+        step("S4", modality="US"),
+        step("S5", modality="CT", facility="north"),
+    )
+    arrived = study(study_uid=one.study_uid, accession_number="A1", modalities=("CT", "US"))
+    with at_work(engine) as work:
+        end_imaged(work, arrived)
+        end_imaged(work, study(accession_number="A9"))
+    with engine.connect() as connection:
+        states = {one.id: (one.state, one.reason) for one in steps_of(connection, "local")}
+
+    # Of two ultrasounds nobody knows which one the images are of.
+    assert states == {"S1": ("completed", IMAGED), **dict.fromkeys(("S2", "S3", "S4"), ("scheduled", ""))}
+    assert found(engine, facility="north") == ["S5"]
