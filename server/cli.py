@@ -8,8 +8,8 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import sqlalchemy as sa
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from conformance.command import conformance_app
@@ -26,7 +25,7 @@ from readingroom.clock import SystemClock
 from readingroom.errors import Invalid, ReadingRoomError
 from readingroom.model import Scope
 from server.clients_command import clients_app
-from server.console import Config, Data, Database, err, load_settings, out, print_table
+from server.console import Config, Data, Database, err, load_settings, out, print_table, show_progress
 from server.deliveries_command import deliveries_app
 from server.dimse_command import dimse, dimse_beside
 from server.directory_command import directory_app, readers_app
@@ -35,6 +34,7 @@ from server.fhir_command import fhir_app
 from server.forwards_command import forwards_app
 from server.hl7_command import hl7_app, hl7_beside
 from server.jobs_command import jobs_app, work
+from server.peers_command import find, get, send
 from server.plugins_command import plugins_app
 from server.prices_command import prices_app, statement
 from server.reports_command import reports_app, templates_app
@@ -97,16 +97,6 @@ def _fail(message: str) -> None:
     sys.exit(1)
 
 
-@contextmanager
-def _progress(label: str, total: float, *, of_bytes: bool = True) -> Iterator[tuple[Callable[[float], None], Progress]]:
-    columns = [DownloadColumn(), TransferSpeedColumn()] if of_bytes else [TextColumn("{task.completed}/{task.total}")]
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn(), console=err, transient=True
-    ) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda amount: progress.advance(task, amount), progress
-
-
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind; loopback only.", show_default="127.0.0.1")] = None,
@@ -162,6 +152,9 @@ def serve(
 app.command()(work)
 app.command()(statement)
 app.command()(dimse)
+app.command()(send)
+app.command()(find)
+app.command()(get)
 
 
 @app.command()
@@ -189,7 +182,7 @@ def demo(data: Data = None, database: Database = None, config: Config = None) ->
             if connection.execute(there).scalar_one() == len(objects):
                 out.print(f"The demo studies are there already ({len(objects)} objects).")
                 return
-        with _progress("demo", len(objects), of_bytes=False) as (advance, _):
+        with show_progress("demo", len(objects), of_bytes=False) as (advance, _):
             bodies = (one.read() for one in objects)
             outcomes = room.ingest.store(bodies, facility=settings.facility, source=_DEMO)
             for one, outcome in zip(objects, outcomes, strict=True):
@@ -239,7 +232,7 @@ def import_(
     begun = time.monotonic()
     is_whole = True
     total = measure(paths)
-    with build_room(settings) as room, _progress("looking", total) as (advance, progress):
+    with build_room(settings) as room, show_progress("looking", total) as (advance, progress):
 
         def dealt_with(weight: int) -> None:
             advance(weight)
@@ -299,7 +292,7 @@ def export_(
     with open_archive(settings) as (engine, blobs):
         with engine.connect() as connection:
             instances = choose_instances(connection, _scope(facility), study, series)
-        with _progress("export", sum(one.size_bytes for one in instances)) as (advance, _):
+        with show_progress("export", sum(one.size_bytes for one in instances)) as (advance, _):
             export(engine, blobs, instances, target, advance, original=original)
     out.print(f"Wrote {len(instances)} files to {escape(str(target))}.")
 
@@ -461,7 +454,7 @@ def scrub(
     scrubbed = Scrubbed()
     with open_archive(settings) as (engine, blobs):
         _, size_bytes = count(engine)
-        with _progress("scrub", size_bytes * sample / 100) as (advance, _):
+        with show_progress("scrub", size_bytes * sample / 100) as (advance, _):
             run(engine, blobs, scrubbed, now=SystemClock().now(), sample=sample / 100, advance=advance)
     if as_json:
         damages = [asdict(damage) for damage in scrubbed.damages]
@@ -507,7 +500,7 @@ def reindex(
         prepare(engine, now=SystemClock().now(), force=force)
         with err.status("listing the stored objects") as status:
             found = list_objects(blobs, reindexed, lambda number: status.update(f"{number} objects found"))
-        with _progress("reindex", len(found), of_bytes=False) as (advance, _):
+        with show_progress("reindex", len(found), of_bytes=False) as (advance, _):
             record_objects(engine, blobs, found, reindexed, quiet=settings.quiet_period, advance=advance)
         replay_side_records(engine, blobs, reindexed)
     extra = f", {reindexed.superfluous} held already" if reindexed.superfluous else ""

@@ -1,15 +1,20 @@
-"""A server of associations on a thread of the test, a modality that calls it, and what takes reports for a peer."""
+"""A server of associations on a thread of the test, a modality that calls it, and peers that it calls."""
 
 from __future__ import annotations
 
 import queue as queues
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from ipaddress import ip_network
 from typing import Any
 
-from pydicom import Dataset
+from pydicom import Dataset, FileDataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
 from pynetdicom import AE, evt
 
 from server.dimse.server import DimseServer
@@ -19,18 +24,82 @@ from server.listen import bind_any
 from server.peers import Peers
 from server.room import Room
 from server.settings import DimsePeer, DimseSettings
+from server.staging import Ready
+from storage.dicomjson import DEFAULT_LIMITS
+from storage.part10 import read_front
+from storage.rewrite import rewrite
+from tests.synthetic import part10
 
 SECONDS = 20
 LOOPBACK = (ip_network("127.0.0.0/8"),)
+CT, CINE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7.3"
+NATIVE = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
+
+
+@dataclass
+class Taker:
+    """A peer that objects are sent to: what came, and what it answers to the first, the second and so on."""
+
+    ae: str = "STORE"
+    port: int = 0
+    came: list[tuple[str, str, bytes]] = field(default_factory=list)
+    originators: set[tuple[str, int]] = field(default_factory=set)
+    answers: Callable[[int], int] = lambda _number: 0
+
+    def take(self, event: Any) -> int:
+        request = event.request
+        self.came.append((request.AffectedSOPInstanceUID, event.context.transfer_syntax, request.DataSet.getvalue()))
+        self.originators.add((request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID))
+        return self.answers(len(self.came))
+
+    @property
+    def peer(self) -> DimsePeer:
+        return DimsePeer(ae=self.ae, facility="local", host="127.0.0.1", port=self.port)
+
+    @property
+    def uids(self) -> list[str]:
+        return [uid for uid, _, _ in self.came]
+
+    def read(self, number: int = 0) -> FileDataset:
+        """The data set of what came, with its pixels."""
+        _, syntax, data = self.came[number]
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = UID(syntax)
+        read = read_dataset(BytesIO(data), syntax == ImplicitVRLittleEndian, True)
+        return FileDataset("came", read, file_meta=meta)
 
 
 @contextmanager
-def serving(room: Room, *peers: DimsePeer) -> Iterator[DimseServer]:
-    """A server that knows these peers."""
+def receiving(*syntaxes: str, classes: tuple[str, ...] = (CT, CINE), ae: str = "STORE") -> Iterator[Taker]:
+    """A receiver that takes these transfer syntaxes."""
+    receiver = Taker(ae=ae)
+    entity = AE(ae_title=ae)
+    entity.require_called_aet = True
+    for sop_class in classes:
+        entity.add_supported_context(sop_class, list(syntaxes or NATIVE))
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, receiver.take)])
+    receiver.port = server.server_address[1]
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+
+
+@contextmanager
+def serving(room: Room, *peers: DimsePeer, but: frozenset[int] = frozenset()) -> Iterator[DimseServer]:
+    """A server of associations on a thread of the test, which knows these peers.
+
+    Parameters
+    ----------
+    but
+        Operations that it does not serve.
+    """
     settings = DimseSettings(peers={peer.ae.lower(): peer for peer in peers}, max_per_address=8)
+    known = Peers(settings)
     storing = Storing(ingest=room.ingest, memory_bytes=1 << 20, most_bytes=8 << 20)
-    services = all_services(room, ae_title=settings.ae_title)
-    server = DimseServer(bind_any("127.0.0.1", 0), settings, storing, services, peers=Peers(settings), facility="local")
+    every = all_services(replace(room, peers=known), ae_title=settings.ae_title)
+    services = {(sop_class, number): answer for (sop_class, number), answer in every.items() if number not in but}
+    server = DimseServer(bind_any("127.0.0.1", 0), settings, storing, services, peers=known, facility="local")
     thread = threading.Thread(target=server.serve)
     thread.start()
     try:
@@ -51,6 +120,31 @@ def associated(server: DimseServer, *sop_classes: str, ae: str = "CT1") -> Itera
     assert association.is_established
     yield association
     association.release()
+
+
+def keep(room: Room, *files: bytes | FileDataset, facility: str = "local") -> None:
+    """Store files, or data sets as such."""
+    bodies = [one if isinstance(one, bytes) else part10(one) for one in files]
+    staged = room.ingest.stage_each(bodies, facility=facility, source="test")
+    ready = [one for one in staged if isinstance(one, Ready)]
+    assert len(ready) == len(files)
+    assert all(outcome.error is None for outcome in room.ingest.commit(ready).result())
+
+
+def data_set(file: bytes) -> bytes:
+    return file[read_front(file, DEFAULT_LIMITS).data_set_at :]
+
+
+def jpeg_2000(dataset: FileDataset) -> bytes:
+    return b"".join(map(bytes, rewrite(part10(dataset), JPEG2000Lossless)))
+
+
+def identifier(level: str, **keys: Any) -> Dataset:
+    made = Dataset()
+    made.QueryRetrieveLevel = level
+    for name, value in keys.items():
+        setattr(made, name, value)
+    return made
 
 
 class Receiver:

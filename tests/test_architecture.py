@@ -34,7 +34,7 @@ WIRING = frozenset(
     for name in (
         *("app", "cli", "dimse_command", "doctor", "edge_command", "fhir_command", "gauges", "hl7_command"),
         "jobs_command",
-        *("listen", "listing", "purging", "settle", "worker"),
+        *("listen", "listing", "peers_command", "purging", "settle", "worker"),
     )
 )
 BASE = frozenset(

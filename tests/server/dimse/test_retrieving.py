@@ -6,19 +6,14 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from io import BytesIO
-from ipaddress import ip_network
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom import Dataset, FileDataset, dcmread
-from pydicom.dataset import FileMetaDataset
-from pydicom.filereader import read_dataset
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
 from pynetdicom import AE, build_role, evt
 from pynetdicom.pdu_primitives import (
     AsynchronousOperationsWindowNegotiation,
@@ -31,129 +26,29 @@ from readingroom.model import Scope
 from server.correcting import correct
 from server.dimse.retrieving import PATIENT_GET, PATIENT_MOVE, STUDY_GET, STUDY_MOVE, Unfit, read_wanted
 from server.dimse.server import DimseServer
-from server.dimse.services import all_services
-from server.dimse.storing import Storing
-from server.listen import bind_any
-from server.peers import Peers
 from server.room import Room
 from server.sending import Sender, best_to_send
-from server.settings import DimsePeer, DimseSettings, Settings
-from server.staging import Ready
+from server.settings import DimsePeer, Settings
 from storage.catalog.corrections import Target
 from storage.catalog.find import StoredInstance, Wanted, list_wanted
 from storage.changes import read_changes
-from storage.dicomjson import DEFAULT_LIMITS
-from storage.part10 import read_front
-from storage.rewrite import rewrite
 from tests.conftest import absent
+from tests.dimse import CINE, CT, LOOPBACK, NATIVE, Taker, data_set, identifier, jpeg_2000, keep, receiving
+from tests.dimse import serving as serving_peers
 from tests.retrieve import in_syntax
 from tests.servers import free_port, running
 from tests.synthetic import cine, ct_series, new_uid, part10, text_report
 
-CT, CINE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7.3"
-NATIVE = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
-
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"private_networks": (ip_network("127.0.0.0/8"),)})
+    return settings.model_copy(update={"private_networks": LOOPBACK})
 
 
-@dataclass
-class Receiver:
-    """A peer that objects are sent to: what came, and what it answers to the first, the second and so on."""
-
-    ae: str = "STORE"
-    port: int = 0
-    came: list[tuple[str, str, bytes]] = field(default_factory=list)
-    originators: set[tuple[str, int]] = field(default_factory=set)
-    answers: Callable[[int], int] = lambda _number: 0
-
-    def take(self, event: Any) -> int:
-        request = event.request
-        self.came.append((request.AffectedSOPInstanceUID, event.context.transfer_syntax, request.DataSet.getvalue()))
-        self.originators.add((request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID))
-        return self.answers(len(self.came))
-
-    @property
-    def peer(self) -> DimsePeer:
-        return DimsePeer(ae=self.ae, facility="local", host="127.0.0.1", port=self.port)
-
-    @property
-    def uids(self) -> list[str]:
-        return [uid for uid, _, _ in self.came]
-
-    def read(self, number: int = 0) -> FileDataset:
-        """The data set of what came, with its pixels."""
-        _, syntax, data = self.came[number]
-        meta = FileMetaDataset()
-        meta.TransferSyntaxUID = UID(syntax)
-        read = read_dataset(BytesIO(data), syntax == ImplicitVRLittleEndian, True)
-        return FileDataset("came", read, file_meta=meta)
-
-
-@contextmanager
-def receiving(*syntaxes: str, classes: tuple[str, ...] = (CT, CINE), ae: str = "STORE") -> Iterator[Receiver]:
-    """A receiver that takes these transfer syntaxes."""
-    receiver = Receiver(ae=ae)
-    entity = AE(ae_title=ae)
-    entity.require_called_aet = True
-    for sop_class in classes:
-        entity.add_supported_context(sop_class, list(syntaxes or NATIVE))
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, receiver.take)])
-    receiver.port = server.server_address[1]
-    try:
-        yield receiver
-    finally:
-        server.shutdown()
-
-
-@contextmanager
-def serving(room: Room, *receivers: DimsePeer) -> Iterator[DimseServer]:
+def serving(room: Room, *receivers: DimsePeer) -> AbstractContextManager[DimseServer]:
     """The server of `room`, which READER and others may call, and which knows these receivers."""
-    peers = {
-        "reader": DimsePeer(ae="READER"),
-        "mute": DimsePeer(ae="MUTE", may_move=False),
-        "hub": DimsePeer(ae="HUB", facility="hub", sees_all=True),
-        **{one.ae: one for one in receivers},
-    }
-    own = DimseSettings(peers=peers, pdu_seconds=5.0, idle_seconds=20.0)
-    room = replace(room, peers=Peers(own))
-    storing = Storing(ingest=room.ingest, memory_bytes=1 << 20, most_bytes=8 << 20)
-    services = all_services(room, ae_title=own.ae_title)
-    server = DimseServer(bind_any("127.0.0.1", 0), own, storing, services, peers=room.peers, facility="local")
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-        thread.join()
-
-
-def keep(room: Room, *files: bytes | FileDataset, facility: str = "local") -> None:
-    """Store files, or data sets as such."""
-    bodies = [one if isinstance(one, bytes) else part10(one) for one in files]
-    staged = room.ingest.stage_each(bodies, facility=facility, source="test")
-    ready = [one for one in staged if isinstance(one, Ready)]
-    assert len(ready) == len(files)
-    assert all(outcome.error is None for outcome in room.ingest.commit(ready).result())
-
-
-def data_set(file: bytes) -> bytes:
-    return file[read_front(file, DEFAULT_LIMITS).data_set_at :]
-
-
-def jpeg_2000(dataset: FileDataset) -> bytes:
-    return b"".join(map(bytes, rewrite(part10(dataset), JPEG2000Lossless)))
-
-
-def identifier(level: str, **keys: Any) -> Dataset:
-    made = Dataset()
-    made.QueryRetrieveLevel = level
-    for name, value in keys.items():
-        setattr(made, name, value)
-    return made
+    mute, hub = DimsePeer(ae="MUTE", may_move=False), DimsePeer(ae="HUB", facility="hub", sees_all=True)
+    return serving_peers(room, DimsePeer(ae="READER"), mute, hub, *receivers)
 
 
 def associate(server: DimseServer, *, ae: str = "READER", ext_neg: list[Any] | None = None, **kwargs: Any) -> Any:
@@ -377,9 +272,9 @@ def test_a_move_that_is_cancelled_ends(room: Room) -> None:
 
 def get(
     server: DimseServer, wanted: Dataset, takes: list[tuple[str, ...]], *, model: str = STUDY_GET
-) -> tuple[Receiver, Any]:
+) -> tuple[Taker, Any]:
     """What came on the association that asks for it, and the last answer."""
-    receiver = Receiver()
+    receiver = Taker()
     roles = [build_role(sop_class, scp_role=True) for sop_class in dict.fromkeys(one[0] for one in takes)]
     association = associate(
         server, takes=takes, ext_neg=roles, evt_handlers=[(evt.EVT_C_STORE, receiver.take)], max_pdu=0
