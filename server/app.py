@@ -65,7 +65,7 @@ from server.hl7.channel import Hl7Channel
 from server.hooks import Hooks, wanted_plugins
 from server.ingest import Ingest
 from server.notifying import Notifying
-from server.outgoing import Destination, Outgoing, WebArchive
+from server.outgoing import Destination, Outgoing, PeerArchive, WebArchive
 from server.peers import Peers
 from server.renditions import open_renditions
 from server.reports.channels.dicom import DicomChannel, StowChannel
@@ -81,7 +81,8 @@ from server.reports.signing import SigningKeys, read_signed
 from server.reports.telling import tell_plugins
 from server.room import Room
 from server.senders import Senders
-from server.settings import Settings
+from server.sending import Sender
+from server.settings import DimsePeer, Settings
 from server.settle import register_describing
 from server.tokens import Tokens, configured_clients
 from server.volumes import ShownStudies
@@ -287,12 +288,22 @@ def forward_studies(room: Room) -> None:
     """Have studies go on to others, as the rules of the settings say."""
     settings = room.settings
     outgoing = Outgoing(engine=room.engine, blobs=room.blobs, codecs=room.codecs)
+    sender = Sender(engine=room.engine, blobs=room.blobs, codecs=room.codecs, settings=settings)
+
+    def peer_of(name: str) -> DimsePeer | None:
+        archive = settings.archives.get(name)
+        return room.peers.named(name if archive is None else archive.peer or "")
 
     def find(name: str) -> Destination | None:
         archive = settings.archives.get(name)
-        if archive is None or archive.url is None:
-            return None
-        return WebArchive(name=name, settings=archive, outgoing=outgoing, networks=settings.private_networks)
+        if archive is not None and archive.url is not None:
+            return WebArchive(name=name, settings=archive, outgoing=outgoing, networks=settings.private_networks)
+        peer = peer_of(name)
+        return None if peer is None else PeerArchive(peer=peer, sender=sender)
+
+    def came_from(source: str, name: str) -> bool:
+        peer = peer_of(name)
+        return peer is not None and peer.ae == source
 
     Forwards(
         engine=room.engine,
@@ -300,6 +311,7 @@ def forward_studies(room: Room) -> None:
         queue=room.queue,
         rules={rule.name: rule for rule in settings.forward},
         find=find,
+        came_from=came_from,
         at_once=threading.Semaphore(max(1, settings.job_threads // 2)),
     ).register()
 

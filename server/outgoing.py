@@ -1,4 +1,4 @@
-"""Gives instances to another archive by STOW-RS (PS3.18 10.5), and says what it has answered of each.
+"""Gives instances to others, by STOW-RS (PS3.18 10.5) or C-STORE (PS3.4 annex B), and tells what they answer of each.
 
 An object goes as it came; one that was corrected goes as it is shown, and where a transfer syntax is asked for its
 pixels are written in that one. What is sent twice is the same object with the same UIDs, so who has it already loses
@@ -6,10 +6,10 @@ nothing.
 
 | answer | what follows |
 |---|---|
-| the instance is among those referenced; failure reason 0111: it is there already | it is sent |
-| it is among those that failed with A7xx or 0110; it is in neither list | it is sent again, later |
-| it failed with another reason; 400, 409, 413, 415, 422 | it is refused |
-| 401, 403, 404, another 4yz, 5yz, no answer of a DICOMweb service, none | the archive is left alone for a while |
+| the instance is among those referenced; 0000, Bxxx; 0111: it is there already | it is sent |
+| it has failed with A7xx or 0110; nothing is said of it | it is sent again, later |
+| it has failed with another reason; 400, 409, 413, 415, 422 | it is refused |
+| 401, 403, 404, another 4yz, 5yz, no answer of a DICOMweb service, none; no association | it is left alone a while |
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
-from mmap import ACCESS_READ, mmap
+from dataclasses import dataclass, replace
 from typing import IO, Any, Literal, Protocol
 
 import sqlalchemy as sa
 
-from readingroom.errors import NotAcceptable, NotFound, RetryLater, Unreachable
+from readingroom.errors import NotAcceptable, ReadingRoomError, RetryLater, Unreachable
 from readingroom.outbound import Answer, Network, ask, check, origin_of
 from server.codecs import Codecs
+from server.exporting import received_file
 from server.reports.channels.access import bearer, trust
-from server.settings import ArchiveSettings
+from server.sending import Sender
+from server.settings import ArchiveSettings, DimsePeer
 from storage.arrays import ArraySpec
 from storage.blobs import Blobs
 from storage.catalog.find import StoredInstance, read_overlay
@@ -82,7 +83,7 @@ class Outgoing:
 
         Pixels that cannot be had in that transfer syntax without loss are given as they are stored.
         """
-        received = self._received(instance, kept)
+        received = received_file(self.blobs, instance)
         if transfer_syntax not in (None, instance.transfer_syntax) or instance.overlay_version:
             for target in dict.fromkeys((transfer_syntax, None)):
                 spool = kept.enter_context(_spool())
@@ -108,16 +109,6 @@ class Outgoing:
         size = spool.tell()
         spool.seek(0)
         return size
-
-    def _received(self, instance: StoredInstance, kept: ExitStack) -> Buffer:
-        path = self.blobs.local_path(instance.object_key)
-        if path is None:
-            return self.blobs.read_range(instance.object_key, 0, instance.size_bytes)
-        try:
-            file = kept.enter_context(path.open("rb"))
-        except FileNotFoundError:
-            raise NotFound(f"The store has no object {instance.object_key}.") from None
-        return mmap(file.fileno(), instance.size_bytes, access=ACCESS_READ)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +177,32 @@ class WebArchive:
         check(answer)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerArchive:
+    """An application entity; a `Destination`."""
+
+    peer: DimsePeer
+    sender: Sender
+
+    def send(self, instances: Sequence[StoredInstance], transfer_syntax: str | None) -> Mapping[str, Told]:
+        """Over one association; where that breaks, nothing is told of those that were still to go."""
+        told: dict[str, Told] = {}
+        try:
+            for sent in replace(self.sender, prefers=transfer_syntax).send(self.peer, instances):
+                status = sent.outcome.status
+                ending = "sent" if sent.is_kept else _failed(status)
+                told[sent.instance.instance_uid] = Told(ending=ending, code=f"{status:04X}")
+        except ReadingRoomError:
+            if not told:
+                raise
+        return told
+
+
+def _failed(status: int) -> Ending:
+    """What follows from a status, or failure reason, that is no success (PS3.4 B.2.3, PS3.18 10.5.3.1.2)."""
+    return "later" if status >> 8 == 0xA7 or status == _PROCESSING_FAILURE else "refused"
+
+
 def _spool() -> AbstractContextManager[IO[bytes]]:
     return tempfile.SpooledTemporaryFile(_IN_MEMORY)
 
@@ -217,10 +234,10 @@ def _judged(answer: Answer, uids: Sequence[str]) -> dict[str, Told]:
                 continue
             if tag == _REFERENCED or reason == _DUPLICATE:
                 told[uid] = Told(ending="sent", code=str(answer.status))
-            elif isinstance(reason, int) and (reason >> 8 == 0xA7 or reason == _PROCESSING_FAILURE):
-                told[uid] = Told(ending="later", code=f"{reason:04X}")
+            elif isinstance(reason, int):
+                told[uid] = Told(ending=_failed(reason), code=f"{reason:04X}")
             else:
-                told[uid] = Told(ending="refused", code=f"{reason:04X}" if isinstance(reason, int) else "failed")
+                told[uid] = Told(ending="refused", code="failed")
     return told
 
 

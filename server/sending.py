@@ -69,13 +69,20 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """Sends what the archive has."""
+    """Sends what the archive has.
+
+    Attributes
+    ----------
+    prefers
+        The transfer syntax to write instances in, where that can be without loss and the peer takes it.
+    """
 
     engine: sa.Engine
     blobs: Blobs
     codecs: Codecs
     settings: Settings
     limits: Limits = PATIENCE
+    prefers: str | None = None
 
     def send(
         self, peer: DimsePeer, instances: Iterable[StoredInstance], *, originator: tuple[str, int] | None = None
@@ -99,9 +106,9 @@ class Sender:
         rest = deque(instances)
         broken = 0
         while rest:
-            batch = _batch(rest)
+            batch = _batch(rest, 1 if self.prefers is None else 2)
             done = 0
-            with call_as(self.settings, peer, proposals_of(batch), limits=self.limits) as taker:
+            with call_as(self.settings, peer, proposals_of(batch, self.prefers), limits=self.limits) as taker:
                 try:
                     for sent in self.give(taker, batch, originator=originator):
                         done += 1
@@ -131,7 +138,8 @@ class Sender:
                 contexts.setdefault(context.abstract_syntax, {}).setdefault(context.transfer_syntax, context)
         for instance in instances:
             taken = contexts.get(instance.sop_class, {})
-            syntax = next((one for one in syntaxes_of(instance, taken) if one in taken), None)
+            syntaxes = [one for one in syntaxes_of(instance, taken) if one in taken]
+            syntax = self.prefers if self.prefers in syntaxes else next(iter(syntaxes), None)
             if syntax is None:
                 yield Sent(instance=instance, outcome=_not_taken(taken))
                 continue
@@ -170,9 +178,17 @@ class Sender:
         yield from implicit(written) if syntax == IMPLICIT_LITTLE else written
 
 
-def proposals_of(instances: Iterable[StoredInstance]) -> list[Proposal]:
-    """The presentation contexts that instances need: each class as it is stored, and as every peer takes it."""
+def proposals_of(instances: Iterable[StoredInstance], prefers: str | None = None) -> list[Proposal]:
+    """The presentation contexts that instances need: each class as it is stored, and as every peer takes it.
+
+    Parameters
+    ----------
+    prefers
+        A transfer syntax in which each class is asked for too.
+    """
     stored = dict.fromkeys((one.sop_class, one.transfer_syntax) for one in instances)
+    if prefers is not None:
+        stored |= dict.fromkeys((sop_class, prefers) for sop_class, _ in stored)
     exact = [Proposal(sop_class=sop_class, transfer_syntaxes=(syntax,)) for sop_class, syntax in stored]
     return exact + [
         Proposal(sop_class=sop_class, transfer_syntaxes=_USUAL)
@@ -211,15 +227,15 @@ def best_to_send(sop_class: str, proposed: Sequence[str]) -> str:
     return next((one for one in proposed if one in _USUAL or one in _LOSSLESS), proposed[0])
 
 
-def _batch(rest: deque[StoredInstance]) -> list[StoredInstance]:
-    """Take as many from the front as one association has contexts for."""
+def _batch(rest: deque[StoredInstance], each: int) -> list[StoredInstance]:
+    """Take as many from the front as one association has contexts for: `each` for a class, and those as stored."""
     classes: set[str] = set()
     stored: set[tuple[str, str]] = set()
     batch: list[StoredInstance] = []
     while rest:
         classes.add(rest[0].sop_class)
         stored.add((rest[0].sop_class, rest[0].transfer_syntax))
-        if len(classes) + len(stored) > MOST_CONTEXTS:
+        if each * len(classes) + len(stored) > MOST_CONTEXTS:
             break
         batch.append(rest.popleft())
     return batch

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from ipaddress import IPv4Network
 from typing import Any
 
 import httpx
 import pytest
 from pydantic import ValidationError
 from pydicom import FileDataset, dcmread
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom import AE, evt
 
 from readingroom.clock import SetClock, SystemClock
 from readingroom.errors import ReadingRoomError, RetryLater, Unreachable
 from readingroom.model import LOCAL_OPERATOR, Scope, priority_rank
 from server.correcting import correct
 from server.forwarding import Forwards, Opened, concerns, opening, remember_forwards, takes
-from server.outgoing import Outgoing, Told, WebArchive
+from server.outgoing import Outgoing, PeerArchive, Told, WebArchive
 from server.room import Room
-from server.settings import ArchiveSettings, ForwardRule, Settings
+from server.sending import Sender
+from server.settings import ArchiveSettings, DimsePeer, ForwardRule, Settings
 from server.settle import settle_studies
 from server.worklist.items import flag_item, working
 from storage.catalog.corrections import Target
@@ -34,6 +39,7 @@ from storage.changes import read_change
 from tests import synthetic
 from tests.commands import Run
 from tests.plugins.peers import Hook, web_service
+from tests.servers import free_port
 from tests.synthetic import part10
 from tests.worklist import study
 
@@ -551,6 +557,64 @@ def test_an_archive_that_does_not_do_its_work_is_asked_later(
     web.status, web.body = status, b"<html>"
     with pytest.raises(error):
         archive(room, web.url).send(stored(room, chest_ct[0]), None)
+
+
+# -- by C-STORE --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def peer(take: Callable[[int], int], *syntaxes: str) -> Iterator[tuple[DimsePeer, list[tuple[str, str]]]]:
+    """An application entity that stores CT images: it answers as `take` says to the first, the second and so on."""
+    came: list[tuple[str, str]] = []
+
+    def store(event: Any) -> int:
+        came.append((str(event.request.AffectedSOPInstanceUID), str(event.context.transfer_syntax)))
+        return take(len(came))
+
+    entity = AE(ae_title="CITY")
+    entity.add_supported_context(CTImageStorage, list(syntaxes or (ExplicitVRLittleEndian,)))
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    try:
+        yield DimsePeer(ae="CITY", host="127.0.0.1", port=server.server_address[1]), came
+    finally:
+        server.shutdown()
+
+
+def to_peer(room: Room, to: DimsePeer) -> PeerArchive:
+    settings = room.settings.model_copy(update={"private_networks": (IPv4Network("127.0.0.0/8"),)})
+    sender = Sender(engine=room.engine, blobs=room.blobs, codecs=room.codecs, settings=settings)
+    return PeerArchive(peer=to, sender=sender)
+
+
+def test_a_peer_is_believed_of_each_object(room: Room, chest_ct: list[FileDataset]) -> None:
+    answers = {1: 0x0000, 2: 0xB000, 3: 0xA701, 4: 0xA900, 5: 0x0111}
+    with peer(answers.__getitem__) as (to, came):
+        told = to_peer(room, to).send(stored(room, *chest_ct), None)
+    assert [uid for uid, _ in came] == uids(chest_ct)
+    assert [(one.ending, one.code) for one in told.values()] == [
+        ("sent", "0000"),
+        ("sent", "B000"),
+        ("later", "A701"),
+        ("refused", "A900"),
+        ("sent", "0111"),
+    ]
+
+
+def test_a_peer_gets_the_transfer_syntax_of_the_rule_where_it_takes_that(
+    room: Room, chest_ct: list[FileDataset]
+) -> None:
+    instances = stored(room, chest_ct[0])
+    with peer(lambda _: 0, ExplicitVRLittleEndian, JPEG_LS) as (to, came):
+        to_peer(room, to).send(instances, JPEG_LS)
+    with peer(lambda _: 0) as (to, as_stored):
+        to_peer(room, to).send(instances, JPEG_LS)
+    assert [syntax for _, syntax in came + as_stored] == [JPEG_LS, ExplicitVRLittleEndian]
+
+
+def test_a_peer_that_is_away_is_unreachable(room: Room, chest_ct: list[FileDataset]) -> None:
+    instances = stored(room, *chest_ct)
+    with pytest.raises(Unreachable):
+        to_peer(room, DimsePeer(ae="CITY", host="127.0.0.1", port=free_port())).send(instances, None)
 
 
 # -- as an operator has it ---------------------------------------------------------------------------------------------
