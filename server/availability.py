@@ -71,6 +71,8 @@ class Availability:
             with self._engine.connect() as connection:
                 instances = list_instances(connection, find_study(connection, scope, job.payload["study_uid"]))
         except NotFound:
+            instances = []
+        if not instances:
             return  # it has been deleted since
         settings = self._settings
         told = notice_of(instances, ae_title=settings.dimse.ae_title, public_url=settings.public_url)

@@ -123,10 +123,12 @@ class Committing:
             commitment = read_commitment(connection, id)
         if commitment.problems is not None:
             return commitment
-        problems = self._problems(scope_of(commitment.realm), commitment.instances)
         now = self.clock.now()
-        if "missing" in problems and now - commitment.at < PATIENCE:
+        held = self._held(commitment)
+        if not all(held) and now - commitment.at < PATIENCE:
             return commitment
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="commit") as pool:
+            problems = list(pool.map(self._problem, commitment.instances, held))
         with begin_write(self.engine) as connection:
             note_checked(connection, id, problems, now)
             decided = read_commitment(connection, id)
@@ -138,19 +140,19 @@ class Committing:
             )
         return decided
 
-    def _problems(self, scope: Scope, instances: Sequence[Wanted]) -> list[Problem | None]:
-        held: dict[str, list[Any]] = defaultdict(list)
+    def _held(self, commitment: Commitment) -> list[Sequence[Any]]:
+        """Of each instance the rows of it that are in use, of several facilities where the realm has several."""
+        rows: dict[str, list[Any]] = defaultdict(list)
+        uids = list({one.instance_uid for one in commitment.instances})
         with self.engine.connect() as connection:
-            for row in held_of(connection, scope, list({one.instance_uid for one in instances})):
-                held[row.instance_uid].append(row)
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="commit") as pool:
-            return list(pool.map(lambda one: self._problem(one, held.get(one.instance_uid, ())), instances))
+            for row in held_of(connection, scope_of(commitment.realm), uids):
+                rows[row.instance_uid].append(row)
+        return [[row for row in rows.get(one.instance_uid, ()) if _is_of(one, row)] for one in commitment.instances]
 
     def _problem(self, wanted: Wanted, held: Sequence[Any]) -> Problem | None:
-        there = [row for row in held if _is_of(wanted, row)]
-        right = [row for row in there if row.sop_class == wanted.sop_class]
+        right = [row for row in held if row.sop_class == wanted.sop_class]
         if not right:
-            return "other class" if there else "missing"
+            return "other class" if held else "missing"
         damages = [look_at(self._blobs, row, reads_all=False) for row in right]
         if None in damages:
             return None
