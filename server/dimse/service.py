@@ -70,11 +70,10 @@ class Served:
             Further elements of its command set.
         """
         command = {**response_to(message.command, status, comment), **(more or {})}
-        if data is None:
-            self.association.send(message.context, command)
-        else:
-            written = encode(data, message.context.transfer_syntax)
-            self.association.send(message.context, {**command, DATA_SET_TYPE: HAS_DATA_SET}, written)
+        written = b"" if data is None else encode(data, message.context.transfer_syntax)
+        if written:
+            command[DATA_SET_TYPE] = HAS_DATA_SET
+        self.association.send(message.context, command, written)
 
     def ask(
         self, context: Context, command: CommandSet, data: Mapping[str, Any], then: Callable[[Message], None]

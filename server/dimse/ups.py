@@ -148,8 +148,9 @@ def services(room: Room) -> Services:
         return Told(uid=uid, status=status)
 
     def act(served: Served, message: Message, actions: frozenset[int]) -> Told:
-        _require(served.peer.may_store, served)
         uid, action = _requested(message), int(message.command.get(ACTION_TYPE, 0))
+        is_looking = action in (SUBSCRIBE, UNSUBSCRIBE, SUSPEND)
+        _require(served.peer.may_find if is_looking else served.peer.may_store, served)
         if action not in actions:
             return Told(uid=uid, status=NO_SUCH_ACTION, comment="This SOP class has no such action.")
         dataset = _json(message) if message.sink is not None else {}
@@ -243,7 +244,7 @@ def _require(is_allowed: bool, served: Served) -> None:
 
 
 def _already(notes: list[Note], state: str) -> int:
-    return ALREADY[state] if "already" in notes else SUCCESS
+    return ALREADY[state.replace("CANCELLED", "CANCELED")] if "already" in notes else SUCCESS
 
 
 def _requested(message: Message) -> str:

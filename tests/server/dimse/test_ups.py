@@ -137,6 +137,8 @@ def test_what_is_created_by_dimse_is_seen_over_http(desk: Any, client: httpx.Cli
     status, answer = get(desk, uid, 0x00741000, 0x00100020)
     assert (status, len(answer), answer.PatientID) == (0, 2, "P1")
     assert get(desk, uid, 0x00741000, 0x00189004)[0] == 0x0001
+    status, answer = get(desk, uid, 0x00189004, 0x00189005)
+    assert (status, len(answer)) == (0x0001, 0)
 
 
 def test_what_is_no_step_is_not_created(desk: Any) -> None:
@@ -181,7 +183,7 @@ def test_a_cancellation_is_done_asked_for_or_too_late(desk: Any) -> None:
     assert act(desk, claimed, 2, PUSH) == 0
     assert get(desk, claimed)[1].ProcedureStepState == "IN PROGRESS"
     assert change(desk, claimed, "CANCELED") == 0
-    assert change(desk, claimed, "CANCELED") == 0xB304
+    assert [change(desk, claimed, spelled) for spelled in ("CANCELED", "CANCELLED")] == [0xB304] * 2
     assert change(desk, done, "IN PROGRESS") == update(desk, done, performed(), TOKEN) == 0
     assert change(desk, done, "COMPLETED") == 0
     assert act(desk, done, 2, PUSH) == 0xC311
@@ -232,6 +234,8 @@ def test_who_may_only_look_changes_nothing_and_another_facility_sees_nothing(
     assert get(looker, uid)[0] == 0
     assert change(looker, uid, "IN PROGRESS") == 0x0124
     assert looker.send_n_create(step(), PUSH, new_uid())[0].Status == 0x0124
+    assert act(looker, uid, 3, WATCH, ReceivingAE="LOOKER", DeletionLock="FALSE") == 0
+    assert act(looker, uid, 2, WATCH) == 0x0124
     assert get(north, uid)[0] == 0xC307
     assert find(north, SOPInstanceUID="") == []
     assert {answer.SOPInstanceUID for _, answer in find(looker, SOPInstanceUID="")} == {uid, own.workitem_uid}
