@@ -96,6 +96,7 @@ from server.web import (
     patients,
     peer_review,
     prices,
+    reconciling,
     report_documents,
     reports,
     templates,
@@ -105,6 +106,7 @@ from server.web.viewer import viewer_routes
 from server.worker import working
 from server.worklist.flow import Flow
 from server.worklist.patients import Patients
+from server.worklist.reconciling import Reconciling
 from server.worklist.reports import report_restart
 from storage.catalog import schema as t
 from storage.catalog.clocks import clock_of
@@ -181,6 +183,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
             register_describing(queue, blobs)
             renditions = open_renditions(settings)
             try:
+                reporting = Reports(keys=SigningKeys(settings.signing_keys_path))
                 room = Room(
                     settings=settings,
                     engine=engine,
@@ -189,8 +192,16 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                     queue=queue,
                     flow=flow,
                     peers=Peers(settings.dimse, flow.directory),
-                    reports=Reports(keys=SigningKeys(settings.signing_keys_path)),
+                    reports=reporting,
                     criticals=Criticals(ask=flow.ladder),
+                    reconciling=Reconciling(
+                        engine=engine,
+                        blobs=blobs,
+                        clock=clock,
+                        queue=queue,
+                        settings=settings.reconciling,
+                        published=reporting.published,
+                    ),
                     hl7=Applying(
                         engine=engine,
                         clock=clock,
@@ -232,6 +243,8 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 )
                 following.register()
                 flow.came.append(following.came)
+                room.reconciling.register()
+                flow.reconcile.append(room.reconciling.settle)
                 Documents(
                     engine=engine,
                     queue=queue,
@@ -365,6 +378,7 @@ def create_app(room: Room | None = None) -> ASGIApp:
             *prices.routes,
             *peer_review.routes,
             *patients.routes,
+            *reconciling.routes,
             Route("/", _to_viewer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),

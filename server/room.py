@@ -23,6 +23,7 @@ from server.reports.reports import Reports
 from server.settings import Settings
 from server.tokens import Tokens
 from server.worklist.flow import Flow
+from server.worklist.reconciling import Reconciling
 from storage.blobs import Blobs, Bytes
 from storage.catalog.keys import Keys
 
@@ -46,6 +47,7 @@ class Room:
     peers: Peers
     reports: Reports
     criticals: Criticals
+    reconciling: Reconciling
     hl7: Applying
     tokens: Tokens
     renditions: Renditions

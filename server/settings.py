@@ -453,6 +453,21 @@ class PeerReviewSettings(BaseModel):
     )
 
 
+class ReconcilingSettings(BaseModel):
+    """The table ``[reconciling]``: how studies are matched to orders ([how to](../how-to/reconcile.md))."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    window_hours: float = Field(
+        default=24.0, gt=0, le=24 * 31, description="How far a study and the start of a step may be apart"
+    )
+    link_single: bool = Field(
+        default=False,
+        description="Whether a study without accession number is linked where patient, modality and time leave one "
+        "order; else a person is asked",
+    )
+
+
 class Settings(BaseSettings):
     """Everything an operator can set; every value has a default that serves one machine."""
 
@@ -531,6 +546,9 @@ class Settings(BaseSettings):
     )
     plugins: dict[str, PluginSettings] = Field(
         {}, description="Plugins that run, in their order, each with its settings"
+    )
+    reconciling: ReconcilingSettings = Field(
+        ReconcilingSettings(), description="Studies and orders ([how to](../how-to/reconcile.md))"
     )
     peer_review: PeerReviewSettings = Field(
         PeerReviewSettings(),

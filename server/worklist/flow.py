@@ -75,6 +75,8 @@ class Flow:
     came
         Told, by facility and UID, of a study that has begun to come in, in the transaction that keeps it; and again
         when it settles.
+    reconcile
+        Gives a study that has settled with the accession number under which it is to be read.
     """
 
     engine: sa.Engine
@@ -85,6 +87,7 @@ class Flow:
     is_research_mode: bool = False
     tried: list[Callable[[Work, StoredEscalation], None]] = field(default_factory=list)
     came: list[Callable[[sa.Connection, str, str], None]] = field(default_factory=list)
+    reconcile: list[Callable[[Work, Study], Study]] = field(default_factory=list)
 
     def register(self) -> None:
         """Have the queue run these; before the worker starts."""
@@ -189,6 +192,8 @@ class Flow:
             for follow in self.came:
                 follow(connection, study.facility, study.study_uid)
             work = self._work(connection)
+            for match in self.reconcile:
+                study = match(work, study)
             items.item_for_study(work, study, order_of(connection, study.facility, study.accession_number))
             end_imaged(work, study)
             for hook in _ASKED:

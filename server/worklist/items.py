@@ -273,6 +273,13 @@ def follow_order(work: Work, item: StoredItem, order: Order) -> StoredItem:
     )
 
 
+def link_item(work: Work, item: StoredItem, accession_number: str | None) -> StoredItem:
+    """Let an item be the reading of what was ordered under an accession number; of nothing for None."""
+    if item.accession_number == accession_number:
+        return item
+    return _change(work, item, "linked" if accession_number else "unlinked", accession_number=accession_number)
+
+
 # -- who reads it ------------------------------------------------------------------------------------------------------
 
 

@@ -15,9 +15,12 @@ from server.worklist.items import (
     follow_order,
     hold_item,
     item_for_order,
+    link_item,
     request_cancellation,
     resume_item,
 )
+from server.worklist.reconciling import is_of_another
+from server.worklist.reconsidering import reconsider
 from storage.catalog import schema as t
 from storage.catalog.fhir_studies import touch_study
 from storage.catalog.orders import StoredOrder, forget_order, lock_order, order_of, orders_for, write_order
@@ -47,6 +50,7 @@ def place_order(work: Work, order: StoredOrder) -> StoredItem | None:
     item = _followed(work, order)
     if item is not None and item.id != order.item:
         write_order(work.connection, replace(order, item=item.id), work.now)
+    reconsider(work, order.facility, accession_number=order.accession_number)
     return item
 
 
@@ -76,9 +80,21 @@ def _touch(work: Work, order: StoredOrder) -> None:
     touch_items(work.connection, work.now, *mine)
 
 
+def _reading(work: Work, order: StoredOrder) -> StoredItem | None:
+    """The reading of an order; that of a study of another patient with its accession number is none."""
+    while (item := ordered_reading(work.connection, order.facility, order.accession_number)) is not None:
+        uid = item.study_uid
+        if uid is None or not is_of_another(work.connection, order.facility, uid, order.accession_number):
+            break
+        if item.state in ("completed", "cancelled"):
+            return None
+        link_item(work, item, None)
+    return item
+
+
 def _followed(work: Work, order: StoredOrder) -> StoredItem | None:
     """The reading of an order, as all orders of its accession number want it."""
-    item = ordered_reading(work.connection, order.facility, order.accession_number)
+    item = _reading(work, order)
     wanted = order_of(work.connection, order.facility, order.accession_number)
     is_over = item is None or item.state in ("completed", "cancelled")
     if order.state == "revoked":

@@ -139,10 +139,10 @@ def merge_patients(work: Work, *, facility: str, issuer: str, from_id: str, into
     new = _known(work.connection, facility, issuer, into_id)
     if old == new:
         return ""
-    survivor = _surviving(work.connection, new)
+    survivor = surviving(work.connection, new)
     before = merge_of(work.connection, old)
     if before is not None:
-        if _surviving(work.connection, old) == survivor:
+        if surviving(work.connection, old) == survivor:
             return before.id
         raise Conflict(f"That patient was merged into another before; undo merge {before.id} first.")
     if survivor == old:
@@ -263,7 +263,7 @@ class Patients:
     def _tell(self, patient: Known, study_uid: str, said: MetadataJson, source: str) -> None:
         """Have a study say of its patient what messages have said, but for what a person has corrected."""
 
-        def wanted(study: _Study) -> _Wanted | None:
+        def wanted(study: Said) -> _Wanted | None:
             if study.patient_id != patient.patient_id:
                 return None
             return _Wanted(
@@ -282,7 +282,7 @@ class Patients:
         with self.engine.connect() as connection:
             called = {**_called(connection, merge.survivor), **read_known(connection, merge.survivor)}
 
-        def wanted(study: _Study) -> _Wanted | None:
+        def wanted(study: Said) -> _Wanted | None:
             if study.patient_id != merge.from_id:
                 return None
             others = study.header.get(OTHER_IDS, {}).get("Value") or []
@@ -320,7 +320,7 @@ class Patients:
                     follow(self.queue, connection, patient)
 
     def _move_back(self, merge: Merge, moved: Moved) -> None:
-        def wanted(study: _Study) -> _Wanted | None:
+        def wanted(study: Said) -> _Wanted | None:
             # Since then a person has said whose it is, or it is somebody else's again.
             if study.patient_id != merge.into_id or study.is_persons(PATIENT_ID):
                 return None
@@ -341,14 +341,14 @@ class Patients:
         self,
         facility: str,
         study_uid: str,
-        wanted: Callable[[_Study], _Wanted | None],
+        wanted: Callable[[Said], _Wanted | None],
         reason: str,
         along: Callable[[sa.Connection, Correction], None] | None = None,
     ) -> None:
         """Correct a study by what it says at this moment; anew where somebody else was quicker."""
         for _ in range(_TRIES):
             with self.engine.connect() as connection:
-                study = _read(connection, facility, study_uid)
+                study = read_said(connection, facility, study_uid)
             what = wanted(study) if study is not None else None
             if study is None or what is None or not (what.change or what.drop):
                 return
@@ -403,7 +403,7 @@ def lead_reports(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Study:
+class Said:
     """What a study says at this moment, and the corrections that lie over it as a whole."""
 
     header: MetadataJson
@@ -412,10 +412,12 @@ class _Study:
 
     @property
     def patient_id(self) -> str | None:
+        """Whose it is."""
         return _first(self.header.get(PATIENT_ID))
 
     @property
     def layer(self) -> Layer:
+        """The layer over all of the study that holds now."""
         return self.corrections[-1].attributes if self.corrections else {}
 
     def is_persons(self, tag: str) -> bool:
@@ -437,13 +439,14 @@ class _Wanted:
     drop: frozenset[str] = frozenset()
 
 
-def _read(connection: sa.Connection, facility: str, study_uid: str) -> _Study | None:
+def read_said(connection: sa.Connection, facility: str, study_uid: str) -> Said | None:
+    """What a study says; None where there is none."""
     found = sa.select(t.study).where(t.study.c.owner_facility == facility, t.study.c.study_uid == study_uid)
     row = connection.execute(found).one_or_none()
     if row is None or not row.row:
         return None
     over = read_corrections(connection, facility, study_uid) if row.overlay_version else []
-    return _Study(
+    return Said(
         header=header_of(row.row, row.extra),
         tag=tag_of(row),
         corrections=[one for one in over if not one.series_uid],
@@ -460,7 +463,7 @@ def _known(connection: sa.Connection, facility: str, issuer: str, patient_id: st
     return Known(facility=facility, issuer=issuer or issuer_at(connection, facility), patient_id=patient_id)
 
 
-def _surviving(connection: sa.Connection, patient: Known) -> Known:
+def surviving(connection: sa.Connection, patient: Known) -> Known:
     """Who is left of a patient after all merges; of them no two lead to each other."""
     while (merge := merge_of(connection, patient)) is not None:
         patient = merge.survivor

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from readingroom.errors import Invalid, NotFound
 from readingroom.model import Study
 from server.worklist.items import Work
+from server.worklist.reconsidering import reconsider
 from storage.catalog import schema as t
 from storage.catalog.ids import ordered_study_uid
 from storage.catalog.normal import normal_day, normal_time
@@ -96,6 +97,13 @@ def schedule_step(work: Work, step: StoredStep) -> StoredStep:
     else:
         update_step(work.connection, step, work.now)
     _note(work, step, "scheduled" if before is None else "changed")
+    reconsider(
+        work,
+        step.facility,
+        accession_number=step.accession_number,
+        study_uid=step.study_uid,
+        patient_id=step.patient_id,
+    )
     return step
 
 

@@ -609,6 +609,27 @@ performed_step = sa.Table(
     sa.Index("ix_performed_step_doubt", "created_at", "instance_uid", **_where("doubt != ''")),
 )
 
+reconciliation = sa.Table(
+    "reconciliation",
+    metadata,
+    _id(),
+    sa.Column("facility", sa.ForeignKey("facility.id"), nullable=False),
+    sa.Column("study_uid", Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, doc="doubtful, linked, dismissed"),
+    sa.Column("reasons", sa.LargeBinary, nullable=False, doc="JSON: why it is doubtful"),
+    sa.Column("candidates", sa.LargeBinary, nullable=False, doc="JSON: of each accession number what is known of it"),
+    sa.Column("accession_number", Text, nullable=False, doc="that it was linked to"),
+    sa.Column("how", sa.String(32), nullable=False, doc="study uid, patient and time, person"),
+    sa.Column("actor", Text, nullable=False),
+    sa.Column("note", Text, nullable=False),
+    sa.Column("moved", sa.LargeBinary, doc="JSON: what the link has corrected, and what was there before"),
+    sa.Column("made_at", UtcDateTime, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("facility", "study_uid"),
+    sa.Index("ix_reconciliation_state", "state", "id"),
+)
+"""Studies whose order is, or was, in doubt."""
+
 ups_subscription = sa.Table(
     "ups_subscription",
     metadata,
