@@ -27,7 +27,7 @@ def dimse(
     database: Database = None,
     config: Config = None,
 ) -> None:
-    """Serve C-ECHO, C-STORE and C-FIND until Ctrl-C.
+    """Serve modalities and archives by DIMSE (C-STORE, C-FIND, C-MOVE, C-GET and more) until Ctrl-C.
 
     [bold]Examples[/]
 

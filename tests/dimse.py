@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import queue as queues
+import shutil
+import ssl
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
+import httpx
 from pydicom import Dataset, FileDataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset
@@ -28,6 +35,8 @@ from server.staging import Ready
 from storage.dicomjson import DEFAULT_LIMITS
 from storage.part10 import read_front
 from storage.rewrite import rewrite
+from tests.conftest import absent
+from tests.servers import free_port
 from tests.synthetic import part10
 
 SECONDS = 20
@@ -86,7 +95,9 @@ def receiving(*syntaxes: str, classes: tuple[str, ...] = (CT, CINE), ae: str = "
 
 
 @contextmanager
-def serving(room: Room, *peers: DimsePeer, but: frozenset[int] = frozenset()) -> Iterator[DimseServer]:
+def serving(
+    room: Room, *peers: DimsePeer, but: frozenset[int] = frozenset(), tls: ssl.SSLContext | None = None
+) -> Iterator[DimseServer]:
     """A server of associations on a thread of the test, which knows these peers.
 
     Parameters
@@ -99,7 +110,8 @@ def serving(room: Room, *peers: DimsePeer, but: frozenset[int] = frozenset()) ->
     storing = Storing(ingest=room.ingest, memory_bytes=1 << 20, most_bytes=8 << 20)
     every = all_services(replace(room, peers=known), ae_title=settings.ae_title)
     services = {(sop_class, number): answer for (sop_class, number), answer in every.items() if number not in but}
-    server = DimseServer(bind_any("127.0.0.1", 0), settings, storing, services, peers=known, facility="local")
+    bound = bind_any("127.0.0.1", 0)
+    server = DimseServer(bound, settings, storing, services, peers=known, facility="local", tls=tls)
     thread = threading.Thread(target=server.serve)
     thread.start()
     try:
@@ -165,3 +177,41 @@ class Receiver:
 
     def next(self) -> tuple[int, Dataset]:
         return self.reports.get(timeout=SECONDS)
+
+
+@contextmanager
+def orthanc(folder: Path, dicom: int, peer: int) -> Iterator[httpx.Client]:
+    """An Orthanc with an empty archive, that knows this server as ``here``."""
+    program = shutil.which("Orthanc")
+    if program is None:
+        absent("Orthanc (apt-get install orthanc)")
+    http = free_port()
+    settings = {
+        "StorageDirectory": str(folder),
+        "IndexDirectory": str(folder),
+        "HttpPort": http,
+        "DicomPort": dicom,
+        "DicomAet": "CT1",
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomModalities": {"here": ["READINGROOM", "127.0.0.1", peer]},
+    }
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    process = subprocess.Popen(
+        [str(program), str(folder / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{http}", timeout=SECONDS) as client:
+            until = time.monotonic() + SECONDS
+            while True:
+                try:
+                    client.get("/system")
+                    break
+                except httpx.TransportError:
+                    assert process.poll() is None
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
+            yield client
+    finally:
+        process.kill()
+        process.wait()

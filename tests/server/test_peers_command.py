@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
+from pathlib import Path
 
 import pytest
-from pydicom.uid import JPEG2000Lossless
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from readingroom.clock import SystemClock
 from readingroom.model import Scope
@@ -14,7 +17,7 @@ from server.room import Room
 from server.settings import DimsePeer, Settings
 from storage.catalog.find import StoredInstance, Wanted, list_wanted
 from tests.commands import Run
-from tests.dimse import CT, LOOPBACK, data_set, jpeg_2000, keep, receiving, serving
+from tests.dimse import CT, LOOPBACK, data_set, jpeg_2000, keep, orthanc, receiving, serving
 from tests.servers import free_port
 from tests.synthetic import cine, ct_series, part10, text_report
 
@@ -143,3 +146,32 @@ def test_who_does_neither_is_told(room: Room, run: Run) -> None:
     with serving(room, US, but=frozenset((C_GET, C_MOVE))) as server:
         env = environment(room, server.port, port=free_port())
         assert "does no C-MOVE either" in run("get", "1.2.3", "--from", "pacs", env=env, status=1).err
+
+
+def test_orthanc_is_sent_to_asked_and_fetched_from_and_retrieves_by_itself(
+    room: Room, run: Run, tmp_path: Path
+) -> None:
+    movie = cine(2)
+    sent, moved = ct_series(2), ct_series(2)
+    keep(room, *sent, *moved, jpeg_2000(movie))
+    dicom = free_port()
+    peer = DimsePeer(ae="CT1", host="127.0.0.1", port=dicom)
+    (folder := tmp_path / "orthanc").mkdir()
+    with serving(room, peer) as server, orthanc(folder, dicom, server.port) as client:
+        env = environment(room, dicom, ae="CT1")
+        told = run("send", sent[0].StudyInstanceUID, movie.StudyInstanceUID, "--to", "CT1", env=env)
+        assert "CT1 has 3 of 3 objects." in told.words
+        assert sent[0].StudyInstanceUID in run("find", "--at", "pacs", "PatientID=RR-0001", env=env).out
+        for study in (sent[0], movie):
+            run("get", study.StudyInstanceUID, "--from", "pacs", "--facility", "copies", env=env)
+        query = {"Level": "Study", "Query": {"StudyInstanceUID": moved[0].StudyInstanceUID}}
+        found = client.post("/modalities/here/query", json=query).raise_for_status().json()
+        client.post(f"{found['Path']}/retrieve", json={"TargetAet": "CT1"}).raise_for_status()
+        files = [client.get(f"/instances/{id}/file").content for id in client.get("/instances").json()]
+    got = [*held(room, sent[0].StudyInstanceUID, "copies"), *held(room, movie.StudyInstanceUID, "copies")]
+    assert [one.transfer_syntax for one in got] == [ExplicitVRLittleEndian] * 2 + [JPEG2000Lossless]
+    came = {one.SOPInstanceUID: one for one in map(dcmread, map(BytesIO, files))}
+    assert came.keys() == {one.SOPInstanceUID for one in (*sent, *moved, movie)}
+    for one in (*sent, *moved):
+        assert came[one.SOPInstanceUID].PixelData == one.PixelData
+    assert came[movie.SOPInstanceUID].file_meta.TransferSyntaxUID == JPEG2000Lossless

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from pydicom import Dataset
 from pynetdicom import AE
@@ -24,8 +18,7 @@ from server.dimse.server import DimseServer
 from server.peers import Peers
 from server.room import Room
 from server.settings import DimsePeer, DimseSettings
-from tests.conftest import absent
-from tests.dimse import LOOPBACK, SECONDS, Receiver, serving
+from tests.dimse import LOOPBACK, SECONDS, Receiver, orthanc, serving
 from tests.servers import free_port
 from tests.synthetic import ct_series, new_uid, part10
 
@@ -250,44 +243,6 @@ def test_who_has_left_and_is_never_called_is_shown_to_the_operator(room: Room, c
 
 
 # -- others' products --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def orthanc(folder: Path, dicom: int, peer: int) -> Iterator[httpx.Client]:
-    """An Orthanc with an empty archive, that knows this server as ``here``."""
-    program = shutil.which("Orthanc")
-    if program is None:
-        absent("Orthanc (apt-get install orthanc)")
-    http = free_port()
-    settings = {
-        "StorageDirectory": str(folder),
-        "IndexDirectory": str(folder),
-        "HttpPort": http,
-        "DicomPort": dicom,
-        "DicomAet": "CT1",
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "DicomModalities": {"here": ["READINGROOM", "127.0.0.1", peer]},
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    process = subprocess.Popen(
-        [str(program), str(folder / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{http}", timeout=SECONDS) as client:
-            until = time.monotonic() + SECONDS
-            while True:
-                try:
-                    client.get("/system")
-                    break
-                except httpx.TransportError:
-                    assert process.poll() is None
-                    assert time.monotonic() < until
-                    time.sleep(0.05)
-            yield client
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_orthanc_stores_asks_leaves_and_is_called(room: Room, clock: SetClock, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,12 +26,15 @@ from readingroom.errors import GiveUp, NotAcceptable, ReadingRoomError, Unreacha
 from server.associations.association import Context, Limits, Memory, Message, Proposal, Rejected
 from server.associations.commands import AFFECTED_INSTANCE, FIELD, N_CREATE, STATUS, CommandSet
 from server.associations.requesting import Calling, Unsuccessful, call
-from server.settings import DimsePeer
+from server.dimse_command import tls_context
+from server.room import Room
+from server.settings import DimsePeer, DimseSettings
 from storage.dicomjson import DEFAULT_LIMITS
 from storage.part10 import read_front
+from tests.certificates import certificates
+from tests.dimse import LOOPBACK, serving
 from tests.synthetic import ct_series, part10
 
-LOOPBACK = (ip_network("127.0.0.0/8"),)
 FIND, MOVE, GET, CT, ECHO, MPPS = map(
     str,
     (
@@ -249,6 +252,27 @@ def test_where_nobody_listens_nobody_is_reached() -> None:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
         peer = DimsePeer(ae="PEER", host="127.0.0.1", port=taken.getsockname()[1])
         with pytest.raises(Unreachable, match="takes no connection"), called(peer, ECHO):
+            pass
+
+
+def test_over_tls_both_sides_say_who_they_are(room: Room, tmp_path: Path) -> None:
+    give = certificates(tmp_path)
+    certificate, key = give("server")
+    ca = tmp_path / "ca.pem"
+    tls = tls_context(DimseSettings(certificate=certificate, key=key, client_ca=ca))
+    ours, our_key = map(str, give("us"))
+    with serving(room, DimsePeer(ae="US"), tls=tls) as server:
+        peer = DimsePeer(ae="READINGROOM", host="127.0.0.1", port=server.port, tls=True, ca=ca)
+        asked = [Proposal(sop_class=ECHO)]
+        with call(peer, asked, calling="US", networks=LOOPBACK, certificate=ours, key=our_key) as calling:
+            assert calling.echo().status == 0
+        with pytest.raises(Unreachable), call(peer, asked, calling="US", networks=LOOPBACK):
+            pass  # without a certificate of ours
+        stranger = peer.model_copy(update={"ca": None})
+        with (
+            pytest.raises(Unreachable, match="not who it should be"),
+            call(stranger, asked, calling="US", networks=LOOPBACK, certificate=ours, key=our_key),
+        ):
             pass
 
 
