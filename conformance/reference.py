@@ -30,6 +30,7 @@ from server.settings import (
     Hl7Settings,
     PeerReviewSettings,
     PluginSettings,
+    ReconcilingSettings,
     Settings,
 )
 from storage.catalog.keys import KEYS, LEVELS, MATCHED_VRS, Key, Level
@@ -178,6 +179,20 @@ Who may review whom, and who sees that: [how](../how-to/peer-review.md).
 |---|---|---|
 """
 
+_RECONCILING_HEAD = """\
+
+## Studies and orders
+
+How studies are matched to orders: [how](../how-to/reconcile.md).
+
+    [reconciling]
+    window_hours = 24
+    link_single = false
+
+| setting | default | meaning |
+|---|---|---|
+"""
+
 _SEARCH_HEAD = """\
 # Searching
 
@@ -272,7 +287,8 @@ def settings_page() -> str:
     archives = (_ARCHIVES_HEAD, _rows(ArchiveSettings))
     edge = (_EDGE_HEAD, _rows(EdgeSettings), _HOURS_HEAD, _rows(EdgeHours))
     review = (_REVIEW_HEAD, _rows(PeerReviewSettings))
-    return "".join((*told, *dimse, *forward, *archives, *hl7, *edge, *review))
+    reconciling = (_RECONCILING_HEAD, _rows(ReconcilingSettings))
+    return "".join((*told, *dimse, *forward, *archives, *hl7, *edge, *reconciling, *review))
 
 
 def _rows(of: type[BaseModel]) -> str:

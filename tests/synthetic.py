@@ -10,6 +10,7 @@ import numpy as np
 from pydicom import FileDataset
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
+from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
     UID,
     BasicTextSRStorage,
@@ -18,6 +19,7 @@ from pydicom.uid import (
     EncapsulatedPDFStorage,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
+    KeyObjectSelectionDocumentStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     SecondaryCaptureImageStorage,
     generate_uid,
@@ -211,3 +213,36 @@ def cda_document(document: bytes = b"<ClinicalDocument/>", **attributes: Any) ->
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
     return dataset
+
+
+def rejection_note(title: str, *rejected: Dataset, **attributes: Any) -> FileDataset:
+    """A Key Object Selection with that title over these instances, in the study of the first (PS3.3 A.35.4)."""
+    made = new_dataset(
+        KeyObjectSelectionDocumentStorage,
+        study_uid=rejected[0].StudyInstanceUID,
+        Modality="KO",
+        ValueType="CONTAINER",
+        SeriesNumber=99,
+    )
+    name = Dataset()
+    name.CodeValue, name.CodingSchemeDesignator, name.CodeMeaning = title, "DCM", "A title"
+    made.ConceptNameCodeSequence = Items([name])
+    studies: dict[str, dict[str, list[Dataset]]] = {}
+    for one in rejected:
+        reference = Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = one.SOPClassUID, one.SOPInstanceUID
+        studies.setdefault(one.StudyInstanceUID, {}).setdefault(one.SeriesInstanceUID, []).append(reference)
+    evidence = []
+    for study_uid, series in studies.items():
+        of_study = Dataset()
+        of_study.StudyInstanceUID = study_uid
+        of_study.ReferencedSeriesSequence = Items()
+        for series_uid, references in series.items():
+            of_series = Dataset()
+            of_series.SeriesInstanceUID, of_series.ReferencedSOPSequence = series_uid, Items(references)
+            of_study.ReferencedSeriesSequence.append(of_series)
+        evidence.append(of_study)
+    made.CurrentRequestedProcedureEvidenceSequence = Items(evidence)
+    for keyword, value in attributes.items():
+        setattr(made, keyword, value)
+    return made

@@ -14,7 +14,6 @@ import httpx
 import orjson
 import pytest
 import sqlalchemy as sa
-from pydicom import FileDataset
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from starlette.testclient import TestClient
@@ -33,10 +32,10 @@ from server.settings import Settings
 from server.settle import describe_stale
 from storage.blobs import Blobs
 from storage.catalog import schema as t
-from storage.rejection import KEY_OBJECT_SELECTION
 from tests.retrieve import AS_STORED_PARTS, NATIVE_FRAMES, keep, url_of
 from tests.stow import AS_STORED, STUDIES, store
-from tests.synthetic import cine, ct_series, new_dataset, new_uid, part10, pdf_document, text_report
+from tests.synthetic import cine, ct_series, new_uid, part10, pdf_document, text_report
+from tests.synthetic import rejection_note as note
 
 EVERYWHERE = pytest.mark.rooms("sqlite", "postgres", "s3")
 BOTH = pytest.mark.rooms("sqlite", "postgres")
@@ -70,39 +69,6 @@ def objects(blobs: Blobs) -> set[str]:
 def events(room: Room) -> list[tuple[str, dict[str, Any]]]:
     rows = room.query(lambda c: c.execute(sa.select(t.event.c.type, t.event.c.payload).order_by(t.event.c.seq)).all())
     return [(row.type, orjson.loads(row.payload)) for row in rows]
-
-
-def note(title: str, *rejected: Dataset, **attributes: Any) -> FileDataset:
-    """A Key Object Selection with that title over these instances, in the study of the first (PS3.3 A.35.4)."""
-    made = new_dataset(
-        KEY_OBJECT_SELECTION,
-        study_uid=rejected[0].StudyInstanceUID,
-        Modality="KO",
-        ValueType="CONTAINER",
-        SeriesNumber=99,
-    )
-    name = Dataset()
-    name.CodeValue, name.CodingSchemeDesignator, name.CodeMeaning = title, "DCM", "A title"
-    made.ConceptNameCodeSequence = Items([name])
-    studies: dict[str, dict[str, list[Dataset]]] = {}
-    for one in rejected:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = one.SOPClassUID, one.SOPInstanceUID
-        studies.setdefault(one.StudyInstanceUID, {}).setdefault(one.SeriesInstanceUID, []).append(reference)
-    evidence = []
-    for study_uid, series in studies.items():
-        of_study = Dataset()
-        of_study.StudyInstanceUID = study_uid
-        of_study.ReferencedSeriesSequence = Items()
-        for series_uid, references in series.items():
-            of_series = Dataset()
-            of_series.SeriesInstanceUID, of_series.ReferencedSOPSequence = series_uid, Items(references)
-            of_study.ReferencedSeriesSequence.append(of_series)
-        evidence.append(of_study)
-    made.CurrentRequestedProcedureEvidenceSequence = Items(evidence)
-    for keyword, value in attributes.items():
-        setattr(made, keyword, value)
-    return made
 
 
 # -- deleting --------------------------------------------------------------------------------------------------------

@@ -24,17 +24,13 @@ from storage.catalog.orders import StoredOrder, orders_for
 from storage.catalog.steps import StoredStep
 from storage.catalog.work_items import StoredItem, ordered_reading, reading_of
 from tests.catalog import fill, header
-from tests.synthetic import new_uid
+from tests.retrieve import JSON, keep, url_of
+from tests.stow import AS_STORED
+from tests.synthetic import ct_series, new_uid, part10, rejection_note
 from tests.worklist import attribute
 
 BOTH = pytest.mark.rooms("sqlite", "postgres")
 URL = "/reconciliation"
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """A window of a day, as it is by default."""
-    return settings
 
 
 def settle(room: Room, clock: SetClock) -> None:
@@ -278,6 +274,43 @@ def test_several_studies_of_one_order_have_a_reading_each(room: Room, client: ht
     assert len({one.id for one in readings}) == 2
     assert {(one.accession_number, one.priority) for one in readings} == {("A1", "urgent")}
     assert doubtful(client) == []
+
+
+# -- images of the wrong patient ---------------------------------------------------------------------------------------
+
+
+def test_a_study_of_the_wrong_patient_is_corrected_and_the_original_is_kept(
+    room: Room, client: httpx.Client, clock: SetClock
+) -> None:
+    order(room, "A1", "P2")
+    (image,) = ct_series(1, PatientID="P1", PatientName="Ada^A", AccessionNumber="A1")
+    keep(client, image)
+    settle(room, clock)
+    (match,) = doubtful(client)
+    assert tell(client, match, "link", accession_number="A1", patient=True).status_code == 200
+    (found,) = client.get("/dicomweb/studies", params={"PatientID": "P2"}, headers=JSON).json()
+    assert found["00100010"]["Value"] == [{"Alphabetic": "Bea^B"}]
+    assert client.get("/dicomweb/studies", params={"PatientID": "P1"}, headers=JSON).status_code == 204
+    answer = client.get(url_of(image), params={"original": "true"}, headers=AS_STORED)
+    assert answer.content == part10(image)
+    (entry,) = client.get(f"/dicomweb/studies/{image.StudyInstanceUID}/history").json()
+    assert (entry["by"], entry["reason"]) == ("local-operator", "I asked")
+
+
+def test_a_study_of_the_wrong_patient_is_rejected_and_sent_again(
+    room: Room, client: httpx.Client, clock: SetClock
+) -> None:
+    waiting = order(room, "A1", "P2")
+    (wrong,) = ct_series(1, PatientID="P1", AccessionNumber="A1")
+    (right,) = ct_series(1, PatientID="P2", PatientName="Bea^B", AccessionNumber="A1")
+    keep(client, wrong)
+    settle(room, clock)
+    keep(client, rejection_note("113038", wrong), right)
+    settle(room, clock)
+    assert client.get(url_of(wrong), headers=AS_STORED).status_code == 410
+    assert reading(room, str(right.StudyInstanceUID)).id == waiting.id
+    assert client.post(f"{url_of(wrong)}/restore", params={"rejected": "true"}).status_code == 204
+    assert client.get(url_of(wrong), headers=AS_STORED).content == part10(wrong)
 
 
 class TestWhereOneOrderIsEnough:
