@@ -31,8 +31,8 @@ named as such.
 
 ## 1 Overview
 
-readingroom receives, keeps, finds and sends DICOM objects over DICOM web services (PS3.18), as origin server. It has
-no DIMSE services, reads and writes no media but folders of files, and is no user agent of another server's services.
+readingroom receives, keeps, finds and sends DICOM objects over DICOM web services (PS3.18), as origin server, and by
+DIMSE (PS3.4), as section 5.1 lists. It reads and writes no media but folders of files.
 
 | Service of PS3.18 | Role | Chapter |
 |---|---|---|
@@ -85,8 +85,13 @@ catalog and from the kept object. Corrections and coercions lie over what was re
 
 ### 5.1 DIMSE services
 
-None.
+Served by `readingroom dimse` to peers that are named. Every storage SOP class is taken, private and retired ones too,
+in whatever transfer syntax is proposed first; all other classes in Explicit and Implicit VR Little Endian. Statuses and
+rules are in [the how-to](../how-to/dimse.md).
 
+| SOP Class | UID | Role | Operations |
+|---|---|---|---|
+{dimse}
 ### 5.2 Web services
 
 Every answer that is not a success has one line of `text/plain` that says why. Any request may also get 400 (not
@@ -94,6 +99,27 @@ understood) and 503 (not now; Retry-After). GET implies HEAD. OPTIONS on a resou
 (section 8.9 of PS3.18); a CORS preflight is answered for configured origins.
 
 """
+
+DIMSE: tuple[tuple[str, str, str], ...] = (
+    ("1.2.840.10008.1.1", "SCP, SCU", "C-ECHO"),
+    ("1.2.840.10008.5.1.4.1.2.1.1", "SCP, SCU", "C-FIND"),
+    ("1.2.840.10008.5.1.4.1.2.1.2", "SCP", "C-MOVE"),
+    ("1.2.840.10008.5.1.4.1.2.1.3", "SCP", "C-GET"),
+    ("1.2.840.10008.5.1.4.1.2.2.1", "SCP, SCU", "C-FIND"),
+    ("1.2.840.10008.5.1.4.1.2.2.2", "SCP, SCU", "C-MOVE"),
+    ("1.2.840.10008.5.1.4.1.2.2.3", "SCP, SCU", "C-GET"),
+    ("1.2.840.10008.5.1.4.31", "SCP", "C-FIND"),
+    ("1.2.840.10008.3.1.2.3.3", "SCP", "N-CREATE, N-SET"),
+    ("1.2.840.10008.3.1.2.3.4", "SCP", "N-GET"),
+    ("1.2.840.10008.1.20.1", "SCP", "N-ACTION, N-EVENT-REPORT"),
+    ("1.2.840.10008.5.1.4.33", "SCU", "N-CREATE"),
+    ("1.2.840.10008.5.1.4.34.6.1", "SCP", "N-CREATE, N-ACTION, N-GET"),
+    ("1.2.840.10008.5.1.4.34.6.2", "SCP", "N-ACTION, N-GET, C-FIND"),
+    ("1.2.840.10008.5.1.4.34.6.3", "SCP", "C-FIND, N-GET, N-SET, N-ACTION"),
+    ("1.2.840.10008.5.1.4.34.6.4", "SCP", "N-EVENT-REPORT"),
+    ("1.2.840.10008.5.1.4.34.6.5", "SCP", "C-FIND"),
+)
+"""What is served and asked by DIMSE beside storage; a test holds it against what really is."""
 
 _NEGOTIATION = """\
 ### 5.3 Content negotiation
@@ -230,7 +256,7 @@ def statement_page() -> str:
             _OVERVIEW,
             *_services(),
             "\n",
-            _INTRODUCTION,
+            _INTRODUCTION.replace("{dimse}", "".join(_dimse())),
             *_transactions(),
             _NEGOTIATION,
             *_transfer_syntaxes(),
@@ -268,6 +294,12 @@ def _services() -> Iterator[str]:
         yield f"| {_CHAPTERS[chapter]} | origin server | {chapter} |\n"
     if any(not one.section for one in OPERATIONS):
         yield "| what the standard does not have: corrections, change feed, restore | origin server | - |\n"
+
+
+def _dimse() -> Iterator[str]:
+    yield "| all storage classes | - | SCP, SCU | C-STORE |\n"
+    for uid, role, operations in DIMSE:
+        yield f"| {UID(uid).name} | `{uid}` | {role} | {operations} |\n"
 
 
 def _transactions() -> Iterator[str]:
