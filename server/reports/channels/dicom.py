@@ -17,21 +17,25 @@ import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from ssl import SSLContext
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import sqlalchemy as sa
 
-from readingroom.errors import GiveUp, RetryLater, Unreachable
+from readingroom.errors import GiveUp, RetryLater
 from readingroom.model import Destination, Report
-from readingroom.outbound import Network, Origin, allowed_addresses, ask, check
+from readingroom.outbound import Network, ask, check
 from readingroom.results import Receipt
+from server.associations.association import Limits, Proposal
+from server.associations.requesting import call
 from server.reports.channels.access import bearer, trust
 from server.reports.delivery import Sending
 from server.reports.documents import encapsulated, sr
+from server.settings import DimsePeer
 from storage.catalog.shown import read_header
 from storage.destinations import DicomOptions, StowOptions, application_entity
+from storage.dicomjson import DEFAULT_LIMITS
+from storage.part10 import read_front
 
 Wanted = Literal["both", "sr", "pdf"]
 
@@ -113,11 +117,8 @@ class DicomChannel(_Objects):
         """A `server.reports.delivery.Channel`."""
         options = DicomOptions.model_validate(destination.options)
         called, host, port = application_entity(destination.address)
-        origin = Origin(scheme="https" if options.tls else "http", host=host, port=port)
-        address = allowed_addresses(origin, self.networks)[0]
-        objects = self.made(report, options.objects)
-        context = trust(options.ca, certificate=options.certificate, key=options.key) if options.tls else None
-        status = _stored(objects, options, called, (address, port), context, host)
+        peer = DimsePeer(ae=called, host=host, port=port, tls=options.tls, ca=Path(options.ca) if options.ca else None)
+        status = _stored(self.made(report, options.objects), options, peer, self.networks)
         code = f"{status:04X}"
         if _is_kept(status):
             return Receipt(accepted=True, code=code, text="" if status == 0 else "It is kept, with a warning.")
@@ -149,41 +150,30 @@ def _is_kept(status: int) -> bool:
     return status in (0, _DUPLICATE) or status >> 12 == 0xB
 
 
-def _stored(
-    objects: Sequence[bytes],
-    options: DicomOptions,
-    called: str,
-    where: tuple[str, int],
-    context: SSLContext | None,
-    host: str,
-) -> int:
+def _stored(objects: Sequence[bytes], options: DicomOptions, peer: DimsePeer, networks: Sequence[Network]) -> int:
     """The status of the last object, or of the first that was not stored."""
-    from pydicom import dcmread
-    from pynetdicom import AE
-
-    datasets = [dcmread(BytesIO(one)) for one in objects]
-    entity = AE(ae_title=options.calling)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = options.seconds
-    for dataset in datasets:
-        entity.add_requested_context(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID)
-    tls: Any = (context, host) if context is not None else None
-    association = entity.associate(*where, ae_title=called, tls_args=tls)
-    if not association.is_established:
-        if association.is_rejected:
-            raise RetryLater(f"{called} has rejected the association.")
-        raise Unreachable(f"{called} takes no association.")
-    try:
-        status = 0
-        for dataset in datasets:
-            try:
-                answer = association.send_c_store(dataset)
-            except ValueError as error:  # no context of its own was accepted
-                raise GiveUp(f"{called} does not take {dataset.SOPClassUID.name}.") from error
-            if "Status" not in answer:
-                raise Unreachable(f"{called} has not answered.")
-            status = int(answer.Status)
+    fronts = [read_front(one, DEFAULT_LIMITS) for one in objects]
+    proposals = [
+        Proposal(sop_class=str(front.file_meta["00020002"]["Value"][0]), transfer_syntaxes=(front.transfer_syntax,))
+        for front in fronts
+    ]
+    limits = Limits(pdu_seconds=options.seconds, idle_seconds=options.seconds)
+    status = 0
+    with call(
+        peer,
+        list(dict.fromkeys(proposals)),
+        calling=options.calling,
+        networks=networks,
+        limits=limits,
+        certificate=options.certificate,
+        key=options.key,
+    ) as receiver:
+        for one, front, wanted in zip(objects, fronts, proposals, strict=True):
+            context = receiver.context_of(wanted.sop_class, front.transfer_syntax)
+            if context is None:
+                raise GiveUp(f"{peer.ae} does not take SOP class {wanted.sop_class}.")
+            uid = str(front.file_meta["00020003"]["Value"][0])
+            status = receiver.store(context, uid, [memoryview(one)[front.data_set_at :]]).status
             if not _is_kept(status):
                 return status
-        return status
-    finally:
-        association.release()
+    return status

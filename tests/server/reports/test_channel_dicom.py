@@ -140,7 +140,7 @@ def test_both_objects_are_stored_over_an_association_once_however_often_they_go(
 
 def test_what_an_archive_does_not_take_is_refused_or_tried_again(room: Room, report: Report, pacs: DimseServer) -> None:
     assert not store(room, report, pacs.port, calling="MUTE").accepted
-    with pytest.raises(RetryLater, match="rejected"):
+    with pytest.raises(RetryLater, match="rejects the association"):
         store(room, report, pacs.port, ae="ELSEWHERE")
     with pytest.raises(Unreachable):
         store(room, report, free_port())
