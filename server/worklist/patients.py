@@ -102,7 +102,7 @@ def update_patient(work: Work, *, facility: str, issuer: str, patient_id: str, w
         tag: element if element is not None else {"vr": dictionary_VR(int(tag, 16))}
         for tag, element in read_changes({tag: one for tag, one in who.items() if tag in _PARTICULARS}, "study").items()
     }
-    before = read_known(work.connection, patient)
+    before = read_known(work.connection, patient, locked=True)
     after = dict(sorted({**before, **said}.items()))
     if after == before:
         return

@@ -78,15 +78,18 @@ def issuer_at(connection: sa.Connection, facility: str) -> str:
 
 def lock_patients(connection: sa.Connection, facility: str) -> None:
     """Let nobody else change who the patients of a facility are before the transaction ends."""
-    connection.execute(sa.select(t.facility.c.id).where(t.facility.c.id == facility).with_for_update())
+    # NO KEY: rows that refer to the facility may come meanwhile.
+    mine = sa.select(t.facility.c.id).where(t.facility.c.id == facility)
+    connection.execute(mine.with_for_update(key_share=True))
 
 
 # -- who somebody is ---------------------------------------------------------------------------------------------------
 
 
-def read_known(connection: sa.Connection, who: Known) -> MetadataJson:
+def read_known(connection: sa.Connection, who: Known, *, locked: bool = False) -> MetadataJson:
     """What the messages of a facility have said of a patient; empty where they have said nothing."""
-    found = connection.execute(sa.select(_K.attributes).where(*_is(_K, who))).scalar_one_or_none()
+    one = sa.select(_K.attributes).where(*_is(_K, who))
+    found = connection.execute(one.with_for_update() if locked else one).scalar_one_or_none()
     said: MetadataJson = orjson.loads(found) if found else {}
     return said
 
