@@ -23,8 +23,9 @@ from storage.catalog.fhir_conditions import AllOf, AnyOf, Chain, Condition, Has,
 
 COMPARTMENT = frozenset(
     (
-        *("AuditEvent", "ChargeItem", "Communication", "CommunicationRequest", "DetectedIssue", "DiagnosticReport"),
-        *("DocumentReference", "Flag", "ImagingStudy", "Observation", "Patient", "Provenance", "ServiceRequest"),
+        *("Appointment", "AuditEvent", "ChargeItem", "Communication", "CommunicationRequest", "DetectedIssue"),
+        *("DiagnosticReport", "DocumentReference", "Encounter", "Flag", "ImagingStudy", "Observation", "Patient"),
+        *("Provenance", "ServiceRequest"),
     )
 )
 """The types of R4's CompartmentDefinition/patient that are kept here and have the search parameter ``patient``."""

@@ -15,8 +15,9 @@ from server.fhir.task import TaskType
 from server.fhir.types import Resource, ResourceType
 
 _STORED = (
-    *("Binary", "ChargeItem", "ChargeItemDefinition", "Communication", "CommunicationRequest", "DetectedIssue"),
-    *("Device", "DiagnosticReport", "DocumentReference", "Flag", "Observation", "Provenance", "Slot"),
+    *("Appointment", "Binary", "ChargeItem", "ChargeItemDefinition", "Communication", "CommunicationRequest"),
+    *("DetectedIssue", "Device", "DiagnosticReport", "DocumentReference", "Encounter", "Flag", "Observation"),
+    *("Provenance", "Slot"),
 )
 
 

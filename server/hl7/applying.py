@@ -22,7 +22,7 @@ from readingroom.clock import Clock
 from readingroom.errors import ReadingRoomError, Unavailable
 from readingroom.model import Actor, Scope
 from server.hl7.keeping import APPLY, enqueue_applying
-from server.hl7.meaning import Appointment, Asked, Meaning, Person, meaning_of
+from server.hl7.meaning import Appointment, Asked, Meaning, Person, Visit, meaning_of
 from server.hl7.parsing import read_message
 from server.hl7.profiles import Profile, load_profile
 from server.queue import Job, Policy, Queue, reason_of
@@ -62,7 +62,7 @@ class Applied:
     person: Person | None
     orders: tuple[tuple[StoredOrder, Asked], ...] = ()
     appointment: Appointment | None = None
-    visit: str = ""
+    visit: Visit | None = None
     kind: str = ""
 
 
@@ -279,7 +279,7 @@ def _step(facility: str, order: str, asked: Asked, meaning: Meaning) -> StoredSt
             "00321032": ("PN", asked.requester),
             "00321060": ("LO", asked.procedure),
             "00321064": ("SQ", _code(*asked.code)),
-            "00380010": ("LO", meaning.visit),
+            "00380010": ("LO", meaning.visit.number if meaning.visit else ""),
             "00401002": ("LO", asked.reason),
             "00401003": ("SH", _PRIORITIES[asked.priority]),
             "00402016": ("LO", asked.placer),

@@ -113,6 +113,16 @@ class Appointment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """A stay: its number, the class of the patient (PV1-2), and when it began and ended (PV1-44, PV1-45)."""
+
+    number: str
+    kind: str = ""
+    begins: datetime | None = None
+    ends: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Meaning:
     """All that a message says here.
 
@@ -122,8 +132,6 @@ class Meaning:
         Why it leads to nothing; empty where it leads to something.
     merged_id
         The id of `person` that is no more.
-    visit
-        Number of the stay.
     """
 
     kind: str
@@ -132,7 +140,7 @@ class Meaning:
     merged_id: str = ""
     orders: tuple[Asked, ...] = ()
     appointment: Appointment | None = None
-    visit: str = ""
+    visit: Visit | None = None
 
     @property
     def about(self) -> str:
@@ -183,7 +191,7 @@ def meaning_of(
     person = _person(message, profile, known)
     if kind in MERGES:
         return Meaning(kind=kind, person=person, merged_id=_merged(message, profile, known, person))
-    visit = _value(message.segments, profile.visit.number)
+    visit = _visit(message, profile, zone)
     if kind in PATIENTS:
         return Meaning(kind=kind, person=person, visit=visit)
     if kind in APPOINTMENTS:
@@ -277,6 +285,16 @@ def _pn(*parts: str) -> str:
     """Family, given and middle name, prefix and suffix as PN has them (PS3.5 6.2.1)."""
     clean = (" ".join(re.sub(r"[\\^=\x00-\x1f]", " ", part).split()) for part in parts)
     return "^".join("" if part == NULL else part for part in clean).rstrip("^")[:_LONGEST]
+
+
+def _visit(message: Message, profile: Profile, zone: str) -> Visit | None:
+    number, stay = _value(message.segments, profile.visit.number), message.find("PV1")
+    if not number:
+        return None
+    if stay is None:
+        return Visit(number=number[:_LONGEST])
+    begins, ends = (moment_of(stay.first(field), zone) for field in (44, 45))
+    return Visit(number=number[:_LONGEST], kind=stay.first(2).upper()[:1], begins=begins, ends=ends)
 
 
 # -- orders ------------------------------------------------------------------------------------------------------------

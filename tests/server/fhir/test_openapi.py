@@ -37,6 +37,7 @@ CODE = {"text": "x"}
 PATIENT = {"reference": "Patient/1"}
 
 VALID: dict[str, dict[str, Any]] = {
+    "Appointment": {"status": "proposed", "participant": [{"actor": PATIENT, "status": "accepted"}]},
     "Binary": {"contentType": "text/plain", "data": "YQ=="},
     "ChargeItem": {"status": "billable", "code": CODE, "subject": PATIENT},
     "ChargeItemDefinition": {"url": "urn:x", "status": "active"},
@@ -46,6 +47,7 @@ VALID: dict[str, dict[str, Any]] = {
     "Device": {"status": "active"},
     "DiagnosticReport": {"status": "final", "code": CODE},
     "DocumentReference": {"status": "current", "content": [{"attachment": {"title": "x"}}]},
+    "Encounter": {"status": "finished", "class": {"code": "IMP"}},
     "Flag": {"status": "active", "code": CODE, "subject": PATIENT},
     "Location": {"name": "x"},
     "Observation": {"status": "final", "code": CODE},

@@ -215,6 +215,32 @@ def test_an_appointment_moves_the_steps_of_its_order_and_takes_them_back(room: R
     assert (steps(room)[0].state, steps(room)[0].starts_on) == ("scheduled", "20261127")
 
 
+def test_a_stay_is_an_encounter_from_admission_to_discharge(room: Room, client: httpx.Client) -> None:
+    def adt(event: str, ends: str = "") -> bytes:
+        stay = f"PV1|1|I{'|' * 17}V1{'|' * 25}202611241000+0000|{ends}"
+        return message(PID, stay, kind=f"ADT^{event}")
+
+    found = []
+    for sent in (adt("A01"), adt("A08"), adt("A03", "202611251000+0000"), adt("A13"), adt("A11")):
+        deliver(room, sent)
+        (entry,) = client.get("/fhir/Encounter").json()["entry"]
+        found.append((entry["resource"]["status"], "end" in entry["resource"]["period"]))
+    states = ["in-progress", "in-progress", "finished", "in-progress", "cancelled"]
+    assert found == [(state, state == "finished") for state in states]
+    assert entry["resource"]["class"]["code"] == "IMP"
+
+
+def test_an_appointment_is_shown_with_its_order(room: Room, client: httpx.Client) -> None:
+    head = f"SCH|1|APP1|||||Routine||30||{'|' * 16}A1"
+    deliver(room, order(), message(head, PID, "AIS|1||CTHEAD^CT^L|202611261015+0000", kind="SIU^S12"))
+    (entry,) = client.get("/fhir/Appointment", params={"status": "booked"}).json()["entry"]
+    told = entry["resource"]
+    assert (told["start"], told["end"]) == ("2026-11-26T10:15:00.000Z", "2026-11-26T10:45:00.000Z")
+    assert told["basedOn"] == [{"reference": f"ServiceRequest/{orders(room)[0].id}"}]
+    deliver(room, message(head, PID, kind="SIU^S15"))
+    assert client.get(f"/fhir/Appointment/{told['id']}").json()["status"] == "cancelled"
+
+
 # -- the inbox ---------------------------------------------------------------------------------------------------------
 
 
