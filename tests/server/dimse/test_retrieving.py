@@ -22,10 +22,11 @@ from pynetdicom.pdu_primitives import (
 )
 
 from readingroom.errors import Unreachable
-from readingroom.model import Scope
+from readingroom.model import LOCAL_OPERATOR, Scope
 from server.correcting import correct
 from server.dimse.retrieving import PATIENT_GET, PATIENT_MOVE, STUDY_GET, STUDY_MOVE, Unfit, read_wanted
 from server.dimse.server import DimseServer
+from server.removing import remove
 from server.room import Room
 from server.sending import Sender, best_to_send
 from server.settings import DimsePeer, Settings
@@ -157,12 +158,20 @@ def test_any_native_object_goes_to_who_takes_one_native_syntax(room: Room, store
 def test_what_has_been_corrected_goes_as_it_is_shown(room: Room, taken: str) -> None:
     slices = ct_series(2)
     keep(room, *slices)
-    change = read_changes({"00100010": {"vr": "PN", "Value": [{"Alphabetic": "Müller^Rita"}]}}, None)
+    change = read_changes(
+        {
+            "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Müller^Rita"}]},
+            "00100020": {"vr": "LO", "Value": ["R2"]},
+        },
+        None,
+    )
     target = Target(study_uid=slices[0].StudyInstanceUID)
     correct(room.engine, room.blobs, room.clock, Scope(), target, change, actor="a", reason="Another patient")
     with receiving(taken) as there, serving(room, there.peer) as server:
-        wanted = identifier("STUDY", StudyInstanceUID=slices[0].StudyInstanceUID)
-        assert counts(move(server, wanted)[-1][0]) == (0, 2, 0, 0)
+        former = move(server, identifier("PATIENT", PatientID=slices[0].PatientID), model=PATIENT_MOVE)
+        assert counts(former[-1][0]) == (0, 0, 0, 0)
+        shown = move(server, identifier("PATIENT", PatientID="R2"), model=PATIENT_MOVE)
+        assert counts(shown[-1][0]) == (0, 2, 0, 0)
     assert [str(there.read(number).PatientName) for number in (0, 1)] == ["Müller^Rita"] * 2
     assert (there.read().pixel_array == slices[0].pixel_array).all()
 
@@ -180,6 +189,18 @@ def test_what_fails_is_listed_and_the_rest_arrives(room: Room) -> None:
         *_, (last, failed) = move(server, identifier("IMAGE", SOPInstanceUID=slices[0].SOPInstanceUID))
     assert counts(last) == (0xA702, 0, 1, 0)
     assert failed.FailedSOPInstanceUIDList == slices[0].SOPInstanceUID
+
+
+def test_what_was_removed_does_not_go(room: Room) -> None:
+    first, second = ct_series(1), ct_series(1, PatientID="P5")
+    second[0].StudyInstanceUID = first[0].StudyInstanceUID
+    keep(room, *first, *second)
+    uids = (first[0].StudyInstanceUID, first[0].SeriesInstanceUID)
+    remove(room.engine, room.blobs, room.clock, LOCAL_OPERATOR, Scope(), *uids)
+    with receiving() as there, serving(room, there.peer) as server:
+        answers = move(server, identifier("STUDY", StudyInstanceUID=first[0].StudyInstanceUID))
+        assert counts(answers[-1][0]) == (0, 1, 0, 0)
+    assert there.uids == [second[0].SOPInstanceUID]
 
 
 def test_a_destination_that_is_not_there_fails_all_of_it(room: Room) -> None:
