@@ -142,7 +142,7 @@ A rule has tables `[[forward.hours]]` below it:
 """
 _ARCHIVES_HEAD = """\
 
-Other archives have a table `[archives.NAME]` each:
+Other archives have a table `[archives.NAME]` each; they are sent studies, and asked for [priors](../how-to/priors.md):
 
 | setting | default | meaning |
 |---|---|---|

@@ -379,9 +379,11 @@ def study_changed(study: Study, added: tuple[str, ...], removed: tuple[str, ...]
 def find_priors(study: Study, patient: Patient, ctx: Context) -> tuple[Prior, ...]:
     """Earlier studies of the patient that are worth comparing with.
 
-    Fired: when a study has settled.
+    Fired: when a study has settled; once more where another archive of the settings has studies of that patient, and
+    when one of them has been fetched.
 
-    Runs: from the queue, for at most two minutes. `patient` has the studies of that patient in this archive.
+    Runs: from the queue, for at most two minutes. `patient` has the studies of that patient in this archive, and
+    ``patient.elsewhere`` those that could be fetched.
 
     Returns: `Prior` values; none is a good answer. Those of all plugins are joined by Study Instance UID, and the
     highest relevance counts.

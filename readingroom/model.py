@@ -108,13 +108,15 @@ class Study:
 class Patient:
     """A patient as the catalog knows them; `id` is its key, and no Patient ID.
 
-    `studies` are the others of that patient that may be looked at, the newest first.
+    `studies` are the others of that patient that may be looked at, the newest first. `elsewhere` are those that other
+    archives have and this one not: what `find_priors` says of one of them decides whether it is fetched.
     """
 
     id: str
     patient_id: str | None = None
     issuer: str | None = None
     studies: tuple[Study, ...] = ()
+    elsewhere: tuple[Study, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,6 +113,7 @@ def ask(
     networks: Sequence[Network] = (),
     seconds: float = SECONDS,
     context: ssl.SSLContext | None = None,
+    most: int = _LONGEST_ANSWER,
 ) -> Answer:
     """Send a request and give what is answered, whatever its status is.
 
@@ -126,6 +127,8 @@ def ask(
         How long it may take to connect, and then to answer.
     context
         Whom to trust, and who we are; by default the system's authorities, and nobody.
+    most
+        So many bytes of the body are read.
 
     Raises
     ------
@@ -146,7 +149,7 @@ def ask(
             answer = connection.getresponse()
             told = {name.lower(): value for name, value in answer.getheaders()}
             try:
-                content = answer.read(_LONGEST_ANSWER)
+                content = answer.read(most)
             except (OSError, HTTPException):
                 content = b""  # the request was answered, and is not to be sent again for what is missing
             return Answer(status=answer.status, headers=told, body=content)

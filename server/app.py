@@ -67,6 +67,8 @@ from server.ingest import Ingest
 from server.notifying import Notifying
 from server.outgoing import Destination, Outgoing, PeerArchive, WebArchive
 from server.peers import Peers
+from server.priors import Priors
+from server.remote_archives import PeerRemote, RemoteArchive, WebRemote
 from server.renditions import open_renditions
 from server.reports.channels.dicom import DicomChannel, StowChannel
 from server.reports.channels.fhir import FhirChannel
@@ -231,6 +233,7 @@ def build_room(settings: Settings, *, clock: Clock | None = None, codecs: Codecs
                 ).register()
                 deliver_reports(room)
                 forward_studies(room)
+                fetch_priors(room)
                 room.reports.signed.extend((room.criticals.follow, follow_recommendations))
                 publish_criticals(room)
                 flow.tried.append(room.criticals.publish)
@@ -326,6 +329,29 @@ def forward_studies(room: Room) -> None:
         find=find,
         came_from=came_from,
         at_once=threading.Semaphore(max(1, settings.job_threads // 2)),
+    ).register()
+
+
+def fetch_priors(room: Room) -> None:
+    """Have earlier studies of a patient come from the archives of the settings."""
+    settings = room.settings
+
+    def remote(name: str) -> RemoteArchive | None:
+        archive = settings.archives.get(name)
+        if archive is not None and archive.url is not None:
+            return WebRemote(name=name, settings=archive, networks=settings.private_networks)
+        peer = room.peers.named(archive.peer or "") if archive is not None else None
+        return None if peer is None else PeerRemote(peer=peer, settings=settings)
+
+    Priors(
+        engine=room.engine,
+        clock=room.clock,
+        queue=room.queue,
+        hooks=room.hooks,
+        ingest=room.ingest,
+        archives=settings.archives,
+        remote=remote,
+        came=room.flow.ask_priors,
     ).register()
 
 

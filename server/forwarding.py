@@ -53,7 +53,7 @@ from storage.catalog.forwards import (
 )
 from storage.catalog.orders import order_of
 from storage.catalog.shown import read_study
-from storage.catalog.studies import OUR_SOURCE
+from storage.catalog.studies import OUR_SOURCE, PRIOR_SOURCE
 from storage.catalog.work_items import reading_of
 
 log = logging.getLogger(__name__)
@@ -97,10 +97,12 @@ def concerns(rule: ForwardRule, study: Study, *, rank: int = 0, is_flagged: bool
 def takes(rule: ForwardRule, instance: Sendable) -> bool:
     """Whether a rule sends an instance of a study that it is for.
 
-    What this server makes of reports is delivered, and not forwarded.
+    What this server makes of reports is delivered, and what it has fetched from an archive is there already: neither
+    is forwarded.
     """
     return (
         instance.source != OUR_SOURCE
+        and not instance.source.startswith(PRIOR_SOURCE)
         and _is_any(rule.sources, [instance.source])
         and (not rule.series_modalities or instance.modality in rule.series_modalities)
         and _is_any(rule.series_descriptions, [instance.description or ""])

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import batched, islice
 from pathlib import Path
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
@@ -39,7 +40,7 @@ from readingroom.errors import (
 from readingroom.model import Source
 from readingroom.results import Reject
 from server.hooks import Answer, Hooks
-from server.settings import Settings
+from server.settings import ArchiveSettings, Settings
 from server.staging import Body, Outcome, Ready, SentTo, Spool, discard, scan_file, take_file, write_ready
 from server.sweep import sweep
 from storage.blobs import Blobs, LocalBlobs, Staged, meaning_of
@@ -48,6 +49,7 @@ from storage.catalog.events import append_events
 from storage.catalog.nonpatient import find_version, named_objects, place_of, record_received
 from storage.catalog.readmission import Removing
 from storage.catalog.studies import (
+    PRIOR_SOURCE,
     Identity,
     Received,
     Recorded,
@@ -115,7 +117,8 @@ class Ingest:
         self._tell = tell
         root = blobs.root if isinstance(blobs, LocalBlobs) else settings.data
         self._tmp = root / "tmp"
-        self._coercions = [Coercion.of(**rule.model_dump()) for rule in settings.coerce]
+        self._coercions = [_of_archive(name, one) for name, one in settings.archives.items()]
+        self._coercions += [Coercion.of(**rule.model_dump()) for rule in settings.coerce]
         hides_quality = settings.quality_rejections == "hide"
         self._titles = frozenset(TITLES) if hides_quality else frozenset(TITLES) - {QUALITY}
         self._syncing = ThreadPoolExecutor(_SYNC_THREADS, thread_name_prefix="sync")
@@ -556,6 +559,14 @@ def _give_up(body: Body | Path | Spool) -> None:
     """Leave nothing behind of what will not be kept."""
     if isinstance(body, Spool):
         body.discard()
+
+
+def _of_archive(name: str, archive: ArchiveSettings) -> Coercion:
+    """Whoever issues the Patient IDs of what is fetched is called as here, so that the patient is the same one."""
+    told: dict[str, Any] = {"set": {"IssuerOfPatientID": archive.our_issuer}}
+    if not archive.our_issuer:
+        told = {"remove": ("IssuerOfPatientID",)}
+    return Coercion.of(source=PRIOR_SOURCE + name, **told)
 
 
 def _without_frames(error: ReadingRoomError) -> ReadingRoomError:

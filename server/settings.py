@@ -351,6 +351,15 @@ class ArchiveSettings(BaseModel):
     token: str = Field(default="", description="Variable of the environment with a bearer token, for its `url`")
     ca: str = Field(default="", description="PEM file of who signs its certificate, beside the system's authorities")
     seconds: float = Field(default=60.0, gt=0, le=600, description="How long an answer of its `url` may take")
+    facilities: tuple[str, ...] = Field(
+        default=(),
+        description="Ours whose Patient IDs it uses: for their studies it is asked for priors; default: none",
+    )
+    issuer: str = Field(default="", description="What it calls their issuer of Patient IDs; default: as we do")
+    our_issuer: str = Field(default="", description="Issuer of Patient ID of what is fetched; default: the facility's")
+    most: int = Field(default=5, ge=1, le=100, description="So many priors of a study are fetched at most")
+    years: int = Field(default=10, ge=1, le=100, description="How old they are at most")
+    megabytes: int = Field(default=2000, ge=1, description="How large each is at most, in MB (1,000,000 bytes)")
 
     @model_validator(mode="after")
     def _is_one(self) -> ArchiveSettings:

@@ -52,8 +52,8 @@ def summarize_priors(study: Study, priors: tuple[Prior, ...]) -> PriorSummary | 
 
 
 def _local(study: Study, patient: Patient, present: Shown) -> Iterator[Prior]:
-    """The studies of this archive that are of this patient, whatever else was handed over."""
-    for other in patient.studies:
+    """The studies that are of this patient, whatever else was handed over: of this archive, and those to be fetched."""
+    for other in (*patient.studies, *patient.elsewhere):
         if other.patient != study.patient or other.study_uid == study.study_uid:
             continue
         day = day_of(other.study_date)

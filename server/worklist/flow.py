@@ -39,7 +39,7 @@ from storage.catalog.engine import begin_write
 from storage.catalog.escalations import Attempt, StoredEscalation, find_escalation, keep_attempt, list_attempts
 from storage.catalog.events import Event, read_event
 from storage.catalog.orders import order_of
-from storage.catalog.shown import read_patient, read_study
+from storage.catalog.shown import is_prior, read_patient, read_study
 from storage.catalog.work_items import StoredItem, item_by_id, reading_of
 
 log = logging.getLogger(__name__)
@@ -189,6 +189,8 @@ class Flow:
                 study = read_study(connection, told["facility"], told["study_uid"])
             except NotFound:
                 return  # nothing is left of it, so there is nothing to read
+            if is_prior(connection, study.facility, study.study_uid):
+                return  # it was fetched to be compared with
             for follow in self.came:
                 follow(connection, study.facility, study.study_uid)
             work = self._work(connection)
@@ -204,6 +206,13 @@ class Flow:
             self._have_drafted(connection, told)
             self.queue.enqueue(connection, "flow.late", told, run_at=now + TRIAGE_DEADLINE)
             work.tell()
+
+    def ask_priors(self, connection: sa.Connection, facility: str, study_uid: str) -> None:
+        """Have plugins asked once more for the priors of a study: there are others now."""
+        study = read_study(connection, facility, study_uid)
+        told = {"facility": facility, "study_uid": study_uid, "revision": study.revision}
+        for plugin in self.hooks.having("find_priors"):
+            self._have_asked(connection, {**told, "hook": "find_priors", "plugin": plugin})
 
     def _have_asked(self, connection: sa.Connection, asked: Mapping[str, Any]) -> None:
         """Have a plugin asked: of one study it is asked one thing at a time, and what is still to be asked once."""

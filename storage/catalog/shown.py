@@ -13,7 +13,7 @@ from readingroom.errors import NotFound
 from readingroom.model import Patient, Series, Study
 from storage.catalog import schema as t
 from storage.catalog.overlays import load_metadata
-from storage.catalog.studies import OUR_SOURCE
+from storage.catalog.studies import OUR_SOURCE, PRIOR_SOURCE
 from storage.dicomjson import MetadataJson
 from storage.objects import BASE_URL_MARK
 
@@ -32,6 +32,19 @@ def read_study(connection: sa.Connection, facility: str, study_uid: str) -> Stud
     if row is None:
         raise NotFound(f"Facility {facility} has no study {study_uid}.")
     return _shown(connection, [row])[0]
+
+
+def is_prior(connection: sa.Connection, facility: str, study_uid: str) -> bool:
+    """Whether all that there is of a study was fetched from another archive, and so is there to be compared with."""
+    mine = _S.owner_facility == facility, _S.study_uid == study_uid
+    sources = (
+        sa.select(t.instance.c.source)
+        .join(t.study, t.instance.c.study == _S.id)
+        .where(*mine, t.instance.c.is_current)
+        .distinct()
+    )
+    found = connection.execute(sources).scalars().all()
+    return bool(found) and all(source.startswith(PRIOR_SOURCE) for source in found)
 
 
 def read_removed(connection: sa.Connection, facility: str, study_uid: str) -> Study:

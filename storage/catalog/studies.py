@@ -39,6 +39,8 @@ Tell = Callable[[sa.Connection, Sequence[Mapping[str, Any]]], object]
 Duplicates = Literal["version", "reject", "keep-first"]
 OUR_SOURCE = "readingroom/report"
 """The source of what this server makes of reports itself; longer than an AE title, so no sender is called that."""
+PRIOR_SOURCE = "readingroom/archive:"
+"""What the source begins with of an earlier study that was fetched from another archive, whose name follows."""
 Result = Literal["stored", "identical", "new version", "kept first", "refused", "restored", "rejected", "not now"]
 
 
