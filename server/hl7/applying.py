@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -44,7 +45,7 @@ from storage.dicomjson import MetadataJson
 log = logging.getLogger(__name__)
 
 CANCELLED = "The order was cancelled."
-_POLICY = Policy(attempts=1_000_000)
+_POLICY = Policy(attempts=1_000_000, most=timedelta(seconds=30))
 """The messages that fail do so in the inbox; the job itself only ever waits for the catalog."""
 _SECONDS = 5.0
 _ORDERS = UUID("2f5c9f0e-0d0b-5a0e-9d53-6a2a0c6e6b57")
