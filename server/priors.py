@@ -116,8 +116,9 @@ class Priors:
             (prior for prior in wanted.values() if prior.study_uid in elsewhere),
             key=lambda prior: (-prior.relevance, prior.study_uid),
         )
+        best = best[: archive.most]
         with job.finishing() as connection:
-            for prior in best[: archive.most]:
+            for prior in best:
                 self._enqueue(connection, "priors.fetch", study, {**job.payload, "prior": prior.study_uid})
         log.info("archive %s has %d further studies of a patient; %d are fetched", name, len(elsewhere), len(best))
 

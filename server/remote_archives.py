@@ -31,6 +31,10 @@ from storage.part10 import new_file_meta
 STUDY_FIND, STUDY_GET = "1.2.840.10008.5.1.4.1.2.2.1", "1.2.840.10008.5.1.4.1.2.2.3"
 MOST_STUDIES = 100
 _LARGEST_ANSWER = 8 << 20
+_LARGEST_OBJECT = 512 << 20
+"""An object is held in memory until it is known to be of the patient."""
+_SLOWEST = 1_000_000
+"""Bytes in a second: so much longer an answer may take, the more may come."""
 _MOST_INSTANCES = 20_000
 _JSON = "application/dicom+json"
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
@@ -119,7 +123,9 @@ class WebRemote:
             series, instance = text_of(told, _SERIES_UID), text_of(told, _INSTANCE_UID)
             if not _UID.fullmatch(series) or not _UID.fullmatch(instance) or has(instance):
                 continue
-            file = self._retrieve(f"/studies/{study_uid}/series/{series}/instances/{instance}", left)
+            file = self._retrieve(
+                f"/studies/{study_uid}/series/{series}/instances/{instance}", min(left, _LARGEST_OBJECT)
+            )
             left -= len(file)
             keep(file)
 
@@ -140,7 +146,7 @@ class WebRemote:
         begin = body.find(b"\r\n\r\n") + 4
         end = body.rfind(b"\r\n--" + boundary.group(1).encode()) if boundary else -1
         if len(body) >= most_bytes + 4096:
-            raise TooLarge(f"A study of archive {self.name} has more bytes than are fetched.")
+            raise TooLarge(f"An object of archive {self.name}, or its study, has more bytes than are fetched.")
         if begin < 4 or end < begin:
             raise RetryLater(f"Archive {self.name} answers half an object, or none.")
         return body[begin:end]
@@ -153,7 +159,7 @@ class WebRemote:
             b"",
             {"Accept": accept, "Accept-Encoding": "identity", **bearer(self.settings.token)},
             networks=self.networks,
-            seconds=self.settings.seconds,
+            seconds=self.settings.seconds + most / _SLOWEST,
             context=trust(self.settings.ca) if origin_of(url).scheme == "https" else None,
             most=most,
         )
@@ -207,7 +213,7 @@ class _Taking:
     error: ReadingRoomError | None = None
 
     def open(self, context: Context, command: CommandSet) -> Sink:
-        return Memory(most=max(self.left, 0) if command[FIELD] == C_STORE else MOST_DATA_SET)
+        return Memory(most=max(min(self.left, _LARGEST_OBJECT), 0) if command[FIELD] == C_STORE else MOST_DATA_SET)
 
     def answer(self, message: Message) -> tuple[int, str]:
         if message.command[FIELD] != C_STORE or not isinstance(message.sink, Memory):
