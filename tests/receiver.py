@@ -40,6 +40,8 @@ class Receiver:
     usual: Answering = field(default_factory=lambda: answering("AA"))
     messages: list[str] = field(default_factory=list)
     heard: bytearray = field(default_factory=bytearray)
+    is_strict: bool = False
+    """Whether it hangs up on what does not begin as a message does."""
     connections: int = 0
 
     @property
@@ -56,6 +58,8 @@ class Receiver:
         with suppress(OSError), peer:
             while piece := peer.recv(1 << 16):
                 self.heard += piece
+                if self.is_strict and not self.heard.startswith(b"\x0b"):
+                    return
                 for message in frames.feed(piece):
                     text = message.decode("utf-8", "replace")
                     self.messages.append(text)

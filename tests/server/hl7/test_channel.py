@@ -197,6 +197,7 @@ def test_over_tls_both_sides_say_who_they_are(tmp_path: Path, channel: Hl7Channe
 
 
 def test_a_receiver_without_tls_gets_nothing_that_is_to_go_over_tls(ris: Receiver, channel: Hl7Channel) -> None:
+    ris.is_strict = True
     with pytest.raises(Unreachable):
         send(channel, ris.address.replace("mllp:", "mllps:"))
     # A greeting of TLS has random bytes, and some look like frames.
