@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from ssl import SSLContext
 from typing import Any
 
-from server.hl7.keeping import Keeping
+from readingroom.model import Scope
+from server.hl7.header import digest_of, read_header
+from server.hl7.keeping import Keeping, enqueue_applying
 from server.hl7.listening import Hl7Server
 from server.hl7.messages import Answer, read_answer
 from server.hl7.mllp import Frames, framed
@@ -18,6 +20,8 @@ from server.listen import bind_any
 from server.room import Room
 from server.senders import Senders
 from server.settings import Hl7Sender, Hl7Settings
+from storage.catalog.engine import begin_write
+from storage.catalog.inbox import Arrival, StoredMessage, keep_messages, list_messages
 
 SECONDS = 20.0
 SENDERS = {"ris": Hl7Sender(application="RIS")}
@@ -92,3 +96,25 @@ def listening(room: Room, *, tls: SSLContext | None = None, **settings: Any) -> 
         finally:
             server.stop()
             thread.join()
+
+
+def deliver(room: Room, *messages: bytes, sender: str = "ris") -> list[StoredMessage]:
+    """Put messages into the inbox, and apply them; returns all that are there, the oldest first."""
+    with begin_write(room.engine) as connection:
+        arrivals = [
+            Arrival(
+                sender=sender,
+                control_id=f"{digest_of(one)[:20]}",
+                digest=digest_of(one),
+                facility="local",
+                kind=read_header(one).kind,
+                address="127.0.0.1",
+                body=one,
+                received_at=room.clock.now(),
+            )
+            for one in messages
+        ]
+        keep_messages(connection, arrivals)
+        enqueue_applying(room.queue, connection, "local")
+    room.queue.drain()
+    return list(room.query(list_messages, Scope()))[::-1]

@@ -8,17 +8,14 @@ import httpx
 import pytest
 
 from readingroom.model import LOCAL_OPERATOR, Scope
-from server.hl7.header import digest_of, read_header
 from server.hl7.inbox import retry_message
-from server.hl7.keeping import enqueue_applying
 from server.room import Room
 from server.settings import Settings
 from server.worklist.items import working
-from storage.catalog.engine import begin_write
-from storage.catalog.inbox import Arrival, StoredMessage, keep_messages, list_messages
+from storage.catalog.inbox import list_messages
 from storage.catalog.orders import StoredOrder, orders_for
 from storage.catalog.steps import StoredStep, steps_of
-from tests.hl7 import SENDERS, message
+from tests.hl7 import SENDERS, deliver, message
 
 PID = "PID|||4711^^^^MR||Müller^Jürgen^^^Dr.||19700101|M"
 
@@ -26,28 +23,6 @@ PID = "PID|||4711^^^^MR||Müller^Jürgen^^^Dr.||19700101|M"
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"hl7": settings.hl7.model_copy(update={"senders": SENDERS})})
-
-
-def deliver(room: Room, *messages: bytes, sender: str = "ris") -> list[StoredMessage]:
-    """Put messages into the inbox, and apply them; returns all that are there, the oldest first."""
-    with begin_write(room.engine) as connection:
-        arrivals = [
-            Arrival(
-                sender=sender,
-                control_id=f"{digest_of(one)[:20]}",
-                digest=digest_of(one),
-                facility="local",
-                kind=read_header(one).kind,
-                address="127.0.0.1",
-                body=one,
-                received_at=room.clock.now(),
-            )
-            for one in messages
-        ]
-        keep_messages(connection, arrivals)
-        enqueue_applying(room.queue, connection, "local")
-    room.queue.drain()
-    return list(room.query(list_messages, Scope()))[::-1]
 
 
 def order(control: str = "NW", *, accession: str = "A1", placer: str = "P1", **f: str) -> bytes:
