@@ -281,6 +281,8 @@ _CHAPTERS = {
     "11": "Worklist (UPS-RS)",
     "12": "Non-Patient Instances",
     "13": "Storage Commitment",
+    "14": "Modality Scheduled Procedure Steps",
+    "15": "Modality Performed Procedure Steps",
 }
 
 

@@ -29,7 +29,8 @@ _FIRST_VERSION = {"read": "rs", "write": "cud", "*": "cruds"}
 _MOST = 500
 
 _READS = frozenset(("GET", "HEAD"))
-_WORK = frozenset(("workitems", "ws", "subscribers"))
+_PERFORMED = "modality-performed-procedure-steps"
+_WORK = frozenset(("workitems", "ws", "subscribers", "modality-scheduled-procedure-steps", _PERFORMED))
 _DICOMWEB = re.compile(r"/dicomweb(?:/f/[^/]+)?(/.*)?")
 
 
@@ -127,8 +128,9 @@ def limits(actor: Actor, type: str, letter: Letter) -> tuple[Limit, ...]:
 def require_dicomweb(actor: Actor, method: str, path: str, facility: str) -> None:
     """Raise `Refused` where a token does not let its bearer do this over DICOMweb.
 
-    Images are an ImagingStudy and workitems are Tasks: to read and search either takes ``rs`` of it, to store a first
-    time ``c``, to change ``u``, to remove ``d``. Scopes for one patient or with a query give nothing here.
+    Images are an ImagingStudy; workitems and the steps of modalities are Tasks: to read and search either takes ``rs``
+    of it, to store a first time ``c``, to change ``u``, to remove ``d``. Scopes for one patient or with a query give
+    nothing here.
     """
     if actor.scopes is None:
         return
@@ -155,6 +157,8 @@ def _needed(method: str, parts: Sequence[str]) -> tuple[Letter, ...]:
         return "r", "s"
     if method == "DELETE":
         return ("d",)
+    if parts[0] == _PERFORMED:
+        return "c", "u"  # one path begins and ends it
     is_new = method == "POST" and (len(parts) == 1 or (parts[0] == "studies" and len(parts) == 2))
     return ("c",) if is_new else ("u",)
 

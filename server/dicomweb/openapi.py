@@ -19,6 +19,7 @@ _PATH_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": "string", "pattern": r"^[1-9][0-9]{0,3}(,[1-9][0-9]{0,3}){0,5}$"},
     ),
     "workitem": ("Workitem UID", _UID),
+    "performed": ("SOP Instance UID of the performed procedure step", _UID),
     "transaction": ("Transaction UID of the request", _UID),
     "ae": ("AE title of the subscriber", {"type": "string", "pattern": "^[A-Z0-9_]{1,16}$"}),
     "path": (
@@ -139,8 +140,7 @@ def _links(operation: Operation) -> dict[str, Any]:
     if operation.name.startswith("Search"):
         level = "study" if operation.path == "/studies" else operation.path.rpartition("/")[2].removesuffix("s")
         below = {"study": ["study"], "serie": ["study", "series"], "instance": ["study", "series", "instance"]}
-        found = below.get(level, [level])
-        values = {name: f"$response.body#{_IN_A_ROW[name]}" for name in found}
+        values = {name: f"$response.body#{_IN_A_ROW[name]}" for name in below.get(level, [level]) if name in _IN_A_ROW}
         values |= {name: f"$request.path.{name}" for name in held}
     elif operation.section == "10.5":
         values = {"study": r"$response.body#/00081190/Value/0#regex:/studies/([0-9.]+)"}

@@ -12,11 +12,20 @@ from typing import Any, Literal
 
 from pydicom.datadict import keyword_for_tag
 
-from storage.catalog.keys import KEYS, LEVELS, Level, any_key
+from storage.catalog.keys import KEYS, LEVELS, STEP_KEYS, Level, any_key
 from storage.catalog.work_items import ITEM_KEYS
 from storage.nonpatient import CATEGORIES, Category
 
-Service = Literal["Studies", "Worklist", "Storage Commitment", "Non-Patient Instances", "Changes", "Capabilities"]
+Service = Literal[
+    "Studies",
+    "Worklist",
+    "Storage Commitment",
+    "Modality Scheduled Procedure Steps",
+    "Modality Performed Procedure Steps",
+    "Non-Patient Instances",
+    "Changes",
+    "Capabilities",
+]
 Schema = dict[str, Any]
 
 
@@ -373,10 +382,10 @@ def keyword_of(name: str) -> str:
 
 def keys_of(level: Level, *, fixed: Iterable[str] = ()) -> tuple[Parameter, ...]:
     """The matching keys of a search level and those above it, but for the UIDs that the path has fixed."""
-    is_worklist = level == "work_item"
-    allowed = (level,) if is_worklist else LEVELS[: LEVELS.index(level) + 1]
+    own = {"work_item": ITEM_KEYS, "procedure_step": STEP_KEYS}.get(level)
+    allowed = (level,) if own else LEVELS[: LEVELS.index(level) + 1]
     parameters = []
-    for tag, key in (ITEM_KEYS if is_worklist else KEYS).items():
+    for tag, key in (own or KEYS).items():
         name = keyword_of(tag)
         if key.level in allowed and name not in fixed:
             schema, example = _VALUES.get(key.vr, _ANY_VALUE)
@@ -647,9 +656,60 @@ _COMMITMENT: tuple[Operation, ...] = (
     ),
 )
 
+_PERFORMED = "/modality-performed-procedure-steps/{performed}"
+_NO_ZONE = tuple(one for one in _PAGE if one.name not in ("TimezoneOffsetFromUTC", "PriorRecordKey"))
+
+_STEPS: tuple[Operation, ...] = (
+    Operation(
+        name="SearchForScheduledProcedureSteps",
+        method="GET",
+        path="/modality-scheduled-procedure-steps",
+        title="Search for what modalities are to do",
+        section="14.4",
+        service="Modality Scheduled Procedure Steps",
+        parameters=(*_NO_ZONE, *keys_of("procedure_step")),
+        answers=(_JSON, "application/json", _XML_PARTS),
+        success=(200, 204),
+        errors=(406,),
+    ),
+    Operation(
+        name="CreatePerformedProcedureStep",
+        method="POST",
+        path=_PERFORMED,
+        title="Say that a modality has begun; with update, how it goes on or has ended",
+        section="15.4",
+        service="Modality Performed Procedure Steps",
+        parameters=(
+            Parameter(name="update", meaning="It is there already, and is to be changed (15.5)", schema=_TEXT),
+        ),
+        takes=_WORKITEM_BODIES,
+        success=(200, 201),
+        errors=(404, 409, 413, 415),
+    ),
+    Operation(
+        name="RetrievePerformedProcedureStep",
+        method="GET",
+        path=_PERFORMED,
+        title="What a modality has done",
+        section="15.6",
+        service="Modality Performed Procedure Steps",
+        parameters=(
+            Parameter(
+                name="includefield",
+                meaning="The attributes that are to come, by keyword or tag, several with commas; or all (15.6.1.2)",
+                schema=_TEXT,
+                example="PatientName,00400252",
+            ),
+        ),
+        answers=(_JSON, "application/json", _XML_PARTS, _XML),
+        errors=(404, 406),
+    ),
+)
+
 OPERATIONS: tuple[Operation, ...] = (
     *_WORKLIST,
     *_COMMITMENT,
+    *_STEPS,
     _search("SearchForStudies", "/studies", "Search for studies", "study"),
     Operation(
         name="StoreInstances",

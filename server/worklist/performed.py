@@ -63,7 +63,7 @@ class MissingValue(Invalid):
     """An attribute that has to have a value has none."""
 
 
-class NoSuchAttribute(Invalid):
+class NoSuchAttribute(Conflict):
     """An attribute is one that this transaction cannot change."""
 
 

@@ -17,12 +17,14 @@ from server.codecs import Codecs
 from server.dicomweb import capabilities as view
 from server.dicomweb.operations import OPERATIONS, Operation
 from server.settings import Settings
+from server.worklist.steps import schedule_step
 from tests import synthetic
 from tests.nonpatient import LARGE, MADE
 from tests.retrieve import keep
+from tests.steps import performed, step
 from tests.stow import store
 from tests.synthetic import ct_series, part10
-from tests.worklist import attribute, workitem
+from tests.worklist import at_work, attribute, workitem
 
 WADL = {"w": "http://wadl.dev.java.net/2009/02"}
 BY_NAME = {one.name: one for one in OPERATIONS}
@@ -146,10 +148,18 @@ def archive(tmp_path_factory: pytest.TempPathFactory, codecs: Codecs) -> Iterato
         client.post(
             "/dicomweb/commitment-requests/1.2.3", json=asked, headers={"Content-Type": "application/dicom+json"}
         )
+        client.post(
+            "/dicomweb/modality-performed-procedure-steps/1.2.3",
+            json=performed(),
+            headers={"Content-Type": "application/dicom+json"},
+        )
+        with at_work(room.engine) as work:
+            schedule_step(work, step())
         yield (
             client,
             {
                 "transaction": "1.2.3",
+                "performed": "1.2.3",
                 "workitem": answer.headers["location"].rpartition("/")[2],
                 "study": first.StudyInstanceUID,
                 "series": first.SeriesInstanceUID,

@@ -34,8 +34,9 @@ from storage.upsrules import WORKLIST
 from tests.multipart import DICOM, content_type, encode
 from tests.nonpatient import LARGE, MADE
 from tests.retrieve import keep
+from tests.steps import performed
 from tests.stow import store
-from tests.synthetic import ct_series, part10
+from tests.synthetic import ct_series, new_uid, part10
 from tests.worklist import attribute, workitem
 
 TIMES = int(os.environ.get("READINGROOM_FUZZ", "1"))
@@ -65,6 +66,7 @@ WORKITEMS = {
         }
         for uid in ("1.2.3", "1.2.4")
     ],
+    "CreatePerformedProcedureStep": [performed(), performed(Modality="MR")],
 }
 """What each transaction of data sets that are no instances can be sent."""
 
@@ -111,6 +113,7 @@ class Fuzzed:
             "transaction-uid": [],
             "filter": [],
             "workitem": [],
+            "update": [],
         }
         for path in self.document["paths"].values():
             for described in path.values():
@@ -167,6 +170,7 @@ class Fuzzed:
                 "ae": "WATCHER",
                 "transaction": "1.2.3",
                 **({"workitem": self.new_workitem(path)} if "{workitem}" in path else {}),
+                **({"performed": self.new_performed()} if "{performed}" in path else {}),
             }
             for one in self.series[: 1 if "{workitem}" in path else None]
         ]
@@ -177,6 +181,13 @@ class Fuzzed:
         answer = self.client.post("/dicomweb/workitems", json=workitem(), headers={"Content-Type": JSON})
         uid = WORKLIST if path.endswith("/suspend") else answer.headers["location"].rpartition("/")[2]
         assert self.client.post(f"/dicomweb/workitems/{uid}/subscribers/WATCHER").status_code == 201
+        return uid
+
+    def new_performed(self) -> str:
+        """The UID of a performed procedure step."""
+        uid = new_uid()
+        url = f"/dicomweb/modality-performed-procedure-steps/{uid}"
+        assert self.client.post(url, json=performed(), headers={"Content-Type": JSON}).status_code == 201
         return uid
 
     def make_ready(self, name: str) -> None:
@@ -282,6 +293,8 @@ def drawn(fuzzed: Fuzzed, operation: Any, mode: GenerationMode, data: st.DataObj
         given_body = {"body": body, "media_type": PARTS}
         given_body["headers"] = {"Content-Type": kind}
     places = data.draw(st.sampled_from(fuzzed.places(operation.path)))
+    if operation.definition.raw["operationId"] == "CreatePerformedProcedureStep":
+        places = {"performed": new_uid()}
     return operation.as_strategy(mode, path_parameters=places, **given_body)  # type: ignore[no-any-return]
 
 
@@ -306,7 +319,18 @@ def test_paths_that_lead_nowhere_get_a_documented_answer(fuzzed: Fuzzed, name: s
     ).filter(lambda text: text not in (".", ".."))
     gaps = {
         gap: piece
-        for gap in ("study", "series", "instance", "frames", "path", "uid", "workitem", "ae", "transaction")
+        for gap in (
+            "study",
+            "series",
+            "instance",
+            "frames",
+            "path",
+            "uid",
+            "workitem",
+            "ae",
+            "transaction",
+            "performed",
+        )
         if f"{{{gap}}}" in operation.path
     }
 

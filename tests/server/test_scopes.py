@@ -140,6 +140,8 @@ def test_a_scope_for_one_patient_gives_nothing_where_no_patient_is_named() -> No
         ("PUT", "/dicomweb/workitems/1.2/state", "system/Task.u"),
         ("POST", "/dicomweb/workitems/1.2/subscribers/ME", "system/Task.rs"),
         ("GET", "/dicomweb/ws/subscribers/ME", "system/Task.rs"),
+        ("GET", "/dicomweb/modality-scheduled-procedure-steps", "system/Task.rs"),
+        ("POST", "/dicomweb/modality-performed-procedure-steps/1.2", "system/Task.cu"),
     ],
 )
 def test_dicomweb_takes_the_scope_of_what_it_shows(method: str, path: str, scope: str) -> None:
