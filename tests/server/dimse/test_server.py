@@ -470,6 +470,16 @@ def test_an_address_of_the_network_wants_to_know_who_calls(settings: dict[str, A
         tls_context(DimseSettings(client_ca=Path("x")))
 
 
+def test_who_asks_the_server_to_end_is_not_listened_to(dimse: DimseServer) -> None:
+    """dcmtk's termscu ends those servers that take an association of a private class for an order."""
+    for program in ("termscu", "echoscu"):
+        if shutil.which(program) is None:
+            absent("dcmtk (termscu, echoscu)")
+    where = ("-aet", "CT1", "-aec", "READINGROOM", "127.0.0.1", str(dimse.port))
+    subprocess.run(["termscu", *where], check=False, timeout=60, capture_output=True)
+    subprocess.run(["echoscu", *where], check=True, timeout=60)
+
+
 def test_dcmtk_finds_a_study(filled: DimseServer) -> None:
     if shutil.which("findscu") is None:
         absent("dcmtk (findscu)")
