@@ -30,6 +30,7 @@ from server.deliveries_command import deliveries_app
 from server.dimse_command import dimse, dimse_beside
 from server.directory_command import directory_app, readers_app
 from server.edge_command import edge_app
+from server.facility_command import facility_app
 from server.fhir_command import fhir_app
 from server.forwards_command import forwards_app
 from server.hl7_command import hl7_app, hl7_beside
@@ -63,6 +64,7 @@ zarr_app = typer.Typer(no_args_is_help=True, help="Open stored series as zarr ar
 app.add_typer(zarr_app, name="zarr")
 app.add_typer(conformance_app, name="conformance")
 app.add_typer(directory_app, name="directory")
+app.add_typer(facility_app, name="facility")
 app.add_typer(readers_app, name="readers")
 app.add_typer(edge_app, name="edge")
 app.add_typer(fhir_app, name="fhir")
