@@ -10,21 +10,17 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
-import uvicorn
 from pydicom.uid import UID
 
 from readingroom.clock import SetClock
 from readingroom.errors import Conflict, NotDicom, OutOfSpace
-from server.app import create_app
 from server.bandwidth import Bandwidth, Pace
-from server.listen import bind_any
 from server.relaying import Batches, Centre, Relay
 from server.room import Room
 from server.settings import EdgeSettings
@@ -32,11 +28,9 @@ from server.spooling import Outbox, refused_in, state_of, try_again
 from server.staging import Spool
 from storage.directory import Opening
 from tests.commands import Run
+from tests.edge import LOOPBACK, is_empty, served, wait_until
 from tests.stow import AS_STORED
 from tests.synthetic import ct_series, part10
-
-LOOPBACK = (IPv4Network("127.0.0.0/8"),)
-PATIENCE = 20.0
 
 
 @contextmanager
@@ -263,19 +257,6 @@ def relaying(outbox: Outbox, centre: Mock | str, *, connections: int = 1, **more
         relay.stop()
 
 
-def wait_until(is_so: Callable[[], object]) -> None:
-    waited = threading.Event()
-    for _ in range(int(PATIENCE / 0.01)):
-        if is_so():
-            return
-        waited.wait(0.01)
-    raise AssertionError("it has not come to that")
-
-
-def is_empty(folder: Path) -> bool:
-    return not list((folder / "waiting").iterdir())
-
-
 def test_what_waits_arrives_byte_for_byte_with_the_token_and_leaves_the_spool(tmp_path: Path, mock: Mock) -> None:
     objects = slices(5)
     with spool(tmp_path) as outbox:
@@ -425,19 +406,6 @@ def test_all_who_send_by_one_pace_keep_to_the_rate_together() -> None:
 
 
 # -- to a centre of our own --------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def served(room: Room) -> Iterator[str]:
-    """The room over HTTP, on a thread; its DICOMweb root."""
-    bound = bind_any("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(room), lifespan="on", log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, args=([bound],))
-    thread.start()
-    wait_until(lambda: server.started)
-    yield f"http://127.0.0.1:{bound.getsockname()[1]}/dicomweb"
-    server.should_exit = True
-    thread.join()
 
 
 def test_a_study_arrives_at_our_own_centre_and_is_confirmed_there(tmp_path: Path, room: Room) -> None:
