@@ -60,7 +60,9 @@ def add(
             show_default=False,
         ),
     ] = None,
-    contract: Annotated[Path | None, typer.Option(help="TOML file with tables contracts, as in facilities.toml.")] = None,
+    contract: Annotated[
+        Path | None, typer.Option(help="TOML file with its contracts, as facilities.toml has them.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the entry, and change nothing.")] = False,
     data: Data = None,
     database: Database = None,
