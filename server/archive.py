@@ -14,6 +14,7 @@ from server.queue import Queue
 from server.settings import Settings
 from server.sqlite_queue import SqliteQueue
 from storage.blobs import Blobs, open_blobs
+from storage.catalog.clocks import clock_of
 from storage.catalog.engine import database_url, open_engine
 from storage.catalog.migrate import pending, upgrade
 
@@ -101,3 +102,10 @@ def sqlite_file(settings: Settings) -> Path | None:
         return None
     name = sa.make_url(settings.database).database
     return Path(name) if name else None
+
+
+@contextmanager
+def open_archive_queue(settings: Settings) -> Iterator[Queue]:
+    """The queue of an archive that is there, for commands on what waits in it; raises as `open_archive` does."""
+    with open_archive(settings) as (engine, _):
+        yield open_queue(engine, clock_of(engine))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +23,6 @@ from storage.catalog.deliveries import (
 
 if TYPE_CHECKING:
     from server.queue import Queue
-    from server.settings import Settings
 
 deliveries_app = typer.Typer(no_args_is_help=True, help="Signed reports on their way to those who are to have them.")
 
@@ -54,8 +51,10 @@ def list_(
 
       readingroom deliveries list --destination ris --json
     """
+    from server.archive import open_archive_queue
+
     with (
-        _open_queue(load_settings(config, data=data, database=database)) as queue,
+        open_archive_queue(load_settings(config, data=data, database=database)) as queue,
         queue.engine.connect() as connection,
     ):
         rows = list_deliveries(connection, Scope(), state=state, destination=destination, report=report, limit=limit)
@@ -82,8 +81,10 @@ def show(
 
       readingroom deliveries show 4711
     """
+    from server.archive import open_archive_queue
+
     with (
-        _open_queue(load_settings(config, data=data, database=database)) as queue,
+        open_archive_queue(load_settings(config, data=data, database=database)) as queue,
         queue.engine.connect() as connection,
     ):
         row, attempts = find_delivery(connection, Scope(), id), list_delivery_attempts(connection, id)
@@ -131,7 +132,9 @@ def repeat(
     from server.worklist.items import working
 
     refused = 0
-    with _open_queue(settings) as queue:
+    from server.archive import open_archive_queue
+
+    with open_archive_queue(settings) as queue:
         if dead:
             ids = _ended_badly(queue, destination)
         for id in ids or ():
@@ -155,15 +158,6 @@ def _ended_badly(queue: Queue, destination: str | None) -> list[int]:
             rows = list_deliveries(connection, Scope(), state=state, destination=destination, limit=_MOST)
             found += (row.id for row in rows)
     return sorted(found)
-
-
-@contextmanager
-def _open_queue(settings: Settings) -> Iterator[Queue]:
-    from server.archive import open_archive, open_queue
-    from storage.catalog.clocks import clock_of
-
-    with open_archive(settings) as (engine, _):
-        yield open_queue(engine, clock_of(engine))
 
 
 def _told(row: StoredDelivery) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +23,6 @@ from storage.catalog.forwards import (
 
 if TYPE_CHECKING:
     from server.queue import Queue
-    from server.settings import Settings
 
 forwards_app = typer.Typer(no_args_is_help=True, help="Studies that go on to others by the rules of the settings.")
 
@@ -55,8 +52,10 @@ def list_(
 
       readingroom forwards list --to city --json
     """
+    from server.archive import open_archive_queue
+
     with (
-        _open_queue(load_settings(config, data=data, database=database)) as queue,
+        open_archive_queue(load_settings(config, data=data, database=database)) as queue,
         queue.engine.connect() as connection,
     ):
         rows = list_forwards(connection, state=state, destination=to, rule=rule, study_uid=study, limit=limit)
@@ -94,10 +93,11 @@ def retry(
     if bool(ids) == dead or (to is not None and not dead):
         raise Invalid("Say which: numbers that 'forwards list' shows, or --dead, which --to narrows.")
     settings = load_settings(config, data=data, database=database)
+    from server.archive import open_archive_queue
     from server.forwarding import go_on
     from storage.catalog.engine import begin_write
 
-    with _open_queue(settings) as queue:
+    with open_archive_queue(settings) as queue:
         for id in ids or _ended_badly(queue, to):
             with begin_write(queue.engine) as connection:
                 now = queue.clock.now()
@@ -120,7 +120,9 @@ def drop(ids: Ids, data: Data = None, database: Database = None, config: Config 
     from storage.catalog.engine import begin_write
 
     refused = 0
-    with _open_queue(settings) as queue:
+    from server.archive import open_archive_queue
+
+    with open_archive_queue(settings) as queue:
         for id in ids:
             try:
                 with begin_write(queue.engine) as connection:
@@ -142,15 +144,6 @@ def _ended_badly(queue: Queue, destination: str | None) -> list[int]:
             for row in list_forwards(connection, state=state, destination=destination, limit=_MOST)
         ]
     return sorted(found)
-
-
-@contextmanager
-def _open_queue(settings: Settings) -> Iterator[Queue]:
-    from server.archive import open_archive, open_queue
-    from storage.catalog.clocks import clock_of
-
-    with open_archive(settings) as (engine, _):
-        yield open_queue(engine, clock_of(engine))
 
 
 def _row(row: Forward, sent: int, refused: int) -> tuple[str, ...]:

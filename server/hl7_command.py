@@ -207,7 +207,9 @@ def list_(
       readingroom hl7 inbox list --sender ris --json
     """
     settings = load_settings(config, data=data, database=database)
-    with _open_queue(settings) as queue, queue.engine.connect() as connection:
+    from server.archive import open_archive_queue
+
+    with open_archive_queue(settings) as queue, queue.engine.connect() as connection:
         rows = list_messages(connection, Scope(), state=state, sender=sender, limit=limit)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], default=_plain, indent=2))
@@ -234,7 +236,9 @@ def show(
       readingroom hl7 inbox show 4711 --raw > message.hl7
     """
     settings = load_settings(config, data=data, database=database)
-    with _open_queue(settings) as queue, queue.engine.connect() as connection:
+    from server.archive import open_archive_queue
+
+    with open_archive_queue(settings) as queue, queue.engine.connect() as connection:
         row, body = find_message(connection, Scope(), id), body_of_message(connection, id)
     if raw:
         sys.stdout.buffer.write(body)
@@ -269,7 +273,9 @@ def retry(
     if bool(ids) == failed or (sender is not None and not failed):
         raise Invalid("Say which: numbers that 'hl7 inbox list' shows, or --failed, which --sender narrows.")
     settings = load_settings(config, data=data, database=database)
-    with _open_queue(settings) as queue:
+    from server.archive import open_archive_queue
+
+    with open_archive_queue(settings) as queue:
         if failed:
             with queue.engine.connect() as connection:
                 rows = list_messages(connection, Scope(), state="failed", sender=sender, limit=_MOST)
@@ -292,7 +298,9 @@ def replay(
       readingroom hl7 inbox replay 4711 4712
     """
     settings = load_settings(config, data=data, database=database)
-    with _open_queue(settings) as queue:
+    from server.archive import open_archive_queue
+
+    with open_archive_queue(settings) as queue:
         _retry_all(queue, ids, is_replay=True, is_forced=force)
 
 
@@ -322,24 +330,16 @@ def drop(id: Id, data: Data = None, database: Database = None, config: Config = 
       readingroom hl7 inbox drop 4711
     """
     settings = load_settings(config, data=data, database=database)
+    from server.archive import open_archive_queue
     from server.hl7.inbox import drop_message
     from server.worklist.items import working
 
     with (
-        _open_queue(settings) as queue,
+        open_archive_queue(settings) as queue,
         working(queue.engine, queue.clock, LOCAL_OPERATOR, Scope(), queue=queue) as work,
     ):
         drop_message(work, id)
     out.print(f"Message {id} leads to nothing any more.")
-
-
-@contextmanager
-def _open_queue(settings: Settings) -> Iterator[Queue]:
-    from server.archive import open_archive, open_queue
-    from storage.catalog.clocks import clock_of
-
-    with open_archive(settings) as (engine, _):
-        yield open_queue(engine, clock_of(engine))
 
 
 def _row(row: StoredMessage) -> tuple[str, ...]:

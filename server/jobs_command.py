@@ -6,8 +6,7 @@ import json
 import logging.config
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from types import FrameType
@@ -19,7 +18,6 @@ from rich.markup import escape
 from readingroom.errors import Invalid, ReadingRoomError
 from server.console import Config, Data, Database, load_settings, out, print_table
 from server.queue import Entry, Queue, State, count_states
-from server.settings import Settings
 
 jobs_app = typer.Typer(no_args_is_help=True, help="See the server's jobs; retry or drop what has failed.")
 
@@ -54,7 +52,9 @@ def list_(
 
     What is done is not listed: it has left the queue.
     """
-    with _open_queue(load_settings(config, data=data, database=database)) as queue:
+    from server.archive import open_archive_queue
+
+    with open_archive_queue(load_settings(config, data=data, database=database)) as queue:
         entries, tallies = queue.entries(state=state, kind=kind, limit=limit), queue.tallies()
     if as_json:
         found = {"jobs": [asdict(one) for one in entries], "counts": [asdict(one) for one in tallies]}
@@ -85,7 +85,9 @@ def retry(
 
     The exit status is 1 if one of them could not be.
     """
-    with _open_queue(load_settings(config, data=data, database=database)) as queue:
+    from server.archive import open_archive_queue
+
+    with open_archive_queue(load_settings(config, data=data, database=database)) as queue:
         _each(queue, ids, dead, kind, "retry", as_json)
 
 
@@ -107,7 +109,9 @@ def drop(
 
     The exit status is 1 if one of them could not be.
     """
-    with _open_queue(load_settings(config, data=data, database=database)) as queue:
+    from server.archive import open_archive_queue
+
+    with open_archive_queue(load_settings(config, data=data, database=database)) as queue:
         _each(queue, ids, dead, kind, "drop", as_json)
 
 
@@ -153,15 +157,6 @@ def work(
             out.print("Ctrl-C stops it.")
             told.wait()
             room.is_stopping.set()
-
-
-@contextmanager
-def _open_queue(settings: Settings) -> Iterator[Queue]:
-    from server.archive import open_archive, open_queue
-    from storage.catalog.clocks import clock_of
-
-    with open_archive(settings) as (engine, _):
-        yield open_queue(engine, clock_of(engine))
 
 
 def _each(queue: Queue, ids: Sequence[int] | None, dead: bool, kind: str | None, command: str, as_json: bool) -> None:

@@ -133,9 +133,10 @@ class Trial:
         except ReadingRoomError as error:
             yield Tried(what="association as", who=ae.ae, state="failed", text=error.message)
         finally:
-            with suppress(ReadingRoomError):  # where it was not stored there is nothing to remove
-                scope = Scope(facilities=frozenset((entry.id,)))
-                remove(self.engine, self.blobs, self.clock, LOCAL_OPERATOR, scope, made.StudyInstanceUID)
+            # In any facility: settings may give an AE title to another one than the directory does. Where it was not
+            # stored, there is nothing to remove.
+            with suppress(ReadingRoomError):
+                remove(self.engine, self.blobs, self.clock, LOCAL_OPERATOR, Scope(), made.StudyInstanceUID)
 
     # -- HL7 ---------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from readingroom.errors import Refused
 from readingroom.model import Contact, Destination, Facility, Reader
 from server.worklist.hours import moment, span_on
 from storage.catalog.directory import Directory, has_readers, read_chain, read_reader
-from storage.directory import DAYS, STATES, FacilityEntry, Licence, ReaderEntry, SenderEntry, Shift, zone_of
+from storage.directory import DAYS, STATES, FacilityEntry, Licence, ReaderEntry, Shift, zone_of
 
 Kind = Literal["place", "licence", "credential", "shift", "leave"]
 
@@ -128,26 +128,6 @@ def facility_of(connection: sa.Connection, id: str) -> Facility:
         has = {contact.role for contact in contacts}
         contacts += (contact for contact in entry.facility.contacts if contact.role not in has)
     return replace(chain[0].facility, contacts=tuple(contacts))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sender:
-    """Who sends messages, and for which facility."""
-
-    facility: str
-    entry: SenderEntry
-
-
-def sender_of(directory: Directory, application: str, facility: str) -> Sender | None:
-    """Whose messages those are that have these in MSH-3 and MSH-4; who names both goes before who names one."""
-    found: Sender | None = None
-    for place in directory.facilities.values():
-        for entry in place.senders:
-            if entry.application == application and entry.facility == facility:
-                return Sender(facility=place.id, entry=entry)
-            if entry.application == application and entry.facility is None:
-                found = Sender(facility=place.id, entry=entry)
-    return found
 
 
 def destinations_of(connection: sa.Connection, id: str) -> tuple[Destination, ...]:

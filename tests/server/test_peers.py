@@ -10,13 +10,12 @@ import sqlalchemy as sa
 from readingroom.errors import Conflict, Unavailable
 from server.peers import Peers
 from server.settings import DimsePeer, DimseSettings
-from server.worklist.directory import sender_of
 from server.worklist.directory_file import Told
 from server.worklist.directory_import import import_directory
 from storage.catalog.directory import LatestDirectory, deactivate, write_facility
 from storage.catalog.engine import begin_write
 from storage.directory import FacilityEntry
-from tests.directory import directory, facility
+from tests.directory import facility
 
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 CT = {"ae": "CT1", "modality": "CT", "may_find": False}
@@ -80,16 +79,6 @@ def test_two_facilities_cannot_have_the_same_name_for_a_caller(
     with pytest.raises(Conflict, match=says):
         import_directory(engine, told, NOW)
     assert not LatestDirectory(engine).read().facilities
-
-
-def test_a_sender_is_found_by_both_of_its_names_before_one_alone() -> None:
-    known = directory(
-        facility("mercy", senders=[{"application": "RIS"}]),
-        facility("north", senders=[{"application": "RIS", "facility": "NORTH", "networks": ["10.1.0.0/16"]}]),
-    )
-    found = {name: sender_of(known, "RIS", name) for name in ("NORTH", "SOUTH")}
-    assert {name: one and one.facility for name, one in found.items()} == {"NORTH": "north", "SOUTH": "mercy"}
-    assert sender_of(known, "HIS", "NORTH") is None
 
 
 @pytest.mark.parametrize(

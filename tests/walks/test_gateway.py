@@ -9,8 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -28,8 +27,8 @@ from tests.hl7 import calling, message
 from tests.receiver import Receiver, receiver
 from tests.servers import Live, environment, free_port, live_server
 from tests.synthetic import ct_series, new_uid
+from tests.waiting import PATIENCE_SECONDS, expect
 
-PATIENCE_SECONDS = 60.0
 WELL_KNOWN = "1.2.840.10008.1.20.1.1"
 pytestmark = pytest.mark.timeout(300)
 
@@ -165,15 +164,6 @@ def modality(ports: dict[str, int], authority: Path) -> Modality:
 def http(live: Live) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=live.base, timeout=60) as client:
         yield client
-
-
-def expect[T](read: Callable[[], T], is_right: Callable[[T], bool], what: str) -> T:
-    """Read until it is right."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not is_right(seen := read()):
-        assert time.monotonic() < give_up, f"{seen!r:.2000} is not {what}"
-        time.sleep(0.1)
-    return seen
 
 
 def is_listening(port: int) -> bool:

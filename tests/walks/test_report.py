@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -23,8 +22,8 @@ from tests.multipart import content_type, encode
 from tests.receiver import Receiver, receiver
 from tests.servers import Live, environment, live_server
 from tests.synthetic import ct_series, part10
+from tests.waiting import expect
 
-PATIENCE_SECONDS = 120.0
 pytestmark = pytest.mark.timeout(600)
 
 DIRECTORY = """
@@ -101,15 +100,6 @@ def live(tmp_path_factory: pytest.TempPathFactory, ris: Receiver) -> Iterator[Li
 def http(live: Live) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=live.base, timeout=60) as client:
         yield client
-
-
-def expect[T](read: Callable[[], T], is_right: Callable[[T], bool], what: str) -> T:
-    """Read until it is right."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not is_right(seen := read()):
-        assert time.monotonic() < give_up, f"{seen!r:.2000} is not {what}"
-        time.sleep(0.1)
-    return seen
 
 
 def head_with_blood() -> list[FileDataset]:

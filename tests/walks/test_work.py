@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -27,8 +27,8 @@ from tests.multipart import content_type, encode
 from tests.plugins.peers import Hook, Post, mail_server, web_service
 from tests.servers import Live, environment, live_server
 from tests.synthetic import ct_series, part10
+from tests.waiting import expect
 
-PATIENCE_SECONDS = 120.0
 CHESTS = 20
 pytestmark = pytest.mark.timeout(600)
 HTTP = httpx.Client(timeout=60)
@@ -151,15 +151,6 @@ def department(tmp_path_factory: pytest.TempPathFactory, hook: Hook, post: Post)
     settings = {"settle_seconds": 0.5, "research_mode": True, "plugins": json.dumps(plugins_of(hook, post))}
     with live_server(home / "data", settings=settings) as live:
         yield live
-
-
-def expect[T](read: Callable[[], T], is_right: Callable[[T], bool], what: str) -> T:
-    """Read until it is right."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not is_right(seen := read()):
-        assert time.monotonic() < give_up, f"{seen!r:.2000} is not {what}"
-        time.sleep(0.1)
-    return seen
 
 
 def store(live: Live, objects: list[FileDataset]) -> str:
